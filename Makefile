@@ -26,7 +26,7 @@ check: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	PYTHONPATH=src $(BIN)/lint-imports --no-logo
+	$(BIN)/lint-imports --no-logo
 	$(if $(wildcard tests/typing/*.py),$(BIN)/mypy)
 
 format: $(DEV)

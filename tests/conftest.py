@@ -1,0 +1,30 @@
+"""Rules for the whole test run."""
+
+import os
+
+import pytest
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Count skipped tests as failures in CI: there, everything a test needs is installed.
+
+    Only the controlling process has a terminal reporter with results, so this also holds under xdist.
+    """
+    if os.environ.get("CI", "").lower() != "true" or hasattr(session.config, "workerinput"):
+        return
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    if skipped and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which tests were skipped when a skip is a failure."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if os.environ.get("CI", "").lower() != "true" or not skipped:
+        return
+    terminalreporter.section("skipped tests are failures in CI", red=True, bold=True)
+    for report in skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        terminalreporter.write_line(f"{report.nodeid}: {reason}")

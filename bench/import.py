@@ -1,0 +1,78 @@
+"""What importing and installing the core costs.
+
+The import runs in fresh interpreters, beside an empty one and one that imports pydantic alone. The facts are the heavy
+modules that were loaded, which should be none, and the distributions that the core install brings, at most twelve.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, requires
+
+from _harness import Bench
+
+IMPORT = "from perdure import Agent, Network, tool"
+BUDGET_MS = 120
+MAX_DISTRIBUTIONS = 12
+FORBIDDEN = (
+    "openai",
+    "anthropic",
+    "google.genai",
+    "mcp",
+    "sqlite3",
+    "psycopg",
+    "fastapi",
+    "uvicorn",
+    "httpx",
+    "rich",
+)
+
+
+def run_python(code: str) -> str:
+    """Run code in a fresh interpreter and return what it prints."""
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def loaded_modules() -> list[str]:
+    """Return the heavy modules that are loaded after the import."""
+    code = f"import sys, json; {IMPORT}; print(json.dumps([name for name in {FORBIDDEN!r} if name in sys.modules]))"
+    return json.loads(run_python(code))
+
+
+def core_distributions(root: str = "perdure") -> list[str]:
+    """Return the distributions a core install brings, by walking the requirements without extras."""
+    found: set[str] = set()
+    todo = [root]
+    while todo:
+        name = re.sub(r"[-_.]+", "-", todo.pop()).lower()
+        if name in found:
+            continue
+        try:
+            needed = requires(name) or []
+        except PackageNotFoundError:  # its environment marker does not hold here
+            continue
+        found.add(name)
+        for requirement in needed:
+            specifier, _, marker = requirement.partition(";")
+            match = re.match(r"[A-Za-z0-9._-]+", specifier)
+            if match and "extra" not in marker:
+                todo.append(match.group())
+    return sorted(found)
+
+
+def main() -> None:
+    """Measure and report."""
+    bench = Bench("import", unit="ms")
+    bench.add("python -c pass", lambda: run_python("pass"))
+    bench.add("import pydantic", lambda: run_python("import pydantic"))
+    bench.add(IMPORT, lambda: run_python(IMPORT))
+    bench.fact("budget_ms", BUDGET_MS)
+    names = core_distributions()
+    bench.fact("forbidden_modules_loaded", loaded_modules())
+    bench.fact("core_distributions", {"count": len(names), "budget": MAX_DISTRIBUTIONS, "names": names})
+    bench.run(floor="python -c pass")
+
+
+if __name__ == "__main__":
+    main()

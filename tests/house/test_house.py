@@ -27,6 +27,9 @@ PURE = (
 )
 IMPURE_MODULES = {"asyncio", "anyio", "time", "random", "secrets", "uuid", "socket", "threading"}
 IMPURE_CALLS = {"datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
+ROOMS = set(
+    "types models db log durable agents history memory runtime server drivers client cli testing".split()  # noqa: SIM905
+)
 DRIVERS_MAY_IMPORT = {"drivers", "durable", "types"}
 
 
@@ -98,12 +101,11 @@ def impure(source: Source) -> Iterator[str]:
 
 def imports_the_front_door(source: Source) -> Iterator[str]:
     """Rooms import from rooms: the lazy names of `perdure` would hide an arrow upward."""
-    rooms = {path.name for path in SRC.iterdir() if path.is_dir()}
     if source.room in ("", "cli"):
         return
     for line, name in source.imports():
         parts = name.split(".")
-        if parts[0] == "perdure" and len(parts) == 2 and parts[1] not in rooms and not parts[1].startswith("_"):
+        if parts[0] == "perdure" and len(parts) == 2 and parts[1] not in ROOMS and not parts[1].startswith("_"):
             yield f"{source.name}:{line}: imports {parts[1]} from perdure"
 
 
@@ -131,6 +133,11 @@ def sources() -> list[Source]:
 def test_the_house_keeps_its_rules(rule) -> None:
     found = [violation for source in sources() for violation in rule(source)]
     assert found == []
+
+
+def test_every_folder_is_a_known_room() -> None:
+    folders = {path.name for path in SRC.iterdir() if path.is_dir() and any(path.rglob("*.py"))}
+    assert folders <= ROOMS
 
 
 def test_every_room_has_an_init_file() -> None:

@@ -22,7 +22,7 @@ import msgspec
 from perdure.models.failures import translate
 from perdure.models.model import DEFAULT_SETTINGS, Capabilities, Model, ModelRequest, ModelSettings, prices_of
 from perdure.types.chunks import ModelEvent
-from perdure.types.errors import MissingExtra, MissingKey, ModelTimeout
+from perdure.types.errors import ConfigurationError, MissingExtra, MissingKey, ModelTimeout
 from perdure.types.usage import Prices, Usage
 
 CONNECT_TIMEOUT = 10.0
@@ -75,6 +75,20 @@ def read_key(provider: str, given: Secret | None, variables: tuple[str, ...]) ->
     if not variables:
         return Secret("")
     raise MissingKey(provider, variables[0])
+
+
+def setting(provider: str, what: str, variable: str, argument: str) -> str:
+    """Read something else that a provider needs from the environment.
+
+    Raises:
+        ConfigurationError: it is not set; the message names the variable and the argument.
+    """
+    value = os.environ.get(variable, "").strip()
+    if not value:
+        raise ConfigurationError(
+            f"The provider {provider} needs {what}. Set the environment variable {variable}, or pass {argument}=..."
+        )
+    return value
 
 
 class Decoder(Protocol):
@@ -265,11 +279,19 @@ def price_of(model: Model, usage: Usage) -> Decimal | None:
     """Price a usage in US dollars: by the model's own prices, else by the extra `prices`.
 
     Returns:
-        None where the price is not known, or the extra is not installed.
+        The cost that the usage has already, if it has one; for a chain of models otherwise that of the dearest. None
+        where the price is not known, or the extra is not installed.
     """
+    if usage.cost is not None:
+        return usage.cost
     prices = prices_of(model)
     if prices is not None:
         return prices.cost(usage)
+    chain: tuple[Model, ...] = getattr(model, "models", ())
+    if chain:
+        each = [price_of(one, usage) for one in chain]
+        known = [one for one in each if one is not None]
+        return max(known) if len(known) == len(each) else None
     provider = _PRICED.get(model.provider)
     return None if provider is None else _looked_up(provider, model.name, usage)
 

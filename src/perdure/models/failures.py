@@ -97,6 +97,8 @@ def classify(
         retry_after: seconds the provider asks to wait.
     """
     names = {code.lower() for code in codes if code}
+    # Some servers say the status where others have a name, also in the middle of a stream.
+    status = status or next((int(name) for name in names if re.fullmatch(r"[45]\d\d", name)), None)
     number = status or next((_STATUS_OF_CODE[name] for name in names if name in _STATUS_OF_CODE), None)
     kind = _kind(number, names, message)
     shown = message if len(message) <= _MOST else message[:_MOST] + "…"

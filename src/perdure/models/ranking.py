@@ -10,6 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_]+(?:['’][^\W\d_]{1,2}\b)?(?:[_.-][^\W_]+)*")
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W_a-zA-Z0-9]+")
@@ -37,6 +38,7 @@ _ENDINGS = (
 )  # fmt: skip
 
 
+@lru_cache(maxsize=65_536)
 def stem(word: str) -> str:
     """Cut a lower-case English word down to the part that its forms share."""
     if len(word) > 40 or not word.isascii() or not word.isalpha():
@@ -98,11 +100,14 @@ class Ranking:
         self._counts = [Counter(one) for one in documents]
         self._lengths = [len(one) for one in documents]
         self._mean = sum(self._lengths) / len(documents) if documents else 1.0
-        self._found_in = Counter(term for counts in self._counts for term in counts)
+        self._holders: dict[str, list[int]] = {}
+        for number, counts in enumerate(self._counts):
+            for term in counts:
+                self._holders.setdefault(term, []).append(number)
 
     def weight(self, term: str) -> float:
         """Say how much a term tells: the rarer, the more."""
-        found = self._found_in[term]
+        found = len(self._holders.get(term, ()))
         return math.log(1 + (len(self._counts) - found + 0.5) / (found + 0.5))
 
     def score(self, number: int, query: Sequence[str]) -> float:
@@ -124,6 +129,6 @@ class Ranking:
 
     def best(self, query: Sequence[str], limit: int) -> list[tuple[int, float]]:
         """List the numbers and scores of the best texts, best first, equal scores in their order."""
-        scored = [(number, self.score(number, query)) for number in range(len(self._counts))]
-        scored = [one for one in scored if one[1] > 0]
+        holders = {number for term in query for number in self._holders.get(term, ())}
+        scored = [(number, self.score(number, query)) for number in holders]
         return sorted(scored, key=lambda one: (-one[1], one[0]))[:limit]

@@ -47,7 +47,8 @@ class Mock:
         """Answer requests that match (all of them, by default) like this.
 
         Text: `{"content": "Hi"}`; calls: `{"toolCalls": [{"name": ..., "arguments": {...}}]}`; both in order:
-        `{"blocks": [...]}`; with thoughts: `"reasoning": "..."`; with usage: `"usage": {"prompt_tokens": ...}`; failure:
+        `{"blocks": [...]}`; with thoughts: `"reasoning": "..."`;
+        with usage: `"usage": {"prompt_tokens": ...}`; failure:
         `{"error": {"message": ..., "type": ...}, "status": 429, "retryAfter": 7}`. Options such as `chunkSize=4` or
         `truncateAfterChunks=3` (the stream breaks off).
         """

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from perdure.models.failures import translate
+from perdure.models.failures import SHORTEST_KEY, translate
 from perdure.models.model import DEFAULT_SETTINGS, Capabilities, Model, ModelRequest, ModelSettings, prices_of
 from perdure.types.chunks import ModelEvent
 from perdure.types.errors import ConfigurationError, MissingExtra, MissingKey, ModelTimeout
@@ -142,9 +142,7 @@ class ProviderModel:
         self.prices = prices
         self._headers = dict(headers or {})
         self._key = Secret(api_key) if api_key else None
-        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Any, AsyncGenerator[Any]]] = (
-            WeakKeyDictionary()
-        )
+        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, _Open] = WeakKeyDictionary()
 
     def __repr__(self) -> str:
         address = f", base_url={self.base_url!r}" if self.base_url else ""
@@ -224,7 +222,7 @@ class ProviderModel:
             wrong = translate(error, provider=self.provider, model=self.name, secret=secret)
             if wrong is error or wrong is None:
                 raise
-            raise wrong from (None if secret and secret in str(error) else error)
+            raise wrong from (None if len(secret) >= SHORTEST_KEY and secret in str(error) else error)
 
     # -- clients ----------------------------------------------------------------------------------------------------
 
@@ -232,26 +230,38 @@ class ProviderModel:
         """The SDK's client of the running event loop, made on first use."""
         loop = asyncio.get_running_loop()
         found = self._clients.get(loop)
-        if found is None:
-            keeper = _keep(self._connect(self.sdk(), self.key().value), self._disconnect)
-            found = self._clients[loop] = (await anext(keeper), keeper)
-        return found[0]
+        if found is None or found.client is None:
+            found = self._clients[loop] = _Open(self._connect(self.sdk(), self.key().value))
+            found.keeper = _keep(found, self._disconnect)
+            await anext(found.keeper)
+        return found.client
 
     async def aclose(self) -> None:
         """Close the client of the running event loop now; the next call makes a new one."""
         found = self._clients.pop(asyncio.get_running_loop(), None)
-        if found is not None:
-            await found[1].aclose()
+        if found is not None and found.keeper is not None:
+            await found.keeper.aclose()
+
+
+class _Open:
+    """An open client. Closing lets go of all that refers to its event loop, which would never be freed otherwise."""
+
+    __slots__ = ("client", "keeper")
+
+    def __init__(self, client: Any) -> None:
+        self.client: Any = client
+        self.keeper: AsyncGenerator[None] | None = None
 
 
 _END = object()
 
 
-async def _keep(client: Any, close: Callable[[Any], Awaitable[None]]) -> AsyncGenerator[Any]:
+async def _keep(opened: _Open, close: Callable[[Any], Awaitable[None]]) -> AsyncGenerator[None]:
     """Hold a client open. An event loop closes its asynchronous generators when it ends, and so the client."""
     try:
-        yield client
+        yield
     finally:
+        client, opened.client, opened.keeper = opened.client, None, None
         await close(client)
 
 

@@ -76,6 +76,9 @@ _FILTERED_TEXT = re.compile(r"content management policy|content[ _]filter|blocke
 _DELAY = re.compile(r"(\d+(?:\.\d+)?)s\Z")
 _MOST = 2_000
 
+SHORTEST_KEY = 8
+"""Shorter ones are no secrets, and occur in any message."""
+
 
 def classify(
     message: str,
@@ -144,7 +147,7 @@ def translate(error: BaseException, *, provider: str, model: str, secret: str = 
         return error
     names = {kind.__name__ for kind in type(error).__mro__}
     said = _said(error)
-    if secret:
+    if len(secret) >= SHORTEST_KEY:
         said = said.replace(secret, "[key]")
     if isinstance(error, TimeoutError) or names & {"APITimeoutError", "TimeoutException", "ServerTimeoutError"}:
         return ModelTimeout(said or "no answer in time", provider=provider, model=model)
@@ -231,6 +234,9 @@ def _codes(error: BaseException) -> list[str]:
 
 
 def _said(error: BaseException) -> str:
+    body: Any = getattr(error, "body", None)
+    if isinstance(body, str) and body.strip():  # no JSON: the page of a proxy
+        return f"{error}: {body.strip()}"
     message = _body(error).get("message")
     if not isinstance(message, str) or not message:
         message = getattr(error, "message", None)

@@ -253,7 +253,11 @@ class TestStreaming:
 class TestRouting:
     PROMPT = """Choose. <agents>
     <agent><name>Billing</name><description>Answers questions about charges</description><tools></tools></agent>
-    <agent><name>Boats</name><description>Knows rigs, masts and sails</description></agent></agents>"""
+    <agent>
+      <name>Boats &amp; rigs</name>
+      <description>Knows masts and sails</description>
+      <tool><name>search_files</name><description>Finds charges</description></tool>
+    </agent></agents>"""
     TOOLS = (
         spec("select_agent", "Select the next agent", name={"type": "string"}, reason={"type": "string"}),
         spec("done", "Stop", summary={"type": "string"}),
@@ -262,7 +266,7 @@ class TestRouting:
     async def test_it_selects_the_agent_whose_description_fits(self) -> None:
         called = await call(system(self.PROMPT), user("How many masts?"), tools=self.TOOLS, tool_choice="any")
         assert called is not None
-        assert (called[0], called[1]["name"]) == ("select_agent", "Boats")
+        assert (called[0], called[1]["name"]) == ("select_agent", "Boats & rigs")
 
     async def test_it_is_done_when_an_agent_has_answered(self) -> None:
         messages = (system(self.PROMPT), user("How many masts?"), assistant("Two."))

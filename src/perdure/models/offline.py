@@ -12,6 +12,7 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple, cast
+from xml.sax.saxutils import unescape
 
 from perdure.models.fill import fill
 from perdure.models.lookup import lookup_score, searches
@@ -32,7 +33,7 @@ _MAX_QUOTES = 4
 _MIN_COVERAGE = 0.34
 _WORD = re.compile(r"\s*\S+\s?|\s+")
 _AGENT = re.compile(r"<agent>(.*?)</agent>", re.DOTALL)
-_FIELD = re.compile(r"<(name|description)>(.*?)</\1>", re.DOTALL)
+_FIELDS = re.compile(r"\s*<name>(.*?)</name>\s*(?:<description>(.*?)</description>)?", re.DOTALL)
 
 
 class _Call(NamedTuple):
@@ -172,8 +173,8 @@ def _next_agent(tool: ToolSpec, request: ModelRequest, turn: _Turn) -> str | Non
     if any(isinstance(one, TextMessage) and one.role == "assistant" and one.text.strip() for one in turn.since):
         return None
     system = "\n".join(one.text for one in request.messages if isinstance(one, TextMessage) and one.role == "system")
-    listed = [dict(_FIELD.findall(one)) for one in _AGENT.findall(system)]
-    agents = {one["name"].strip(): one.get("description", "") for one in listed if "name" in one}
+    listed = [found for one in _AGENT.findall(system) if (found := _FIELDS.match(one))]
+    agents = {unescape(one[1]).strip(): unescape(one[2] or "") for one in listed}
     allowed: list[str] = tool.parameters.get("properties", {}).get("name", {}).get("enum") or list(agents)
     if not allowed:
         return None

@@ -1,0 +1,316 @@
+"""The Messages wire of Anthropic.
+
+`encode` makes the request body from a `ModelRequest`, purely: system blocks, and turns of user and assistant that
+alternate and begin and end with the user. The results of an answer's calls stand together at the start of the user's
+next turn. What the model at hand takes is in `claude`, reading the stream is in `anthropic_stream`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, ClassVar, cast
+
+from perdure.models.anthropic_stream import AnthropicDecoder
+from perdure.models.call import CONNECT_TIMEOUT, ProviderModel
+from perdure.models.claude import Body, Claude, claude, thinking_body
+from perdure.models.model import Capabilities, ModelRequest, ModelSettings, ToolSpec
+from perdure.models.openai_common import is_text, lay_over
+from perdure.models.schema import anthropic_schema, anthropic_strict, safe_name
+from perdure.models.turns import Answer, Turn, turns
+from perdure.types.base import decode_json, encode_json
+from perdure.types.errors import BadRequest
+from perdure.types.messages import FilePart, ImagePart, TextMessage, TextPart, ToolCall, result_text
+from perdure.types.usage import Prices
+
+PROVIDER = "anthropic"
+GO_ON = "Continue."
+"""The user's turn where there is none, because a conversation must begin and end with one."""
+
+_SAMPLING = ("temperature", "top_p", "top_k")
+_TAKES_SAMPLING = "2023-06-01"  # later versions of the API refuse the parameters for every model
+
+
+class AnthropicModel(ProviderModel):
+    """A model behind Anthropic's Messages API, or a server that speaks it."""
+
+    package: ClassVar[str] = "anthropic"
+    extra: ClassVar[str] = "anthropic"
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        settings: ModelSettings | None = None,
+        prices: Prices | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(name, api_key=api_key, base_url=base_url, settings=settings, prices=prices, headers=headers)
+        self.provider = PROVIDER
+        self.key_variables = ("ANTHROPIC_API_KEY",)
+        takes = claude(name)
+        self.capabilities = Capabilities(structured_output="yes" if takes.structured else "no", prefill=takes.prefill)
+
+    def _connect(self, sdk: Any, key: str) -> Any:
+        return sdk.AsyncAnthropic(
+            api_key=key, base_url=self.base_url, max_retries=0, default_headers=self._headers or None
+        )
+
+    async def _open(self, client: Any, request: ModelRequest) -> Any:
+        sdk = self.sdk()
+        body = encode(self.name, request)
+        timeout = request.settings.timeout
+        options: dict[str, Any] = {
+            "timeout": sdk.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
+            "headers": headers_for(body),
+        }
+        # Plain JSON values, as the SDK's own types drop what they do not know.
+        return await client.post(
+            "/v1/messages", body=body, options=options, cast_to=object, stream=True, stream_cls=sdk.AsyncStream[object]
+        )
+
+    def _decoder(self, request: ModelRequest) -> AnthropicDecoder:
+        names = {safe_name(one.name): one.name for one in request.tools}
+        after = (lambda: mark(self.name, request)) if claude(self.name).bound else None
+        return AnthropicDecoder(self.name, names, after=after)
+
+
+def headers_for(body: Body) -> dict[str, str]:
+    """Say which version of the API a body needs, where it is not the SDK's own."""
+    return {"anthropic-version": _TAKES_SAMPLING} if any(key in body for key in _SAMPLING) else {}
+
+
+def encode(name: str, request: ModelRequest) -> Body:
+    """Make the request body.
+
+    Args:
+        name: the model's name.
+        request: what to ask, with its settings complete.
+
+    Raises:
+        BadRequest: the request has something that this wire cannot carry.
+    """
+    takes = claude(name)
+    settings = request.settings
+    system, messages = _Conversation(name, request, takes).write()
+    body: Body = {"model": name, "messages": messages, "stream": True}
+    forced = _forced(request, takes)
+    # No thought can come after words that were begun, and none before a forced call; blanks at their end are refused.
+    words = (request.prefill or "").rstrip() if takes.prefill and not forced else ""
+    body |= thinking_body(takes, settings, forced=forced, may_think=not words and _may_think(messages))
+    if request.tools:
+        body["tools"] = [_tool(one, takes) for one in request.tools]
+        body["tool_choice"] = _choice(request, takes)
+    elif called := _called(messages):
+        # Where calls are in the conversation, the API wants to know tools, also if none may be called now.
+        body["tools"] = [{"name": one, "input_schema": anthropic_schema({})} for one in called]
+        body["tool_choice"] = {"type": "none"}
+    if request.output is not None and takes.structured:
+        schema = _schema_of(encode_json(request.output.schema), strict=True)
+        if schema is not None:
+            form = {"type": "json_schema", "schema": schema}
+            body["output_config"] = {**body.get("output_config", {}), "format": form}
+    if system:
+        body["system"] = system
+    thinks = body.get("thinking", {}).get("type") in ("enabled", "adaptive")
+    if takes.sampling and not thinks:
+        given = {"temperature": settings.temperature, "top_p": settings.top_p}
+        body |= {key: value for key, value in given.items() if value is not None}
+    if settings.stop:
+        body["stop_sequences"] = list(settings.stop)
+    if words:
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": words}]})
+    if settings.cache:
+        _cache(body)
+    return lay_over(body, settings.extra)
+
+
+def mark(name: str, request: ModelRequest) -> str:
+    """Mark the prompt of a request: thoughts that come after it go back only after the very same one."""
+    conversation = _Conversation(name, request, claude(name))
+    conversation.write()
+    return conversation.marked()
+
+
+# -- the conversation -----------------------------------------------------------------------------------------------
+
+
+class _Conversation:
+    """Writes the turns, and keeps a digest of what was written so far."""
+
+    def __init__(self, name: str, request: ModelRequest, takes: Claude) -> None:
+        self._name = name
+        self._request = request
+        self._takes = takes
+        self._messages: list[Body] = []
+        self._digest = hashlib.sha256()
+        self._digested = 0
+
+    def write(self) -> tuple[list[Body], list[Body]]:
+        """Write the system blocks and the turns."""
+        arranged = turns(self._request.messages)
+        said = [one.text for one in arranged if isinstance(one, TextMessage) and one.role == "system"]
+        system = [_text(text) for text in (*said, *_told(self._request, self._takes)) if text.strip()]
+        tools = [(one.name, one.description, one.parameters) for one in self._request.tools]
+        self._digest.update(encode_json([self._name, system, tools]))
+        for turn in arranged:
+            self._turn(turn)
+        if not self._messages or self._messages[-1]["role"] == "assistant":
+            self._add("user", [_text(GO_ON)])
+        return system, self._messages
+
+    def marked(self) -> str:
+        """Mark what was written so far."""
+        for one in self._messages[self._digested :]:
+            self._digest.update(encode_json(one))
+        self._digested = len(self._messages)
+        return self._digest.hexdigest()[:16]
+
+    def _turn(self, turn: Turn) -> None:
+        if isinstance(turn, Answer):
+            self._add("assistant", self._said(turn))
+            self._add("user", [_result(one) for one in turn.results])
+        elif turn.role != "system":
+            self._add("user", [block for part in turn.parts for block in self._block(part)])
+
+    def _add(self, role: str, blocks: list[Body]) -> None:
+        if not blocks:
+            return
+        if self._messages and self._messages[-1]["role"] == role:
+            self._messages[-1]["content"] += blocks
+            return
+        if not self._messages and role == "assistant":
+            self._add("user", [_text(GO_ON)])
+        self._messages.append({"role": role, "content": blocks})
+
+    def _said(self, answer: Answer) -> list[Body]:
+        blocks: list[Body] = []
+        for part in answer.parts:
+            if isinstance(part, ToolCall):
+                blocks.append(_call(part))
+                continue
+            if part.opaque is not None and part.opaque.provider == PROVIDER:
+                data: Body = part.opaque.data
+                if not self._takes.bound or data.get("after") == self.marked():
+                    blocks.append(data["block"])
+            elif isinstance(part, TextMessage):
+                # The wire takes no images or files in an answer; another provider's model may have made some.
+                texts = [one.text if isinstance(one, TextPart) else f"[{one.media_type}]" for one in part.parts]
+                blocks += [_text(text) for text in texts if text.strip()]
+        return blocks
+
+    def _block(self, part: TextPart | ImagePart | FilePart) -> list[Body]:
+        if isinstance(part, TextPart):
+            return [_text(part.text)] if part.text.strip() else []
+        if part.data is None:
+            kind = "image" if part.media_type.startswith("image/") else "document"
+            return [{"type": kind, "source": {"type": "url", "url": part.url or ""}}]
+        if isinstance(part, ImagePart) or part.media_type.startswith("image/"):
+            return [{"type": "image", "source": _bytes(part.data, part.media_type)}]
+        if part.media_type == "application/pdf":
+            return [{"type": "document", "source": _bytes(part.data, part.media_type), "title": part.name}]
+        if is_text(part.media_type):
+            source = {"type": "text", "media_type": "text/plain", "data": part.data.decode(errors="replace")}
+            return [{"type": "document", "source": source, "title": part.name}]
+        raise BadRequest(
+            f"the file {part.name!r} is {part.media_type}, but this API takes images, PDF and text. "
+            "Give it as one of these.",
+            provider=PROVIDER,
+            model=self._name,
+        )
+
+
+def _text(text: str) -> Body:
+    return {"type": "text", "text": text}
+
+
+def _bytes(data: bytes, media_type: str) -> Body:
+    return {"type": "base64", "media_type": media_type, "data": base64.b64encode(data).decode()}
+
+
+def _call(call: ToolCall) -> Body:
+    # What was no JSON object cannot go back as it was: this wire insists on one.
+    arguments = call.input if isinstance(call.input, dict) else {"invalid_json": call.input}
+    return {"type": "tool_use", "id": call.id, "name": safe_name(call.name), "input": arguments}
+
+
+def _result(result: Any) -> Body:
+    block: Body = {"type": "tool_result", "tool_use_id": result.tool.id, "content": result_text(result.content)}
+    return {**block, "is_error": True} if result.is_error else block
+
+
+# -- tools, answers, cache ------------------------------------------------------------------------------------------
+
+
+def _tool(tool: ToolSpec, takes: Claude) -> Body:
+    plain = encode_json(tool.parameters)
+    strict = _schema_of(plain, strict=True) if tool.strict and takes.structured else None
+    schema = _schema_of(plain, strict=False) if strict is None else strict
+    written: Body = {"name": safe_name(tool.name), "input_schema": schema}
+    if tool.description:
+        written["description"] = tool.description
+    return written if strict is None else {**written, "strict": True}
+
+
+def _called(messages: list[Body]) -> list[str]:
+    """Name the tools that were called in these turns, each once."""
+    blocks = (block for one in messages for block in one["content"])
+    return list(dict.fromkeys(block["name"] for block in blocks if block["type"] == "tool_use"))
+
+
+@lru_cache(1024)  # the same few schemas come with every inference
+def _schema_of(schema: bytes, *, strict: bool) -> Body | None:
+    plain = decode_json(schema)
+    return anthropic_strict(plain) if strict else anthropic_schema(plain)
+
+
+def _forced(request: ModelRequest, takes: Claude) -> bool:
+    return bool(request.tools) and request.tool_choice not in ("auto", "none") and takes.forced
+
+
+def _choice(request: ModelRequest, takes: Claude) -> Body:
+    wanted = request.tool_choice
+    if wanted == "none":
+        return {"type": "none"}
+    if wanted == "auto" or not takes.forced:
+        choice: Body = {"type": "auto"}
+    elif wanted == "any":
+        choice = {"type": "any"}
+    else:
+        choice = {"type": "tool", "name": safe_name(wanted)}
+    return {**choice, "disable_parallel_tool_use": True} if request.settings.parallel_tool_calls is False else choice
+
+
+def _told(request: ModelRequest, takes: Claude) -> list[str]:
+    """Say in words what this model cannot be made to do."""
+    told: list[str] = []
+    if request.tools and not takes.forced and request.tool_choice not in ("auto", "none"):
+        which = "one of the tools" if request.tool_choice == "any" else f"the tool {safe_name(request.tool_choice)}"
+        told.append(f"Answer by calling {which} now, and do not answer in words alone.")
+    output = request.output
+    if output is not None and (not takes.structured or _schema_of(encode_json(output.schema), strict=True) is None):
+        schema = encode_json(_schema_of(encode_json(output.schema), strict=False)).decode()
+        told.append(f"Answer with nothing but one JSON object that fits this JSON schema:\n{schema}")
+    return told
+
+
+def _may_think(messages: list[Body]) -> bool:
+    """Whether a thinking budget is taken: not while the results of an answer without thoughts are handed in."""
+    results = any(block["type"] == "tool_result" for block in messages[-1]["content"])
+    if not results or len(messages) < 2:
+        return True
+    first: Body = cast("list[Body]", messages[-2]["content"])[0]
+    return first["type"] in ("thinking", "redacted_thinking")
+
+
+def _cache(body: Body) -> None:
+    """Mark what stays as it is, in the order in which it is read: tools, system, the user's last two turns."""
+    ends: list[list[Body]] = [body.get("tools", []), body.get("system", [])]
+    ends += [one["content"] for one in body["messages"] if one["role"] == "user"][-2:]
+    for blocks in ends:
+        if blocks:
+            blocks[-1] = {**blocks[-1], "cache_control": {"type": "ephemeral"}}

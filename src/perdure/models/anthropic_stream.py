@@ -1,0 +1,175 @@
+"""Reading the stream of Anthropic's Messages API. Pure.
+
+Every block is a text, a thought or a tool call. A block of another kind (a tool that runs at the provider, or something
+newer than this file) is kept whole, as an empty text that only this provider reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
+
+from perdure.models.failures import classify
+from perdure.types.base import encode_json
+from perdure.types.chunks import Finished, FinishReason, ModelEvent, ReasoningChunk, TextChunk, ToolCallChunk
+from perdure.types.errors import BadResponse, ModelUnreachable
+from perdure.types.messages import Opaque, parse_arguments
+from perdure.types.usage import Usage
+
+PROVIDER = "anthropic"
+
+_REASONS: dict[str, FinishReason] = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "tool_use": "tool",
+    "max_tokens": "max_tokens",
+    "model_context_window_exceeded": "max_tokens",
+    "refusal": "refused",
+    # A tool that runs at the provider took too long: the answer is not complete, the next turn continues it.
+    "pause_turn": "max_tokens",
+}
+
+
+class AnthropicDecoder:
+    """Reads one answer.
+
+    Args:
+        model: the model's name, for errors.
+        names: the tools' own names by the names they have on the wire.
+        after: marks the prompt, so that a thought goes back only after the same one; asked when there is a thought.
+    """
+
+    def __init__(
+        self, model: str, names: Mapping[str, str] | None = None, *, after: Callable[[], str] | None = None
+    ) -> None:
+        self._model = model
+        self._names = names or {}
+        self._after = after
+        self._blocks: dict[int, dict[str, Any]] = {}
+        self._json: dict[int, list[str]] = {}
+        self._usage: dict[str, Any] = {}
+        self._response: dict[str, Any] = {}
+        self._reason: str | None = None
+
+    def feed(self, chunk: Any) -> Iterator[ModelEvent]:
+        """Read one event.
+
+        Raises:
+            ModelError: it says that something went wrong, or is no event.
+        """
+        if not isinstance(chunk, dict):
+            said = f"a piece of the stream is not an object: {str(chunk)[:200]}"
+            raise BadResponse(said, provider=PROVIDER, model=self._model)
+        event = cast("dict[str, Any]", chunk)
+        match event.get("type"):
+            case "message_start":
+                self._response = _part(event, "message")
+                self._count(self._response.get("usage"))
+            case "content_block_start":
+                yield from self._start(event.get("index", 0), _part(event, "content_block"))
+            case "content_block_delta":
+                yield from self._delta(event.get("index", 0), _part(event, "delta"))
+            case "content_block_stop":
+                yield from self._stop(event.get("index", 0))
+            case "message_delta":
+                self._reason = _part(event, "delta").get("stop_reason") or self._reason
+                self._count(event.get("usage"))
+            case "error":
+                error = _part(event, "error")
+                said = str(error.get("message") or error or "the provider reported an error")
+                raise classify(said, provider=PROVIDER, model=self._model, codes=[error.get("type")])
+            case _:
+                return  # pings, and what is newer than this file
+
+    def end(self) -> Iterator[ModelEvent]:
+        """Finish the answer.
+
+        Raises:
+            ModelUnreachable: the stream broke off before the answer was complete.
+        """
+        if self._reason is None:
+            raise ModelUnreachable("the answer broke off before its end", provider=PROVIDER, model=self._model)
+        for number in list(self._blocks):
+            yield from self._stop(number)
+        yield Finished(
+            reason=_REASONS.get(self._reason, "stop"),
+            usage=self._counted(),
+            model=self._response.get("model") or self._model,
+            provider=PROVIDER,
+            response_id=self._response.get("id") or "",
+        )
+
+    def _start(self, number: int, block: dict[str, Any]) -> Iterator[ModelEvent]:
+        self._blocks[number] = dict(block)
+        match block.get("type"):
+            case "text":
+                if block.get("text"):
+                    yield TextChunk(block["text"], block=number)
+            case "thinking":
+                if block.get("thinking"):
+                    yield ReasoningChunk(block["thinking"], block=number)
+            case "tool_use":
+                name = block.get("name") or ""
+                yield ToolCallChunk(block=number, id=block.get("id") or "", name=self._names.get(name, name))
+            case _:
+                return
+
+    def _delta(self, number: int, delta: dict[str, Any]) -> Iterator[ModelEvent]:
+        block = self._blocks.setdefault(number, {"type": "text"})
+        match delta.get("type"):
+            case "text_delta":
+                yield TextChunk(delta.get("text") or "", block=number)
+            case "thinking_delta":
+                text = delta.get("thinking") or ""
+                block["thinking"] = (block.get("thinking") or "") + text
+                yield ReasoningChunk(text, block=number)
+            case "signature_delta":
+                block["signature"] = (block.get("signature") or "") + (delta.get("signature") or "")
+            case "input_json_delta":
+                text = delta.get("partial_json") or ""
+                self._json.setdefault(number, []).append(text)
+                if block.get("type") == "tool_use" and text:
+                    yield ToolCallChunk(block=number, arguments=text)
+            case _:
+                return
+
+    def _stop(self, number: int) -> Iterator[ModelEvent]:
+        block = self._blocks.pop(number, {})
+        written = "".join(self._json.pop(number, []))
+        match block.get("type"):
+            case None | "text":
+                return
+            case "tool_use":
+                # Some servers give the arguments at once, at the start.
+                if not written and block.get("input"):
+                    yield ToolCallChunk(block=number, arguments=encode_json(block["input"]).decode())
+            case "thinking" | "redacted_thinking":
+                kept: dict[str, Any] = {"block": block}
+                if self._after is not None:
+                    kept["after"] = self._after()
+                yield ReasoningChunk(block=number, opaque=Opaque(PROVIDER, kept))
+            case _:
+                if written:
+                    block["input"] = parse_arguments(written)
+                yield TextChunk("", block=number, opaque=Opaque(PROVIDER, {"block": block}))
+
+    def _count(self, usage: dict[str, Any] | None) -> None:
+        """Take the latest count of each kind: they are of the whole answer so far."""
+        self._usage |= {key: value for key, value in (usage or {}).items() if value is not None}
+
+    def _counted(self) -> Usage:
+        read = self._usage.get("cache_read_input_tokens", 0)
+        written = self._usage.get("cache_creation_input_tokens", 0)
+        return Usage(
+            # The provider counts what came from the cache apart from the rest of the prompt.
+            input_tokens=self._usage.get("input_tokens", 0) + read + written,
+            output_tokens=self._usage.get("output_tokens", 0),
+            cache_read_tokens=read,
+            cache_write_tokens=written,
+            reasoning_tokens=_part(self._usage, "output_tokens_details").get("thinking_tokens", 0),
+        )
+
+
+def _part(event: Mapping[str, Any], key: str) -> dict[str, Any]:
+    found = event.get(key)
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}

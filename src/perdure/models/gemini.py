@@ -1,0 +1,266 @@
+"""The generateContent wire of Google's Gemini.
+
+`encode` makes the REST body from a `ModelRequest`, purely: a system instruction, and turns of user and model that
+alternate and begin and end with the user. All calls of an answer go back, their results together in one turn of the
+user, in call order. A signature goes back on the part that it came with. Reading the stream is in `gemini_stream`.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from perdure.models.call import ProviderModel
+from perdure.models.gemini_stream import GeminiDecoder
+from perdure.models.model import Capabilities, ModelRequest, ModelSettings, ToolSpec
+from perdure.models.openai_common import lay_over
+from perdure.models.schema import gemini_schema, safe_name
+from perdure.models.turns import Answer, turns
+from perdure.types.base import decode_json, encode_json
+from perdure.types.messages import (
+    Opaque,
+    ReasoningMessage,
+    TextMessage,
+    TextPart,
+    ToolCall,
+    ToolCallMessage,
+    ToolResultMessage,
+)
+from perdure.types.usage import Prices
+
+Body: TypeAlias = "dict[str, Any]"
+
+PROVIDER = "gemini"
+GO_ON = "Continue."
+"""The user's turn where there is none, because a conversation must begin and end with one."""
+
+# What the API takes instead of a signature for calls that another model made.
+_UNSIGNED = "skip_thought_signature_validator"
+_VERSION = re.compile(r"gemini-(\d+)(?:\.(\d+))?")
+_NEWEST = (99, 0)
+
+
+class GeminiModel(ProviderModel):
+    """A model behind Google's Gemini API."""
+
+    package: ClassVar[str] = "google.genai"
+    extra: ClassVar[str] = "gemini"
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        settings: ModelSettings | None = None,
+        prices: Prices | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(name, api_key=api_key, base_url=base_url, settings=settings, prices=prices, headers=headers)
+        self.provider = PROVIDER
+        self.key_variables = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
+        self.capabilities = Capabilities(structured_output="yes" if _combines(name) else "alone")
+
+    def _connect(self, sdk: Any, key: str) -> Any:
+        # One attempt: without this, the SDK would sleep and try again by itself. The version is the one that knows
+        # every field and model, and that other servers speak.
+        options: Body = {"headers": self._headers, "retry_options": {"attempts": 1}, "api_version": "v1beta"}
+        if self.base_url:
+            options["base_url"] = self.base_url
+        return sdk.Client(api_key=key, vertexai=False, http_options=options)
+
+    @staticmethod
+    async def _disconnect(client: Any) -> None:
+        await client.aio.aclose()
+        client.close()
+
+    async def _open(self, client: Any, request: ModelRequest) -> Any:
+        # The body goes in as a whole, just as it is on the wire. The SDK insists on contents of its own, which the
+        # body replaces.
+        return await client.aio.models.generate_content_stream(
+            model=self.name,
+            contents=GO_ON,
+            config={
+                "http_options": {"extra_body": encode(self.name, request)},
+                "automatic_function_calling": {"disable": True},
+            },
+        )
+
+    def _decoder(self, request: ModelRequest) -> GeminiDecoder:
+        names = {safe_name(one.name): one.name for one in request.tools}
+        calls = sum(len(one.tools) for one in request.messages if isinstance(one, ToolCallMessage))
+        return GeminiDecoder(self.name, names, calls=calls)
+
+
+def encode(name: str, request: ModelRequest) -> Body:
+    """Make the request body.
+
+    Args:
+        name: the model's name.
+        request: what to ask, with its settings complete.
+    """
+    settings = request.settings
+    arranged = turns(request.messages)
+    contents: list[Body] = []
+    for turn in arranged:
+        if isinstance(turn, Answer):
+            _add(contents, "model", _said(turn, name))
+            _add(contents, "user", [_result(one) for one in turn.results])
+        elif turn.role != "system":
+            _add(contents, "user", _parts(turn))
+    if not contents or contents[-1]["role"] == "model":
+        _add(contents, "user", [{"text": GO_ON}])
+    told = [one.text for one in arranged if isinstance(one, TextMessage) and one.role == "system"]
+    config: Body = {
+        "maxOutputTokens": settings.max_tokens,
+        "temperature": settings.temperature,
+        "topP": settings.top_p,
+        "stopSequences": list(settings.stop) or None,
+        "seed": settings.seed,
+        "thinkingConfig": thinking(name, settings.reasoning),
+    }
+    body: Body = {"contents": contents}
+    if request.output is not None:
+        schema = _schema_of(encode_json(request.output.schema))
+        if request.tools and not _combines(name):
+            written = encode_json(schema).decode()
+            told.append(f"Give your last answer as nothing but one JSON object that fits this JSON schema:\n{written}")
+        else:
+            config |= {"responseMimeType": "application/json", "responseJsonSchema": schema}
+    if request.tools:
+        body["tools"] = [{"functionDeclarations": [_tool(one) for one in request.tools]}]
+        body["toolConfig"] = {"functionCallingConfig": _choice(request.tool_choice)}
+    if any(told):
+        body["systemInstruction"] = {"parts": [{"text": text} for text in told if text]}
+    extra = dict(settings.extra)
+    config = {key: value for key, value in config.items() if value is not None}
+    if isinstance(extra.get("generationConfig"), Mapping):
+        config = lay_over(config, extra.pop("generationConfig"))
+    if config:
+        body["generationConfig"] = config
+    return lay_over(body, extra)
+
+
+def thinking(name: str, wanted: Literal["none", "low", "medium", "high"] | int | None) -> Body | None:
+    """Write how hard to think: as a level, for older models as a budget; None leaves it to the model."""
+    version = _version(name)
+    if wanted is None or version < (2, 5):
+        return None
+    none = wanted == "none" or wanted == 0
+    if version < (3, 0):
+        budgets = {"none": 0, "low": 2048, "medium": 8192, "high": 24_576}
+        budget = wanted if isinstance(wanted, int) else budgets[wanted]
+        if "pro" in name and none:
+            budget = 128  # the least that it can do
+        return {"thinkingBudget": budget} if none else {"thinkingBudget": budget, "includeThoughts": True}
+    if none:
+        return {"thinkingLevel": "low" if "pro" in name else "minimal"}
+    level = wanted if isinstance(wanted, str) else "low" if wanted <= 2048 else "medium" if wanted <= 8192 else "high"
+    if level == "medium" and version == (3, 0) and "pro" in name:
+        level = "high"  # it knows no other
+    return {"thinkingLevel": level, "includeThoughts": True}
+
+
+def _version(name: str) -> tuple[int, int]:
+    found = _VERSION.search(name)
+    return (int(found[1]), int(found[2] or 0)) if found else _NEWEST
+
+
+def _combines(name: str) -> bool:
+    """Whether an answer can be forced into a schema while tools are offered."""
+    return _version(name) >= (3, 0)
+
+
+# -- the conversation -----------------------------------------------------------------------------------------------
+
+
+def _add(contents: list[Body], role: str, parts: list[Body]) -> None:
+    if not parts:
+        return
+    if contents and contents[-1]["role"] == role:
+        contents[-1]["parts"] += parts
+        return
+    if not contents and role == "model":
+        _add(contents, "user", [{"text": GO_ON}])
+    contents.append({"role": role, "parts": parts})
+
+
+def _said(answer: Answer, name: str) -> list[Body]:
+    parts: list[Body] = []
+    signed = _version(name) < (3, 0) or any(_signature(call.opaque) for call in answer.calls)
+    for part in answer.parts:
+        kept = _kept(part.opaque)
+        if isinstance(part, ToolCall):
+            if not signed:
+                kept, signed = {"thoughtSignature": _UNSIGNED}, True
+            # What was no JSON object cannot go back as it was: this wire insists on one.
+            arguments = part.input if isinstance(part.input, dict) else {"invalid_json": part.input}
+            parts.append({"functionCall": {"id": part.id, "name": safe_name(part.name), "args": arguments}} | kept)
+        elif "part" in kept:
+            parts.append(kept["part"])
+        elif isinstance(part, ReasoningMessage):
+            if kept:
+                parts.append({"text": part.content, "thought": True} | kept)
+        else:
+            written = _parts(part)
+            if kept:
+                written = [*written[:-1], (written[-1] if written else {"text": ""}) | kept]
+            parts += written
+    return parts
+
+
+def _kept(opaque: Opaque | None) -> Body:
+    return dict(opaque.data) if opaque is not None and opaque.provider == PROVIDER else {}
+
+
+def _signature(opaque: Opaque | None) -> Any:
+    return _kept(opaque).get("thoughtSignature")
+
+
+def _parts(message: TextMessage) -> list[Body]:
+    parts: list[Body] = []
+    for part in message.parts:
+        if isinstance(part, TextPart):
+            if part.text:
+                parts.append({"text": part.text})
+        elif part.data is None:
+            parts.append({"fileData": {"mimeType": part.media_type, "fileUri": part.url or ""}})
+        else:
+            data = base64.b64encode(part.data).decode()
+            parts.append({"inlineData": {"mimeType": part.media_type, "data": data}})
+    return parts
+
+
+def _result(result: ToolResultMessage) -> Body:
+    content = result.content
+    if isinstance(content, dict) and content.keys() == {"data"}:
+        content = {"output": content["data"]}
+    elif not isinstance(content, dict):
+        content = {"output": content}
+    return {"functionResponse": {"id": result.tool.id, "name": safe_name(result.tool.name), "response": content}}
+
+
+# -- tools ----------------------------------------------------------------------------------------------------------
+
+
+def _tool(tool: ToolSpec) -> Body:
+    declared: Body = {"name": safe_name(tool.name), "description": tool.description}
+    schema = _schema_of(encode_json(tool.parameters))
+    # A function without parameters is one that has no schema.
+    if schema["properties"] or schema.get("additionalProperties"):
+        declared["parametersJsonSchema"] = schema
+    return declared
+
+
+@lru_cache(1024)  # the same few schemas come with every inference
+def _schema_of(schema: bytes) -> Body:
+    return gemini_schema(decode_json(schema))
+
+
+def _choice(wanted: str) -> Body:
+    if wanted in ("auto", "any", "none"):
+        return {"mode": wanted.upper()}
+    return {"mode": "ANY", "allowedFunctionNames": [safe_name(wanted)]}

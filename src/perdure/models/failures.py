@@ -202,7 +202,8 @@ def _number(value: str | None) -> float | None:
 def _status(error: BaseException) -> int | None:
     for name in ("status_code", "code"):
         value = getattr(error, name, None)
-        if isinstance(value, int) and not isinstance(value, bool) and 100 <= value < 600:
+        # An error inside a stream comes with the stream's own status, which says that all is well.
+        if isinstance(value, int) and not isinstance(value, bool) and 400 <= value < 600:
             return value
     return None
 

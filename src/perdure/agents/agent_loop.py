@@ -1,0 +1,359 @@
+"""The agent loop as a pure fold: what an agent has said and called, and what it does next.
+
+Keys are places below the agent's own (`agent/0`): `…/infer/<k>` for the k-th inference, `…/infer/<k>/tool/<n>` for the
+n-th call of its answer. A round is one inference with its calls. Results enter the transcript in call order and
+patches apply in call order when the round closes, however the calls ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from perdure.agents.patch import Patch, Reducers, apply, merge
+from perdure.durable.program import Do, Keep, Waiting
+from perdure.types.base import Json
+from perdure.types.events import AnyEvent, StateConflict
+from perdure.types.messages import Message, ToolCall, ToolCallMessage, ToolResultMessage
+from perdure.types.records import (
+    AgentDone,
+    Answered,
+    CancelAsked,
+    InferenceDone,
+    Outcome,
+    Record,
+    StepFailed,
+    StopReason,
+    ToolDone,
+    WaitOpened,
+)
+from perdure.types.usage import Usage
+from perdure.types.waits import Deny, Wait, WaitAnswer
+
+
+class LoopRules(NamedTuple):
+    """What the loop must know of an agent's definition.
+
+    `max_iter` is the most inferences (None: no limit; 0 counts as 1), `stop_tools` the tools whose success ends the
+    turn, `effects_at_end` whether finish hooks must be performed, `once_chosen` whether one call that succeeds ends the
+    turn, as it does for a routing agent.
+    """
+
+    agent: str
+    max_iter: int | None = 25
+    parallel_tools: bool = True
+    stop_tools: frozenset[str] = frozenset()
+    effects_at_end: bool = False
+    once_chosen: bool = False
+    output_retries: int = 2
+
+
+class Infer(NamedTuple):
+    """The note of an inference to be performed."""
+
+    loop: AgentLoop
+    number: int
+
+
+class Call(NamedTuple):
+    """The note of a tool call to be performed; `approved` are the arguments that a person allowed."""
+
+    loop: AgentLoop
+    open: OpenCall
+    approved: dict[str, Any] | None
+
+
+class End(NamedTuple):
+    """The note of an agent's turn to be ended, with its finish hooks."""
+
+    loop: AgentLoop
+
+
+class OpenCall:
+    """A call of the current round."""
+
+    __slots__ = ("answers", "call", "done", "key", "number", "rounds", "waits")
+
+    def __init__(self, call: ToolCall, number: int, key: str) -> None:
+        self.call = call
+        self.number = number
+        self.key = key
+        self.done: ToolDone | None = None
+        self.waits: tuple[Wait, ...] = ()
+        self.answers: dict[str, WaitAnswer] = {}
+        self.rounds = 0
+
+    @property
+    def unanswered(self) -> list[Wait]:
+        """What this call still waits for."""
+        return [wait for wait in self.waits if wait.id not in self.answers]
+
+
+class AgentLoop:
+    """One agent's turn in a run.
+
+    Args:
+        rules: what the loop must know of the definition.
+        run_id: the run.
+        prefix: the turn's place, such as `agent/0`.
+        transcript: the messages before this turn; shared, never changed here.
+        doc: the state's data as plain JSON.
+        reducers: how parallel writes to one path of it are merged.
+        args: what a router gave for an agent that is built on demand.
+    """
+
+    __slots__ = (
+        "args",
+        "calls",
+        "detail",
+        "doc",
+        "ending",
+        "feedbacks",
+        "has_output",
+        "inferences",
+        "output",
+        "phase",
+        "prefix",
+        "reducers",
+        "round",
+        "rules",
+        "run_id",
+        "said",
+        "scheduled",
+        "stop_reason",
+        "transcript",
+        "usage",
+    )
+
+    def __init__(
+        self,
+        rules: LoopRules,
+        run_id: str,
+        prefix: str,
+        transcript: Sequence[Message],
+        doc: Json,
+        reducers: Reducers,
+        args: dict[str, Any] | None = None,
+    ) -> None:
+        self.rules = rules
+        self.run_id = run_id
+        self.args = args
+        self.prefix = prefix
+        self.transcript = transcript
+        self.doc = doc
+        self.reducers = reducers
+        self.said: list[Message] = []
+        self.inferences = 0
+        self.feedbacks = 0
+        self.usage = Usage()
+        self.calls: list[OpenCall] = []
+        self.round: Mapping[str, OpenCall] = {}
+        self.phase: Literal["infer", "tools", "end", "done"] = "infer"
+        self.stop_reason: StopReason = "answer"
+        self.detail = ""
+        self.has_output = False
+        self.output: Any = None
+        self.scheduled: list[str] = []
+        self.ending = False
+
+    # -- what next ---------------------------------------------------------------------------------------------------
+
+    def next(self) -> Do | list[Do] | Keep | Waiting | None:
+        """Say what the turn wants now; None when it is over."""
+        phase = self.phase
+        if phase == "infer":
+            limit = self.rules.max_iter
+            if limit is None or self.inferences < (limit or 1):
+                key = f"{self.prefix}/infer/{self.inferences}"
+                return Do(key, Infer(self, self.inferences))
+            self.end("max_iter")
+        elif phase == "tools":
+            return self._next_calls()
+        elif phase == "done":
+            return None
+        if self.rules.effects_at_end and self.stop_reason not in _CUT:
+            return Do(self.prefix, End(self))
+        return Keep(self.prefix, self.closing())
+
+    def closing(self) -> AgentDone:
+        """The record that ends the turn when no hook has a say."""
+        return AgentDone(
+            self.rules.agent, self.stop_reason, has_output=self.has_output, output=self.output, detail=self.detail
+        )
+
+    def _next_calls(self) -> Do | list[Do] | Keep | Waiting:
+        ready: list[Do] = []
+        waits: list[Wait] = []
+        for one in self.calls:
+            if one.done is not None:
+                continue
+            missing = one.unanswered
+            if missing:
+                waits += missing
+                continue
+            own = one.waits[0] if one.waits and one.waits[0].run_id == self.run_id else None
+            answer = one.answers[own.id] if own is not None else None
+            if isinstance(answer, Deny):
+                return Keep(one.key, self.not_run(one, "denied", answer.why or "A person did not allow this call."))
+            ready.append(Do(one.key, Call(self, one, own.args if own is not None else None)))
+            if not self.rules.parallel_tools:
+                return ready[0]
+        if ready:
+            return ready[0] if len(ready) == 1 else ready
+        return Waiting(tuple(waits))
+
+    def not_run(self, one: OpenCall, outcome: Outcome, why: str) -> ToolDone:
+        """Close a call without running it, so that the history can always be continued."""
+        content = {"error": {"name": outcome, "message": why}}
+        return ToolDone(self.rules.agent, ToolResultMessage(one.call, content), outcome)
+
+    def abandon(self, outcome: Outcome, why: str) -> Keep | None:
+        """Close one call that is still open; None if none is."""
+        if self.phase == "tools":
+            for one in self.calls:
+                if one.done is None:
+                    return Keep(one.key, self.not_run(one, outcome, why))
+        return None
+
+    # -- folding -----------------------------------------------------------------------------------------------------
+
+    def fold(self, record: Record) -> Sequence[AnyEvent]:
+        """Take one record of this turn."""
+        payload = record.payload
+        if isinstance(payload, InferenceDone):
+            return self._inference(payload, record.key or "")
+        if isinstance(payload, ToolDone):
+            one = self.round[record.key or ""]
+            one.done = payload
+            return self._close_round(record)
+        if isinstance(payload, AgentDone):
+            self._over(payload)
+        elif isinstance(payload, WaitOpened):
+            one = self.round[(record.key or "").rsplit("/wait/", 1)[0]]
+            one.waits = payload.waits
+            one.rounds += 1
+        elif isinstance(payload, Answered):
+            for one in self.calls:
+                if any(wait.id == payload.wait_id for wait in one.waits):
+                    one.answers.setdefault(payload.wait_id, payload.answer)
+        elif isinstance(payload, (CancelAsked, StepFailed)):
+            self.end(payload.reason if isinstance(payload, CancelAsked) else "error")
+        return ()
+
+    def _inference(self, done: InferenceDone, key: str) -> Sequence[AnyEvent]:
+        self.inferences += 1
+        self.usage += done.usage
+        self.said += done.messages
+        self.scheduled += done.scheduled
+        if done.patch:
+            self.doc = apply(self.doc, done.patch)
+        if done.has_output:
+            self.has_output = True
+            self.output = done.output
+        calls = [call for one in done.messages if isinstance(one, ToolCallMessage) for call in one.tools]
+        if calls:
+            self.calls = [OpenCall(call, n, f"{key}/tool/{n}") for n, call in enumerate(calls)]
+            self.round = {one.key: one for one in self.calls}
+            self.phase = "tools"
+            answered = {one.tool.id: one for one in done.answered}
+            for one in self.calls:
+                result = answered.get(one.call.id)
+                if result is not None:
+                    one.done = ToolDone(self.rules.agent, result, "error" if result.is_error else "ok")
+            if answered:
+                self.feedbacks += not done.has_output
+                return self._close_round(None)
+        elif done.feedback:
+            self.said += done.feedback
+            self.feedbacks += 1
+        else:
+            self.end(done.stop or ("max_tokens" if done.finish == "max_tokens" else "answer"), done.stop_detail)
+        return ()
+
+    def _close_round(self, record: Record | None) -> Sequence[AnyEvent]:
+        for one in self.calls:
+            if one.done is None:
+                return ()
+        notes: Sequence[AnyEvent] = ()
+        results = [one.done for one in self.calls if one.done is not None]
+        self.said += [done.result for done in results]
+        self.usage += _usage_of(results)
+        patches: list[Patch | None] = [done.patch for done in results]
+        if any(patches):
+            self.doc, overlaps = merge(self.doc, patches, self.reducers)
+            if overlaps and record is not None:
+                notes = [
+                    StateConflict(
+                        path=one.path,
+                        winner=self.calls[one.winner].key,
+                        loser=self.calls[one.loser].key,
+                        run_id=record.run_id,
+                        session_id=record.session_id,
+                        agent=self.rules.agent,
+                    )
+                    for one in overlaps
+                ]
+        for done in results:
+            self.scheduled += done.scheduled
+        if self.phase == "tools":
+            self._after_round(results)
+        self.calls = []
+        self.round = {}
+        return notes
+
+    def _after_round(self, results: list[ToolDone]) -> None:
+        rules = self.rules
+        if self.ending:
+            self.phase = "end"
+        elif self.has_output:
+            self.end("answer")
+        elif any(done.outcome == "ok" and done.result.tool.name in rules.stop_tools for done in results):
+            self.end("stop_when")
+        elif rules.once_chosen and any(done.outcome == "ok" for done in results):
+            self.end("answer")
+        elif any(_is_budget(done) for done in results):
+            self.end("budget", next(_why(done) for done in results if _is_budget(done)))
+        else:
+            self.phase = "infer"
+
+    def _over(self, done: AgentDone) -> None:
+        if done.messages is not None:
+            self.said = list(done.messages)
+        if done.patch:
+            self.doc = apply(self.doc, done.patch)
+        self.scheduled += done.scheduled
+        self.stop_reason = done.stop_reason
+        self.has_output = done.has_output
+        self.output = done.output
+        self.phase = "done"
+
+    def end(self, reason: StopReason, detail: str = "") -> None:
+        """Turn towards the end; calls that are open stay open until they are closed or abandoned."""
+        if self.phase == "done":
+            return
+        self.stop_reason = reason
+        self.detail = detail
+        self.ending = True
+        if self.phase != "tools" or all(one.done is not None for one in self.calls):
+            self.phase = "end"
+
+
+_CUT: frozenset[StopReason] = frozenset({"cancelled", "interrupted", "deadline", "error"})
+
+
+def _usage_of(results: Sequence[ToolDone]) -> Usage:
+    total = Usage(tool_calls=sum(1 for done in results if done.outcome not in ("not_run", "denied")))
+    for done in results:
+        if done.usage.model_calls or done.usage.tool_calls:
+            total += done.usage
+    return total
+
+
+def _is_budget(done: ToolDone) -> bool:
+    content = done.result.content
+    return isinstance(content, dict) and content.get("error", {}).get("name") == "budget"
+
+
+def _why(done: ToolDone) -> str:
+    content = done.result.content
+    return str(content["error"]["message"]) if isinstance(content, dict) else ""

@@ -1,0 +1,267 @@
+"""Performs one tool call, whole: look up, validate, hooks, approval, handler, hooks.
+
+Whatever happens, the call is closed by a result that the model can read: `{"data": …}` or `{"error": {"name",
+"message"}}`, never with a stack trace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import msgspec
+
+from perdure.agents.agent_loop import Call
+from perdure.agents.context import Context
+from perdure.agents.env import Env, Plan
+from perdure.agents.hooks import settle
+from perdure.agents.signature import ArgumentsInvalid
+from perdure.agents.tool import Tool
+from perdure.durable.drive import RunIO
+from perdure.durable.program import Keep
+from perdure.durable.retry import TOOL_BACKOFF
+from perdure.durable.step import Suspended
+from perdure.durable.threads import in_thread
+from perdure.types.base import decode_json, encode_json, find_unserialisable
+from perdure.types.errors import ModelRetry, NotDone, UnknownName, Unserialisable
+from perdure.types.ids import derive_id
+from perdure.types.messages import MAX_MESSAGE_BYTES, ToolCall, ToolResultMessage
+from perdure.types.records import Outcome, ToolDone, WaitOpened
+from perdure.types.usage import Usage
+from perdure.types.waits import Approval
+
+
+async def call_tool(env: Env, note: Call, key: str, io: RunIO) -> ToolDone | Keep:
+    """Perform one tool call.
+
+    Returns:
+        The record that closes the call, or the wait that it opened.
+
+    Raises:
+        Exception: what a hook raised; what the tool raised if its agent is strict.
+    """
+    call, loop = note.open.call, note.loop
+    agent = env.agent_of(loop)
+    plan = env.plan(agent)
+    if io.projector is not None:
+        io.emit(io.projector.begin_tool(key, agent.name, call.name, call.id, call.input))
+    over = env.ledger.exceeded(tool=True)
+    if over is not None:
+        return _error(agent.name, call, "budget", f"Not run: {over}.", "not_run")
+    env.ledger.charge(Usage(tool_calls=1))
+    tool = plan.toolbox.tools.get(call.name)
+    if tool is None:
+        if agent.strict:
+            raise UnknownName("tool", call.name, list(plan.toolbox.tools))
+        known = ", ".join(plan.toolbox.tools) or "none"
+        return _error(agent.name, call, "UnknownTool", f"There is no tool named {call.name!r}. Known: {known}.")
+    ctx: Context[Any] = Context(env, io, key, loop, loop.doc, call)
+    try:
+        return await _Handling(env, plan, tool, ctx, note, key, io).perform()
+    except Suspended as suspended:
+        return Keep(f"{key}/wait/{note.open.rounds}", WaitOpened(agent.name, suspended.waits))
+    except asyncio.CancelledError:
+        if not io.interrupted():
+            return _error(agent.name, call, "CancelledError", "The tool cancelled itself.")
+        outcome: Outcome = "interrupted" if tool.effect in ("pure", "idempotent") else "unknown"
+        return _error(agent.name, call, "interrupted", _CUT[outcome], outcome)
+
+
+_FREE = Usage()
+_CUT = {
+    "interrupted": "The run was stopped while this tool ran.",
+    "unknown": "The run was stopped while this tool ran; whether it took effect is unknown. Check before repeating it.",
+}
+
+
+class _Handling:
+    """The way of one call from its arguments to its result."""
+
+    __slots__ = ("call", "ctx", "env", "io", "key", "note", "plan", "tool")
+
+    def __init__(
+        self,
+        env: Env,
+        plan: Plan,
+        tool: Tool[..., Any, Any],
+        ctx: Context[Any],
+        note: Call,
+        key: str,
+        io: RunIO,
+    ) -> None:
+        self.env = env
+        self.plan = plan
+        self.tool = tool
+        self.ctx = ctx
+        self.note = note
+        self.key = key
+        self.io = io
+        self.call = note.open.call
+
+    async def perform(self) -> ToolDone | Keep:
+        """Go the whole way."""
+        tool, call, plan = self.tool, self.call, self.plan
+        agent = plan.agent.name
+        approved = self.note.approved
+        try:
+            bound = tool.signature.bind(call.input if approved is None else approved)
+        except ArgumentsInvalid as problem:
+            if plan.agent.strict:
+                raise
+            return _error(agent, call, "ArgumentsInvalid", str(problem))
+        done: ToolDone | None = None
+        if approved is None:
+            if plan.chain.before_tool:
+                changed, done = await self._before(plan)
+                if changed is not call:
+                    call = changed
+                    try:
+                        bound = tool.signature.bind(call.input)
+                    except ArgumentsInvalid as problem:
+                        return _error(agent, self.call, "ArgumentsInvalid", str(problem))
+            if done is None and tool.requires_approval is not False:
+                wait = await self._approval(call)
+                if wait is not None:
+                    return Keep(f"{self.key}/wait/{self.note.open.rounds}", WaitOpened(agent, (wait,)))
+        if done is None:
+            done = await self._run(bound)
+        if plan.chain.after_tool:
+            done = await self._after(plan, done)
+        return done
+
+    async def _before(self, plan: Plan) -> tuple[ToolCall, ToolDone | None]:
+        call = self.call
+        for hook in plan.chain.before_tool:
+            try:
+                answer = await settle(hook(self.ctx, call))
+            except ModelRetry as veto:
+                return call, _error(plan.agent.name, self.call, "denied", str(veto), "denied")
+            if isinstance(answer, ToolCall):
+                call = msgspec.structs.replace(call, input=answer.input)
+            elif isinstance(answer, ToolResultMessage):
+                return call, self._done(answer.content, "error" if answer.is_error else "ok")
+            elif answer is not None:
+                return call, self._encoded(answer)
+        return call, None
+
+    async def _after(self, plan: Plan, done: ToolDone) -> ToolDone:
+        for hook in plan.chain.after_tool:
+            answer = await settle(hook(self.ctx, self.call, done.result))
+            if isinstance(answer, ToolResultMessage):
+                done = self._done(answer.content, "error" if answer.is_error else "ok")
+            elif answer is not None:
+                done = self._encoded(answer)
+        patch = self.ctx.patch() if done.outcome == "ok" else None
+        return msgspec.structs.replace(done, patch=patch)
+
+    async def _approval(self, call: ToolCall) -> Approval | None:
+        """Say whether a person must be asked, and what."""
+        args = cast("dict[str, Any]", call.input)
+        needed = self.tool.requires_approval
+        if callable(needed):
+            needed = await settle(needed(**args))
+        if not needed:
+            return None
+        id = derive_id("wait", self.env.run_id, self.key)
+        return Approval(id, self.tool.name, args, self.env.run_id, self.plan.agent.name, call.id)
+
+    async def _run(self, bound: Any) -> ToolDone:
+        """Call the handler, again where its effect allows it, and make of its end a result."""
+        tool = self.tool
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                if tool.timeout is None:
+                    value = await self._handle(bound)
+                else:
+                    async with asyncio.timeout(tool.timeout):
+                        value = await self._handle(bound)
+                return self._encoded(value)
+            except TimeoutError as error:
+                if tool.timeout is not None and _ours(error):
+                    if self._may_repeat(error, attempt) and (tool.signature.is_async or tool.effect == "pure"):
+                        await self._wait(error, attempt)
+                        continue
+                    return self._timed_out()
+                failure: Exception = error
+            except Exception as error:
+                failure = error
+            if self._may_repeat(failure, attempt):
+                await self._wait(failure, attempt)
+                continue
+            if self.plan.agent.strict and not isinstance(failure, (ModelRetry, Unserialisable)):
+                raise failure
+            name = type(failure).__name__
+            return _error(self.plan.agent.name, self.call, name, str(failure) or name, usage=self._usage())
+
+    async def _handle(self, bound: Any) -> Any:
+        tool = self.tool
+        signature = tool.signature
+        if signature.is_async:
+            return await signature.call(tool.fn, self.ctx, bound)
+        return await settle(await in_thread(signature.call, tool.fn, self.ctx, bound))
+
+    def _may_repeat(self, error: Exception, attempt: int) -> bool:
+        """Whether the declared effect allows another attempt (rule 9 of the hard cases)."""
+        if attempt > self.tool.retries or isinstance(error, (ModelRetry, Unserialisable)):
+            return False
+        return self.tool.effect != "once" or isinstance(error, NotDone)
+
+    async def _wait(self, error: Exception, attempt: int) -> None:
+        await self.io.attempt_failed(self.key, attempt, error, TOOL_BACKOFF.wait(attempt))
+
+    def _timed_out(self) -> ToolDone:
+        tool = self.tool
+        message = f"The tool did not end within {tool.timeout:g} s."
+        if tool.effect == "pure":
+            return _error(self.plan.agent.name, self.call, "timeout", message, "timeout", self._usage())
+        message += " Whether it took effect is unknown; check before repeating it."
+        return _error(self.plan.agent.name, self.call, "timeout", message, "unknown", self._usage())
+
+    def _encoded(self, value: Any) -> ToolDone:
+        """Turn what a tool returned into a result; what cannot be kept is an error that says where."""
+        if value is None:
+            return self._done({"data": f"{self.tool.name} successfully executed"}, "ok")
+        if type(value) is str and len(value) < MAX_MESSAGE_BYTES // 4:
+            return self._done({"data": value}, "ok")
+        try:
+            data = encode_json(value)
+            if len(data) > MAX_MESSAGE_BYTES:
+                return _error(
+                    self.plan.agent.name,
+                    self.call,
+                    "TooLarge",
+                    f"The tool returned {len(data) / 1e6:.1f} MB and at most {MAX_MESSAGE_BYTES / 1e6:.1f} MB are "
+                    "accepted; ask for less.",
+                )
+            return self._done({"data": decode_json(data)}, "ok")
+        except (TypeError, ValueError, NotImplementedError, RecursionError, OverflowError, msgspec.MsgspecError) as bad:
+            where = find_unserialisable(value) or type(value).__qualname__
+            raise Unserialisable(f"result of the tool {self.tool.name!r}", where) from bad
+
+    def _done(self, content: Any, outcome: Outcome) -> ToolDone:
+        ctx = self.ctx
+        return ToolDone(
+            self.plan.agent.name,
+            ToolResultMessage(self.call, content),
+            outcome,
+            ctx.patch() if outcome == "ok" else None,
+            ctx.take_scheduled() if outcome == "ok" else (),
+            self._usage(),
+        )
+
+    def _usage(self) -> Usage:
+        return self.ctx.child_usage
+
+
+def _ours(error: TimeoutError) -> bool:
+    """Whether a time limit of ours ended the tool, and not a TimeoutError of its own."""
+    return isinstance(error.__cause__, asyncio.CancelledError)
+
+
+def _error(
+    agent: str, call: ToolCall, name: str, message: str, outcome: Outcome = "error", usage: Usage = _FREE
+) -> ToolDone:
+    content = {"error": {"name": name, "message": message}}
+    return ToolDone(agent, ToolResultMessage(call, content), outcome, usage=usage)

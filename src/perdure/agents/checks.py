@@ -1,0 +1,70 @@
+"""The checks that agents and networks share: wrong definitions are refused when they are made."""
+
+# pyright: reportUnnecessaryIsInstance=false
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from perdure.agents.tool import Tool
+from perdure.agents.toolsets import ToolLike, Toolset
+from perdure.types.errors import DefinitionError
+
+
+def check_name(name: object, what: str) -> None:
+    """Refuse a name that is no text, is empty, or is longer than 200 characters."""
+    if not isinstance(name, str) or not name.strip() or len(name) > 200 or "/" in name:
+        raise DefinitionError(f"{what}(name={name!r}): a name is 1 to 200 characters of text without '/'.")
+
+
+def check_prompt(system: Any, where: str) -> Any:
+    """Refuse a system prompt that is neither text nor a function."""
+    if system is not None and not isinstance(system, str) and not callable(system):
+        raise DefinitionError(f"{where}: system= takes text or a function of the context, not {system!r}.")
+    return system
+
+
+def check_model(model: Any, where: str) -> Any:
+    """Refuse what is neither a model nor `"provider:name"`."""
+    if model is None or (not isinstance(model, (str, type)) and hasattr(model, "stream")):
+        return model
+    if isinstance(model, str):
+        if ":" in model or model == "offline":
+            return model
+        raise DefinitionError(f'{where}: model={model!r} names no provider; write "provider:name", such as "openai:…".')
+    raise DefinitionError(f'{where}: model= takes a model or "provider:name", not {model!r}.')
+
+
+def check_tools(tools: Any, where: str) -> tuple[ToolLike[Any], ...]:
+    """Refuse what is no tool, and two tools of one name."""
+    if isinstance(tools, (str, Tool, Toolset)) or not isinstance(tools, Sequence):
+        raise DefinitionError(f"{where}: tools= takes a list of tools, not {tools!r}.")
+    names: set[str] = set()
+    given: list[Any] = list(tools)  # pyright: ignore[reportUnknownArgumentType,reportUnknownVariableType]
+    for one in given:
+        if isinstance(one, Tool):
+            if one.name in names:
+                raise DefinitionError(f"{where}: two tools are named {one.name!r}; rename one with tool(name=…).")
+            names.add(one.name)
+        elif not isinstance(one, Toolset):
+            hint = "decorate the function with @tool" if callable(one) else "give tools made by @tool, or toolsets"
+            raise DefinitionError(f"{where}: tools= holds {one!r}; {hint}.")
+    return tuple(given)
+
+
+def check_choice(choice: str, tools: Sequence[Any], where: str) -> str:
+    """Refuse a choice of a tool that the agent does not have."""
+    named = {one.name for one in tools if isinstance(one, Tool)}
+    if choice in ("auto", "any", "none") or choice in named or any(isinstance(one, Toolset) for one in tools):
+        return choice
+    raise DefinitionError(
+        f"{where}: tool_choice={choice!r} is none of its tools ({', '.join(sorted(named)) or 'it has none'}), "
+        "nor 'auto', 'any' or 'none'."
+    )
+
+
+def check_limit(limit: int | None, where: str) -> int | None:
+    """Refuse a limit that is negative or no whole number."""
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
+        raise DefinitionError(f"{where}: max_iter={limit!r} must be a whole number from 0, or None for no limit.")
+    return limit

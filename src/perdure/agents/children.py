@@ -1,0 +1,94 @@
+"""Child runs: an agent or network run by a tool, kept with the run that started it.
+
+A child has its own session, and an id that follows from its parent and its place, so that entering the tool again
+finds the same child. Only its result enters the parent (rule 15 of the hard cases).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any
+
+from perdure.agents.agent import Agent
+from perdure.agents.context import Context
+from perdure.agents.env import Env
+from perdure.agents.network import Network
+from perdure.agents.outcome import RunResult, raise_for
+from perdure.agents.running import Running
+from perdure.agents.tool import Tool
+from perdure.types.base import encode_json, plain
+from perdure.types.errors import DefinitionError
+from perdure.types.ids import derive_id
+from perdure.types.messages import Input, read_input
+from perdure.types.records import ChildDone
+
+
+async def run_child(
+    env: Env, ctx: Context[Any], definition: Any, input: Input, options: Mapping[str, Any]
+) -> RunResult[Any, Any]:
+    """Run a definition as a child of a run.
+
+    Raises:
+        DefinitionError: what is to be run is no definition, or an option is not for children.
+        RunFailed: the child failed.
+    """
+    if not isinstance(definition, (Agent, Network)):
+        raise DefinitionError(f"ctx.run(…) takes an agent or a network, not {definition!r}.")
+    for name in ("session_id", "run_id"):
+        if options.get(name) is not None:
+            raise DefinitionError(
+                f"ctx.run(…) takes no {name}: a child run has its own session, derived from its parent's place."
+            )
+    messages, _ = read_input(input)
+    body = ctx.body
+    mark = blake2b(encode_json(messages), digest_size=4).hexdigest()
+    with body.enter(f"run:{definition.name}:{mark}", f"ctx.run({definition.name!r})") as key:
+        child_id = derive_id("run", env.run_id, key)
+        running = env.children.get(child_id)
+        if running is None:
+            inherited = {
+                "user_id": env.user_id,
+                "resources": env.resources,
+                "model": env.model,
+                "settings": env.settings,
+                **options,
+                "run_id": child_id,
+            }
+            place = (env.ledger, env.run_id, key)
+            running = Running(definition, input, inherited, kernel=env.kernel, parent=place)
+            running.env.fallback = _fallback(env, ctx)
+            env.children[child_id] = running
+            result = await running.drive()
+        elif running.waiting is not None:
+            wanted = {wait.id for wait in running.waiting.waits}
+            given = {id: answer for id, answer in env.answers().items() if id in wanted}
+            result = await running.answer(given)
+        else:
+            result = running.result
+        if result.status == "waiting":
+            await body.park(result.waits)
+        ctx.child_usage += result.usage
+        if key not in body.done:
+            await body.io.keep(key, ChildDone(child_id, result.status, result.usage))
+        raise_for(result, definition.name, running.cause, running.loop.error)
+        return result
+
+
+def _fallback(env: Env, ctx: Context[Any]) -> Any:
+    """The model of a child that names none: its parent agent's."""
+    return env.plan(ctx.agent).model if ctx.call is not None else None
+
+
+def agent_tool(agent: Agent[Any, Any], name: str | None, description: str | None) -> Tool[Any, Any, object]:
+    """Make the tool that runs an agent as a child."""
+
+    async def ask(ctx: Context[Any], request: str) -> Any:
+        result = await ctx.run(agent, request)
+        return plain(result.output, "output")
+
+    ask.__doc__ = f"Ask {agent.name}.\n\nArgs:\n    request: what it shall do, with everything it must know"
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in agent.name.lower())[:64]
+    return Tool(
+        ask, name=name or safe, description=description or agent.description or f"Ask {agent.name}.", effect="steps"
+    )

@@ -1,0 +1,251 @@
+"""What user code is given while a run goes on: state, identity, resources, steps, child runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, cast
+
+from typing_extensions import TypeVar
+
+from perdure.agents.patch import diff
+from perdure.agents.state import State
+from perdure.durable.step import Body, Step
+from perdure.types.base import Json, plain
+from perdure.types.errors import UnknownName
+from perdure.types.events import ToolProgress
+from perdure.types.ids import derive_id
+from perdure.types.messages import Message, ToolCall
+from perdure.types.usage import Usage
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from perdure.agents.agent import Agent
+    from perdure.agents.agent_loop import AgentLoop
+    from perdure.agents.env import Env
+    from perdure.agents.network import Network
+    from perdure.agents.options import RunOptions
+    from perdure.agents.outcome import RunResult
+    from perdure.durable.drive import RunIO
+    from perdure.types.records import JsonPatch
+
+S = TypeVar("S", default=Any)
+T = TypeVar("T")
+Out = TypeVar("Out")
+
+
+class NetworkRun(Generic[S]):
+    """The network as one of its runs sees it; for a stand-alone agent, a network of just that agent."""
+
+    __slots__ = ("_env", "_scheduled", "state")
+
+    def __init__(self, env: Env, state: State[S], scheduled: list[str]) -> None:
+        self._env = env
+        self._scheduled = scheduled
+        self.state = state
+
+    @property
+    def name(self) -> str:
+        """The network's name, or the stand-alone agent's."""
+        return self._env.definition.name
+
+    @property
+    def agents(self) -> dict[str, Agent[Any, Any]]:
+        """The agents by name."""
+        return dict(self._env.agents)
+
+    def schedule(self, name: str) -> None:
+        """Put an agent at the end of the queue; it takes effect when this step's round ends.
+
+        Raises:
+            UnknownName: the network has no agent of this name.
+        """
+        if name not in self._env.agents or self._env.network is None:
+            known = list(self._env.agents) if self._env.network is not None else []
+            raise UnknownName("agent", name, known)
+        self._scheduled.append(name)
+
+
+class Context(Generic[S]):
+    """The first parameter of tools, hooks and prompts that want to know where they are.
+
+    Everything read here belongs to one step of one run. `state.data` is the step's own copy; its changes count when
+    the step has succeeded.
+    """
+
+    __slots__ = (
+        "_body",
+        "_doc",
+        "_env",
+        "_io",
+        "_key",
+        "_loop",
+        "_scheduled",
+        "_state",
+        "call",
+        "child_usage",
+    )
+
+    def __init__(
+        self, env: Env, io: RunIO | None, key: str, loop: AgentLoop | None, doc: Json, call: ToolCall | None = None
+    ) -> None:
+        self._env = env
+        self._io = io
+        self._key = key
+        self._loop = loop
+        self._doc = doc
+        self._state: State[S] | None = None
+        self._scheduled: list[str] = []
+        self._body: Body | None = None
+        self.call = call
+        self.child_usage = Usage()
+
+    # -- where we are ------------------------------------------------------------------------------------------------
+
+    @property
+    def run_id(self) -> str:
+        """The run."""
+        return self._env.run_id
+
+    @property
+    def session_id(self) -> str:
+        """The session that the run belongs to."""
+        return self._env.session_id
+
+    @property
+    def user_id(self) -> str | None:
+        """The user whom the run serves, if one was given."""
+        return self._env.user_id
+
+    @property
+    def agent(self) -> Agent[Any, Any]:
+        """The agent whose turn it is.
+
+        Raises:
+            UnknownName: no agent's turn is on (in a router).
+        """
+        if self._loop is None:
+            raise UnknownName("agent", "(none: this is a router)", list(self._env.agents))
+        return self._env.agent_of(self._loop)
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation so far, this turn included."""
+        loop = self._loop
+        return (*loop.transcript, *loop.said) if loop is not None else tuple(self._env.transcript())
+
+    @property
+    def network(self) -> NetworkRun[S]:
+        """The network of this run."""
+        return NetworkRun(self._env, self.state, self._scheduled)
+
+    async def available_agents(self) -> list[Agent[Any, Any]]:
+        """The agents of the network that are enabled now."""
+        return await self._env.available(self)
+
+    @property
+    def idempotency_key(self) -> str:
+        """A key that is the same for every attempt of this step, for the other side to recognise a repetition."""
+        return derive_id("key", self._env.run_id, self._key)
+
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State[S]:
+        """Data, messages and results of the run."""
+        if self._state is None:
+            env, doc = self._env, self._doc
+            self._state = cast(
+                "State[S]",
+                State.lazy(
+                    lambda: env.kind.load(doc), lambda: self.messages, lambda: tuple(env.results()), env.thread_id
+                ),
+            )
+        return self._state
+
+    def patch(self) -> JsonPatch | None:
+        """What this step changed in the data so far, as a patch; None if nothing.
+
+        Raises:
+            Unserialisable: the data hold something that has no JSON form.
+        """
+        if self._state is None or not self._state.touched:
+            return None
+        return diff(self._doc, self._env.kind.dump(self._state.data)) or None
+
+    def take_scheduled(self) -> tuple[str, ...]:
+        """The agents that this step has put into the queue."""
+        return tuple(self._scheduled)
+
+    # -- doing -------------------------------------------------------------------------------------------------------
+
+    def use(self, kind: type[T]) -> T:
+        """Get a live object that was given as `resources=` to the run or the runtime.
+
+        Args:
+            kind: its class, or one that it inherits from.
+
+        Raises:
+            UnknownName: no resource is of this class.
+        """
+        for one in self._env.resources:
+            if isinstance(one, kind):
+                return one
+        raise UnknownName(
+            "resource (pass it as resources=[…])",
+            kind.__qualname__,
+            [type(one).__qualname__ for one in self._env.resources],
+        )
+
+    def emit(self, data: Any) -> None:
+        """Report progress of a tool to whoever listens, as a `ToolProgress` event.
+
+        Raises:
+            Unserialisable: the data have no JSON form.
+        """
+        if self._io is None or self._io.sink is None or self.call is None:
+            return
+        event = ToolProgress(
+            tool=self.call.name,
+            call_id=self.call.id,
+            data=plain(data, "progress"),
+            run_id=self.run_id,
+            session_id=self.session_id,
+            agent=self._loop.rules.agent if self._loop is not None else None,
+            step=self._key,
+        )
+        self._io.emit([event])
+
+    @property
+    def step(self) -> Step:
+        """Steps inside this tool, which are done once and kept."""
+        return Step(self.body)
+
+    @property
+    def body(self) -> Body:
+        """The tool's body: what its steps and child runs belong to."""
+        if self._body is None:
+            self._body = self._env.body(self._io, self._key, self.call)
+        return self._body
+
+    async def run(
+        self,
+        definition: Agent[Out, Any] | Network[Any, Out],
+        input: Any = None,
+        **options: Unpack[RunOptions[Any]],
+    ) -> RunResult[Out, Any]:
+        """Run an agent or a network as a child of this run: its usage counts here, and it is kept with this run.
+
+        Args:
+            definition: what to run.
+            input: as for `run`.
+            options: as for `run`, without `session_id` and `run_id`, which follow from this run and place.
+
+        Raises:
+            RunFailed: the child failed.
+            StepOutsideSteps: the tool does not declare `effect="steps"`.
+        """
+        return await self._env.run_child(self, definition, input, options)
+
+
+ContextFn = Callable[[Context[S]], Any]

@@ -1,0 +1,335 @@
+"""The live side of one run: definitions, resources, hooks and settings, which are never recorded.
+
+Every step is performed in an `Env`. What it works out once per agent and run (model, tools, hooks, prompt) is a `Plan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from perdure.agents.agent_loop import AgentLoop, LoopRules
+from perdure.agents.budget import Ledger
+from perdure.agents.context import Context
+from perdure.agents.hooks import HookChain, Hooks, settle
+from perdure.agents.state_kind import StateKind
+from perdure.agents.tool import Tool
+from perdure.agents.toolsets import Toolset
+from perdure.durable.drive import RunIO
+from perdure.durable.step import Body
+from perdure.models.model import DEFAULT_SETTINGS, Model, ModelSettings, ToolSpec
+from perdure.types.base import encode_json
+from perdure.types.errors import DefinitionError, NoModel, UnknownName
+from perdure.types.messages import Message, TextMessage, ToolCall
+
+if TYPE_CHECKING:
+    from perdure.agents.agent import Agent
+    from perdure.agents.context import Context as AnyContext
+    from perdure.agents.network import Network
+    from perdure.agents.network_loop import NetworkLoop
+    from perdure.agents.output import Output
+    from perdure.agents.result import AgentResult
+    from perdure.agents.running import Running
+    from perdure.durable.kernel import Kernel
+    from perdure.types.waits import WaitAnswer
+
+
+class Toolbox(NamedTuple):
+    """The tools of one inference: by name, as a model sees them, and the hash and text of that."""
+
+    tools: Mapping[str, Tool[..., Any, Any]]
+    specs: tuple[ToolSpec, ...]
+    digest: str | None
+    text: str
+
+
+EMPTY_TOOLBOX = Toolbox({}, (), None, "")
+
+
+def text_hash(text: str) -> str:
+    """The hash under which a text is kept once."""
+    return blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def make_toolbox(tools: Sequence[Tool[..., Any, Any]], agent: str, output: Output | None) -> Toolbox:
+    """Collect the tools of an inference.
+
+    Raises:
+        DefinitionError: two tools have one name.
+    """
+    by_name: dict[str, Tool[..., Any, Any]] = {}
+    for one in tools:
+        if one.name in by_name:
+            raise DefinitionError(
+                f"Agent({agent!r}): two tools are named {one.name!r}; put one into a toolset and use .prefixed(…)."
+            )
+        by_name[one.name] = one
+    specs = tuple(one.spec for one in by_name.values())
+    if output is not None:
+        specs = (*specs, output.tool)
+    if not specs:
+        return EMPTY_TOOLBOX
+    text = encode_json(specs).decode()
+    return Toolbox(by_name, specs, text_hash(text), text)
+
+
+class Plan:
+    """What is worked out once per agent and run."""
+
+    __slots__ = ("agent", "chain", "dynamic", "model", "output", "settings", "system", "toolbox", "via_tool")
+
+    def __init__(self, env: Env, agent: Agent[Any, Any]) -> None:
+        self.agent = agent
+        self.model = env.model_for(agent)
+        self.settings = env.settings_for(agent)
+        self.chain = HookChain((*env.hooks, *agent.hooks)) if env.hooks or agent.hooks else NO_HOOKS
+        self.output: Output | None = agent.cached("output", lambda: output_of(agent)) or None
+        self.via_tool = False
+        if self.output is not None:
+            native = self.model.capabilities.structured_output
+            self.via_tool = native == "no" or (native == "alone" and bool(agent.tools))
+        self.dynamic = any(isinstance(one, Toolset) for one in agent.tools)
+        self.toolbox = EMPTY_TOOLBOX
+        if not self.dynamic and (agent.tools or self.via_tool):
+            self.toolbox = agent.cached(f"toolbox:{self.via_tool}", self._static_toolbox)
+        self.system: TextMessage | None = None
+        if isinstance(agent.system, str) and env.turn_prompt is None:
+            self.system = agent.cached("system", lambda: TextMessage("system", agent.system))  # type: ignore[arg-type]
+
+    def _static_toolbox(self) -> Toolbox:
+        tools = [one for one in self.agent.tools if isinstance(one, Tool)]
+        return make_toolbox(tools, self.agent.name, self.output if self.via_tool else None)
+
+
+def output_of(agent: Agent[Any, Any]) -> Output | bool:
+    """How an agent's structured answers are read; False for text."""
+    if agent.output_type is str:
+        return False
+    from perdure.agents.output import Output
+
+    return Output(agent.output_type)
+
+
+NO_HOOKS = HookChain(())
+
+
+class Env:
+    """Everything live that the steps of one run need."""
+
+    __slots__ = (
+        "_acquired",
+        "_plans",
+        "agents",
+        "children",
+        "definition",
+        "fallback",
+        "hooks",
+        "kernel",
+        "kind",
+        "ledger",
+        "loop",
+        "model",
+        "network",
+        "options",
+        "resources",
+        "router",
+        "routing_agents",
+        "run_id",
+        "session_id",
+        "settings",
+        "thread_id",
+        "turn_prompt",
+        "user_id",
+    )
+
+    def __init__(
+        self,
+        *,
+        kernel: Kernel,
+        definition: Agent[Any, Any] | Network[Any, Any],
+        network: Network[Any, Any] | None,
+        agents: dict[str, Agent[Any, Any]],
+        kind: StateKind[Any],
+        hooks: tuple[Hooks, ...],
+        ledger: Ledger,
+        run_id: str,
+        session_id: str,
+        options: Mapping[str, Any],
+    ) -> None:
+        self.kernel = kernel
+        self.definition = definition
+        self.network = network
+        self.agents = agents
+        self.kind = kind
+        self.hooks = hooks
+        self.ledger = ledger
+        self.run_id = run_id
+        self.session_id = session_id
+        self.options = options
+        self.user_id: str | None = options.get("user_id")
+        self.model: Model | None = resolve(options.get("model"))
+        self.settings: ModelSettings | None = options.get("settings")
+        self.resources: Sequence[Any] = options.get("resources") or ()
+        self.router: Any = options.get("router")
+        self.thread_id: str | None = None
+        self.turn_prompt: str | None = None
+        self.fallback: Model | None = None
+        self.children: dict[str, Running] = {}
+        self.loop: NetworkLoop | None = None
+        self.routing_agents: dict[str, Any] = {}
+        self._plans: dict[int, Plan] = {}
+        self._acquired: list[Toolset[Any]] = []
+
+    # -- looking up --------------------------------------------------------------------------------------------------
+
+    def agent_of(self, loop: AgentLoop) -> Agent[Any, Any]:
+        """The agent whose turn a loop is."""
+        if loop.prefix.startswith("route/"):
+            return self.routing_agents[loop.rules.agent].agent
+        return self.find_agent(loop.rules.agent, loop.args)
+
+    def find_agent(self, name: str, args: dict[str, Any] | None = None) -> Agent[Any, Any]:
+        """Find an agent by the name in a decision, building it if the network can.
+
+        Raises:
+            UnknownName: nobody has this name and the network builds none.
+        """
+        if args is None:
+            found = self.agents.get(name)
+            if found is not None:
+                return found
+        if self.network is not None and self.network.resolve is not None:
+            key = f"{name}:{encode_json(args).decode()}"
+            if key not in self.agents:
+                self.agents[key] = self.network.resolve(name, args or {})
+            return self.agents[key]
+        raise UnknownName("agent", name, list(self.agents))
+
+    def rules(self, name: str, args: dict[str, Any] | None = None) -> LoopRules:
+        """What the loop must know of an agent."""
+        agent = self.find_agent(name, args)
+        max_iter = self.options["max_iter"] if self.network is None and "max_iter" in self.options else agent.max_iter
+        finish = any(one.on_finish is not None for one in (*self.hooks, *agent.hooks))
+        return LoopRules(
+            agent.name if args is None else name,
+            max_iter,
+            agent.parallel_tools,
+            agent.stop_when,
+            finish,
+            False,
+            agent.output_retries,
+        )
+
+    def routing_rules(self, name: str) -> LoopRules:
+        """What the loop must know of a routing agent: it is asked again only while its calls fail."""
+        return LoopRules(name, 3, False, once_chosen=True)
+
+    def plan(self, agent: Agent[Any, Any]) -> Plan:
+        """What is worked out once for an agent in this run."""
+        found = self._plans.get(id(agent))
+        if found is None:
+            found = self._plans[id(agent)] = Plan(self, agent)
+        return found
+
+    def model_for(self, agent: Agent[Any, Any]) -> Model:
+        """The model that answers for an agent: the run's, its own, the network's.
+
+        Raises:
+            NoModel: nobody named one.
+        """
+        if self.model is not None:
+            return self.model
+        chosen = agent.model
+        if chosen is None and self.network is not None:
+            chosen = self.network.model
+        model = resolve(chosen) or self.fallback
+        if model is None:
+            at = f" in network {self.network.name!r}" if self.network is not None else ""
+            raise NoModel(
+                f"Agent {agent.name!r}{at} has no model. Give one to the run (model=…), to the agent, or to the "
+                'network, such as "openai:gpt-5-mini".'
+            )
+        return model
+
+    def settings_for(self, agent: Agent[Any, Any]) -> ModelSettings:
+        """The parameters of inference: the run's over the agent's."""
+        base = agent.settings
+        if base is None:
+            return self.settings or DEFAULT_SETTINGS
+        return base.merged(self.settings)
+
+    def transcript(self) -> Sequence[Message]:
+        """The conversation so far, without the turns that are going on."""
+        return self.loop.transcript if self.loop is not None else ()
+
+    def results(self) -> Sequence[AgentResult]:
+        """What agents have done so far, those given with the state first."""
+        earlier: Sequence[AgentResult] = self.options.get("results", ())
+        return [*earlier, *(self.loop.results if self.loop is not None else ())]
+
+    def answers(self) -> Mapping[str, WaitAnswer]:
+        """How waits of this run and its children were answered so far."""
+        return self.loop.answers if self.loop is not None else {}
+
+    async def available(self, ctx: Context[Any]) -> list[Agent[Any, Any]]:
+        """The agents of the network that are enabled now."""
+        found: list[Agent[Any, Any]] = []
+        for agent in (self.network.agents if self.network is not None else self.agents).values():
+            enabled = agent.enabled
+            if enabled is True or (callable(enabled) and await settle(enabled(ctx))):
+                found.append(agent)
+        return found
+
+    # -- tools and their bodies --------------------------------------------------------------------------------------
+
+    async def toolbox(self, plan: Plan, ctx: AnyContext[Any]) -> Toolbox:
+        """The tools of an agent now; toolsets are acquired at first use and listed each time."""
+        if not plan.dynamic:
+            return plan.toolbox
+        listed: list[Tool[..., Any, Any]] = []
+        for one in plan.agent.tools:
+            if isinstance(one, Toolset):
+                if one not in self._acquired:
+                    await one.acquire()
+                    self._acquired.append(one)
+                listed += await one.list_tools(ctx)
+            else:
+                listed.append(one)
+        plan.toolbox = make_toolbox(listed, plan.agent.name, plan.output if plan.via_tool else None)
+        return plan.toolbox
+
+    async def release(self) -> None:
+        """Give back what the run has acquired."""
+        while self._acquired:
+            await self._acquired.pop().release()
+
+    def body(self, io: RunIO | None, key: str, call: ToolCall | None) -> Body:
+        """Open the body of a tool, for its inner steps.
+
+        Raises:
+            DefinitionError: there is no run to keep steps in, or this is not a tool.
+        """
+        if io is None or self.loop is None:
+            raise DefinitionError("Steps need a run: this context was made for testing a tool alone.")
+        name = call.name if call is not None else key
+        effect = "steps"
+        if call is not None:
+            known = [plan.toolbox.tools[name] for plan in self._plans.values() if name in plan.toolbox.tools]
+            effect = known[0].effect if known else "once"
+        return Body(io, key, effect, self.loop.steps, name)
+
+    async def run_child(self, ctx: Context[Any], definition: Any, input: Any, options: Mapping[str, Any]) -> Any:
+        """Run a definition as a child of this run."""
+        from perdure.agents.children import run_child
+
+        return await run_child(self, ctx, definition, input, options)
+
+
+def resolve(model: Model | str | None) -> Model | None:
+    """Turn `"provider:name"` into a model."""
+    if not isinstance(model, str):
+        return model
+    from perdure.models.resolve import resolve_model
+
+    return resolve_model(model)

@@ -1,0 +1,110 @@
+"""A handle on a run that goes on in the background."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Generic, cast
+
+from typing_extensions import TypeVar
+
+from perdure.agents.outcome import RunResult, raise_for
+from perdure.types.events import TERMINAL, AnyEvent
+from perdure.types.records import RunStatus
+
+if TYPE_CHECKING:
+    from perdure.agents.running import Running
+
+Out = TypeVar("Out", default=Any)
+S = TypeVar("S", default=Any)
+
+
+class Run(Generic[Out, S]):
+    """A run in the background: its id, status, events and result; it can be cancelled.
+
+    Every reader of `events()` gets all events from the beginning, and then follows.
+    """
+
+    def __init__(self, running: Running) -> None:
+        self._running = running
+        self._events: deque[AnyEvent] = deque()
+        self._more = asyncio.Event()
+        self._over = False
+        running.sink = self._take
+        self._task: asyncio.Task[RunResult[Any, Any]] = asyncio.create_task(
+            running.drive(), name=f"perdure-{running.env.run_id}"
+        )
+        self._task.add_done_callback(self._end)
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self._running.env.run_id
+
+    @property
+    def session_id(self) -> str:
+        """The session that it belongs to."""
+        return self._running.env.session_id
+
+    @property
+    def status(self) -> RunStatus:
+        """Where the run is."""
+        if not self._task.done():
+            return "running"
+        if self._task.cancelled() or self._task.exception() is not None:
+            return "cancelled" if self._task.cancelled() else "failed"
+        return self._task.result().status
+
+    async def events(self) -> AsyncIterator[AnyEvent]:
+        """Follow the run from its beginning to its terminal event; does not raise when the run fails."""
+        place = 0
+        while True:
+            while place < len(self._events):
+                event = self._events[place]
+                place += 1
+                yield event
+                if isinstance(event, TERMINAL) and event.run_id == self.id:
+                    return
+            if self._over:
+                return
+            more = self._more
+            await more.wait()
+
+    async def result(self) -> RunResult[Out, S]:
+        """Wait for the run's end, or until it waits for somebody outside.
+
+        Raises:
+            RunFailed: the run failed.
+            RunCancelled: the run was cancelled or passed its deadline.
+        """
+        await asyncio.wait([self._task])
+        if self._task.cancelled():
+            raise asyncio.CancelledError
+        result = self._task.result()
+        raise_for(result, self._running.definition.name, self._running.cause, self._running.loop.error)
+        return cast("RunResult[Out, S]", result)
+
+    async def cancel(self) -> None:
+        """Stop the run: what is running is cut off, what is finished is kept; returns when it is closed."""
+        if not self._task.done():
+            await asyncio.sleep(0)  # let a run that has just been made begin, so that it is closed by its own hand
+            if self._running.io is not None:
+                self._running.io.ask_stop("cancelled")
+            else:
+                self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def _take(self, event: AnyEvent) -> None:
+        self._events.append(event)
+        more, self._more = self._more, asyncio.Event()
+        more.set()
+
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        self._over = True
+        self._more.set()
+        if not task.cancelled():
+            task.exception()  # read here so that it is not reported as unseen: result() raises it
+
+    def __repr__(self) -> str:
+        return f"Run({self.id!r}, status={self.status!r})"

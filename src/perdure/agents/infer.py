@@ -1,0 +1,364 @@
+"""Performs one inference, whole: prompt, start hooks, model with retries, response hooks, validation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, cast
+
+from perdure.agents.agent_loop import AgentLoop
+from perdure.agents.context import Context
+from perdure.agents.env import Env, Plan, Toolbox
+from perdure.agents.hooks import Stop, settle
+from perdure.agents.output import ANSWER_TOOL
+from perdure.agents.prompt import prompt_ref
+from perdure.agents.result import AgentResult, final_text
+from perdure.durable.drive import RunIO
+from perdure.durable.retry import MODEL_BACKOFF
+from perdure.models.model import Model, ModelRequest
+from perdure.types import events as ev
+from perdure.types.assemble import Assembler
+from perdure.types.base import Json
+from perdure.types.chunks import ModelEvent, ReasoningChunk, Restarted, TextChunk, ToolCallChunk
+from perdure.types.errors import BadResponse, DefinitionError, ModelError, ModelRetry, ModelTimeout, OutputInvalid
+from perdure.types.messages import Message, TextMessage, ToolCallMessage, ToolResultMessage
+from perdure.types.records import InferenceDone
+from perdure.types.usage import Usage
+
+
+async def infer(env: Env, loop: AgentLoop, key: str, io: RunIO) -> InferenceDone:
+    """Perform one inference of an agent's turn.
+
+    Returns:
+        The record that closes it; cut off, it holds the text so far.
+
+    Raises:
+        ModelError: the model failed for good.
+        OutputInvalid: the answer did not fit the output type, also after retries.
+        Exception: whatever a prompt function or a hook raised.
+    """
+    agent = env.agent_of(loop)
+    over = env.ledger.exceeded()
+    if over is not None:
+        return InferenceDone(agent.name, stop="budget", stop_detail=over)
+    plan = env.plan(agent)
+    ctx: Context[Any] = Context(env, io, key, loop, loop.doc)
+    toolbox = await env.toolbox(plan, ctx) if plan.dynamic else plan.toolbox
+    system = plan.system if plan.system is not None else await _system(env, plan, ctx)
+    messages: tuple[Message, ...] = (*loop.transcript, *loop.said)
+    count = len(messages)
+    prompt = messages if system is None else (system, *messages)
+    changed = False
+    for hook in plan.chain.on_start:
+        answer = await settle(hook(ctx, list(prompt)))
+        if isinstance(answer, Stop):
+            return InferenceDone(
+                agent.name,
+                stop="hook",
+                stop_detail=answer.reason,
+                patch=ctx.patch(),
+                scheduled=ctx.take_scheduled(),
+            )
+        if answer is not None:
+            prompt = _checked(answer, "on_start")
+            changed = True
+
+    request = _request(env, plan, toolbox, loop, prompt)
+    answer = _Answer(io, key, agent.name, plan.model)
+    try:
+        await answer.collect(request)
+    except asyncio.CancelledError:
+        if not io.interrupted():
+            raise
+        return _cut_off(env, answer, prompt, count, changed, toolbox, ctx)
+    said = answer.assembler.messages()
+    finished = answer.assembler.finished
+    assert finished is not None  # collect() raises without it
+    usage = _usage(finished.usage, plan.model, env)
+    env.ledger.charge(usage)
+    if plan.chain.on_response:
+        result = AgentResult(agent.name, said, f"{env.run_id}/{key}", io.kernel.clock.now(), usage=usage)
+        for hook in plan.chain.on_response:
+            result = _result(await settle(hook(ctx, result)), result, "on_response")
+        said = result.messages
+    done = InferenceDone(
+        agent.name,
+        said,
+        answer.assembler.finish,
+        finished.model or plan.model.name,
+        finished.provider or plan.model.provider,
+        usage,
+        *prompt_ref(env, prompt, messages, changed, toolbox),
+        ctx.patch() if ctx._state is not None else None,  # pyright: ignore[reportPrivateUsage]
+        ctx.take_scheduled() if ctx._scheduled else (),  # pyright: ignore[reportPrivateUsage]
+    )
+    return _structured(plan, loop, done) if plan.output is not None else done
+
+
+async def _system(env: Env, plan: Plan, ctx: Context[Any]) -> TextMessage | None:
+    """Make the system message: the agent's prompt, then what the user's message asks for this turn."""
+    system = plan.agent.system
+    text = system if isinstance(system, str) or system is None else await settle(system(ctx))
+    if text is not None and not isinstance(text, str):
+        raise DefinitionError(
+            f"The system prompt function of agent {plan.agent.name!r} returned {type(text).__name__}; return text."
+        )
+    pieces = [piece for piece in (text, env.turn_prompt) if piece]
+    return TextMessage("system", "\n\n".join(pieces)) if pieces else None
+
+
+def _request(env: Env, plan: Plan, toolbox: Toolbox, loop: AgentLoop, prompt: tuple[Message, ...]) -> ModelRequest:
+    agent = plan.agent
+    choice: str = env.options.get("tool_choice") or agent.tool_choice
+    if loop.inferences > 0 and choice != "none":
+        choice = "auto"  # a forced choice holds for the first inference, or the turn would never end
+    if plan.via_tool and choice == "auto":
+        choice = "any"
+    return ModelRequest(
+        prompt,
+        toolbox.specs,
+        choice if toolbox.specs else "auto",
+        plan.output.spec if plan.output is not None and not plan.via_tool else None,
+        agent.prefill,
+        plan.settings,
+    )
+
+
+class _Answer:
+    """One answer as it comes in: collected, shown, and asked for again after a failure that may pass."""
+
+    __slots__ = ("agent", "assembler", "at", "io", "key", "message_id", "model", "names", "streamed")
+
+    def __init__(self, io: RunIO, key: str, agent: str, model: Model) -> None:
+        self.io = io
+        self.key = key
+        self.agent = agent
+        self.model = model
+        self.assembler = Assembler()
+        self.streamed = False
+        self.names: dict[int, tuple[str, str]] = {}
+        self.message_id = f"{io.token.run_id}/{key}"
+        self.at: dict[str, Any] = {}
+
+    async def collect(self, request: ModelRequest) -> None:
+        """Ask until there is an answer.
+
+        Raises:
+            ModelError: it failed for good.
+        """
+        settings = request.settings
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await self._attempt(request)
+            except ModelError as error:
+                if not error.retryable or attempt > settings.retries:
+                    error.add_note(f"attempt {attempt} of {settings.retries + 1}")
+                    raise
+                self.reset(str(error))
+                wait = MODEL_BACKOFF.wait(attempt, error.retry_after)
+                await self.io.attempt_failed(self.key, attempt, error, wait)
+
+    async def _attempt(self, request: ModelRequest) -> None:
+        io, model = self.io, self.model
+        add = self.assembler.add
+        if io.projector is not None:
+            io.emit(io.projector.begin_message(self.key, self.agent))
+            self.at = {
+                "run_id": io.token.run_id,
+                "session_id": io.token.session_id,
+                "agent": self.agent,
+                "step": self.key,
+                "message_id": self.message_id,
+            }
+        prefill = request.prefill if model.capabilities.prefill else None
+        stream = model.stream(request)
+        try:
+            async with asyncio.timeout(request.settings.timeout):
+                async for piece in stream:
+                    if prefill and type(piece) is TextChunk:
+                        piece = TextChunk(prefill + piece.text, piece.block, piece.opaque)
+                        prefill = None
+                    add(piece)
+                    if io.sink is not None:
+                        self.show(piece)
+        except TimeoutError as error:
+            seconds = request.settings.timeout
+            raise ModelTimeout(
+                f"no whole answer within {seconds:g} s", provider=model.provider, model=model.name
+            ) from error
+        except (AttributeError, TypeError) as error:
+            if isinstance(stream, (str, bytes)) or not hasattr(stream, "__aiter__"):
+                raise BadResponse(
+                    f"stream() returned {type(stream).__name__}, not an async iterator",
+                    provider=model.provider,
+                    model=model.name,
+                ) from error
+            raise
+        finally:
+            close = getattr(stream, "aclose", None)
+            if close is not None and self.assembler.finished is None:
+                await close()
+        if self.assembler.finished is None:
+            raise BadResponse("the answer broke off before its end", provider=model.provider, model=model.name)
+
+    def reset(self, reason: str) -> None:
+        """Void what was streamed."""
+        if self.streamed and self.io.sink is not None and not self.key.startswith("route/"):
+            self.io.emit([ev.MessageReset(reason=reason, **self.at)])
+        self.assembler = Assembler()
+        self.streamed = False
+        self.names = {}
+
+    def show(self, piece: ModelEvent) -> None:
+        """Show a piece to whoever listens; a routing agent's are not part of the conversation."""
+        if self.key.startswith("route/"):
+            return
+        emit, at = self.io.emit, self.at
+        if isinstance(piece, TextChunk):
+            if piece.text:
+                self.streamed = True
+                emit([ev.TextDelta(text=piece.text, **at)])
+        elif isinstance(piece, ReasoningChunk):
+            if piece.text:
+                self.streamed = True
+                emit([ev.ReasoningDelta(text=piece.text, **at)])
+        elif isinstance(piece, ToolCallChunk):
+            self.streamed = True
+            if piece.block not in self.names and piece.name:
+                self.names[piece.block] = (piece.name, piece.id or f"call_{len(self.names)}")
+                name, call_id = self.names[piece.block]
+                emit([ev.ToolCallStarted(tool=name, call_id=call_id, **at)])
+            if piece.arguments and piece.block in self.names:
+                emit([ev.ToolArgsDelta(text=piece.arguments, call_id=self.names[piece.block][1], **at)])
+        elif isinstance(piece, Restarted):
+            if self.streamed:
+                emit([ev.MessageReset(reason=piece.reason, **at)])
+            self.streamed = False
+            self.names = {}
+
+
+def _cut_off(
+    env: Env,
+    answer: _Answer,
+    prompt: tuple[Message, ...],
+    count: int,
+    changed: bool,
+    toolbox: Toolbox,
+    ctx: Context[Any],
+) -> InferenceDone:
+    """Keep what was said before the stop; calls that were not complete are dropped."""
+    model = answer.model
+    usage = Usage(model_calls=1, input_tokens=_estimate(prompt), output_tokens=len(answer.assembler.text) // 4)
+    env.ledger.charge(usage)
+    return InferenceDone(
+        answer.agent,
+        answer.assembler.without_calls(),
+        "stop",
+        model.name,
+        model.provider,
+        usage,
+        interrupted=True,
+        scheduled=ctx.take_scheduled(),
+    )
+
+
+def _estimate(prompt: Sequence[Message]) -> int:
+    return sum(len(one.text) for one in prompt if isinstance(one, TextMessage)) // 4
+
+
+def _usage(usage: Usage, model: Model, env: Env) -> Usage:
+    """Count one call, and price it where a price is known."""
+    cost = usage.cost
+    if cost is None:
+        prices = getattr(model, "prices", None)
+        if prices is not None:
+            cost = prices.cost(usage)
+        elif env.ledger.counts_cost:
+            from perdure.models.call import price_of
+
+            cost = price_of(model, usage)
+    return Usage(
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.cache_read_tokens,
+        usage.cache_write_tokens,
+        usage.reasoning_tokens,
+        1,
+        0,
+        cost,
+    )
+
+
+def _structured(plan: Plan, loop: AgentLoop, done: InferenceDone) -> InferenceDone:
+    """Check a structured answer, or say what the model must correct."""
+    import msgspec
+
+    output = plan.output
+    assert output is not None
+    if plan.via_tool:
+        return _by_tool(plan, loop, done)
+    if any(isinstance(one, ToolCallMessage) for one in done.messages) or done.stop:
+        return done
+    try:
+        value = output.check_text(final_text(done.messages))
+    except ModelRetry as problem:
+        _give_up(plan, loop, problem, done)
+        feedback = TextMessage("user", str(problem))
+        return msgspec.structs.replace(done, feedback=(feedback,))
+    return msgspec.structs.replace(done, has_output=True, output=value)
+
+
+def _by_tool(plan: Plan, loop: AgentLoop, done: InferenceDone) -> InferenceDone:
+    import msgspec
+
+    output = plan.output
+    assert output is not None
+    calls = [call for one in done.messages if isinstance(one, ToolCallMessage) for call in one.tools]
+    answers = [call for call in calls if call.name == ANSWER_TOOL]
+    if not calls:
+        problem = ModelRetry(f"Give the final answer by calling the tool {ANSWER_TOOL!r}.")
+        _give_up(plan, loop, problem, done)
+        return msgspec.structs.replace(done, feedback=(TextMessage("user", str(problem)),))
+    found: Json = None
+    has_output = False
+    answered: list[ToolResultMessage] = []
+    for call in answers:
+        content: dict[str, Any] = {"data": "accepted"}
+        try:
+            if has_output:
+                raise ModelRetry("The final answer was given already.")
+            found = output.check(call.input)
+            has_output = True
+        except ModelRetry as problem:
+            if not has_output:
+                _give_up(plan, loop, problem, done)
+            content = {"error": {"name": "ModelRetry", "message": str(problem)}}
+        answered.append(ToolResultMessage(call, content))
+    return msgspec.structs.replace(done, has_output=has_output, output=found, answered=tuple(answered))
+
+
+def _give_up(plan: Plan, loop: AgentLoop, problem: ModelRetry, done: InferenceDone) -> None:
+    if loop.feedbacks >= plan.agent.output_retries:
+        raise OutputInvalid(
+            f"Agent {plan.agent.name!r}: {done.provider}:{done.model} gave no valid answer in "
+            f"{loop.feedbacks + 1} attempts; the last problem: {problem}"
+        )
+
+
+def _checked(answer: Any, hook: str) -> tuple[Message, ...]:
+    if isinstance(answer, Sequence) and not isinstance(answer, (str, bytes)):
+        messages = tuple(cast("Sequence[Any]", answer))
+        kinds = (TextMessage, ToolCallMessage, ToolResultMessage)
+        if all(isinstance(one, kinds) or type(one).__name__ == "ReasoningMessage" for one in messages):
+            return messages
+    raise DefinitionError(f"The hook {hook} returned {type(answer).__name__}; return messages, Stop(…), or nothing.")
+
+
+def _result(answer: Any, before: AgentResult, hook: str) -> AgentResult:
+    if answer is None:
+        return before
+    if isinstance(answer, AgentResult):
+        return answer
+    raise DefinitionError(f"The hook {hook} returned {type(answer).__name__}; return an AgentResult or nothing.")

@@ -1,0 +1,362 @@
+"""The network loop as a pure fold: router, agents, queue. A stand-alone agent is a network of one without a router.
+
+The router is asked before the first agent and after every turn; what it picks goes to the end of the queue, and the
+queue is first in, first out. Places: `route/<n>` is the n-th decision (a routing agent's inferences lie below it),
+`agent/<i>` the i-th turn, `agent/<i>/<n>` the n-th of several agents that run at once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from perdure.agents.agent_loop import AgentLoop, LoopRules
+from perdure.agents.patch import Reducers, apply, diff, merge
+from perdure.agents.result import AgentResult
+from perdure.durable.program import Action, Do, Finish, Keep, Waiting
+from perdure.types.base import Json
+from perdure.types.events import AnyEvent, StateConflict
+from perdure.types.messages import Message
+from perdure.types.records import (
+    AgentDone,
+    Answered,
+    CancelAsked,
+    ChildDone,
+    ErrorInfo,
+    InferenceDone,
+    Pick,
+    Record,
+    RouteDone,
+    RunFinished,
+    RunStarted,
+    RunStatus,
+    StepDone,
+    StepFailed,
+    StopReason,
+    ToolDone,
+    WaitOpened,
+)
+from perdure.types.usage import Usage
+from perdure.types.waits import Wait, WaitAnswer
+
+
+class RunRules(NamedTuple):
+    """What the loop must know of the definition.
+
+    `first` is the agent of a stand-alone run, None for a network; `max_iter` the most agent turns (None or 0: no
+    limit); `rules` looks up an agent's rules by the name and arguments of a pick.
+    """
+
+    first: str | None
+    max_iter: int | None
+    rules: Callable[[str, dict[str, Any] | None], LoopRules]
+    routing_rules: Callable[[str], LoopRules]
+    reducers: Reducers
+
+
+class Route(NamedTuple):
+    """The note of a routing decision; `asked` is the turn of the routing agent that was asked, if it is over."""
+
+    number: int
+    asked: AgentLoop | None
+    agent: str | None
+
+
+class NetworkLoop:
+    """The state of one run: folded from its records, never written to otherwise."""
+
+    __slots__ = (
+        "agent",
+        "answers",
+        "asking",
+        "call_count",
+        "current",
+        "doc",
+        "error",
+        "finished",
+        "group_doc",
+        "queue",
+        "results",
+        "routed",
+        "routes",
+        "rules",
+        "run_id",
+        "started",
+        "steps",
+        "stop_detail",
+        "stop_reason",
+        "stopping",
+        "texts",
+        "transcript",
+        "usage",
+    )
+
+    def __init__(self, rules: RunRules) -> None:
+        self.rules = rules
+        self.run_id = ""
+        self.started: RunStarted | None = None
+        self.transcript: list[Message] = []
+        self.doc: Json = None
+        self.group_doc: Json = None
+        self.queue: deque[Pick] = deque()
+        self.current: list[AgentLoop] = []
+        self.asking: AgentLoop | None = None
+        self.agent: AgentLoop | None = None
+        self.results: list[AgentResult] = []
+        self.call_count = 0
+        self.routes = 0
+        self.routed = False
+        self.usage = Usage()
+        self.texts: set[str] = set()
+        self.steps: dict[str, StepDone | ChildDone] = {}
+        self.answers: dict[str, WaitAnswer] = {}
+        self.stopping: StopReason | None = None
+        self.stop_reason: StopReason = "router"
+        self.stop_detail = ""
+        self.error: ErrorInfo | None = None
+        self.finished: RunFinished | None = None
+
+    # -- what next ---------------------------------------------------------------------------------------------------
+
+    def next(self) -> Action:
+        """Say what the run wants now."""
+        if self.stopping is not None:
+            return self._closing()
+        if self.current:
+            return self._agents()
+        if self.rules.first is not None:
+            return self._finish()
+        if self.asking is not None:
+            return self._ask(self.asking)
+        if self.routed or self._spent():
+            return self._finish()
+        return Do(f"route/{self.routes}", Route(self.routes, None, None))
+
+    def _agents(self) -> Action:
+        if len(self.current) == 1:
+            action = self.current[0].next()
+            return action if action is not None else self._finish()
+        ready: list[Do] = []
+        waits: list[Wait] = []
+        for loop in self.current:
+            action = loop.next()
+            if isinstance(action, Keep):
+                return action
+            if isinstance(action, Do):
+                ready.append(action)
+            elif isinstance(action, Waiting):
+                waits += action.waits
+            elif action is not None:
+                ready += action
+        return ready or Waiting(tuple(waits))
+
+    def _ask(self, loop: AgentLoop) -> Action:
+        action = loop.next()
+        if isinstance(action, Keep) and action.key == loop.prefix:  # its turn is over: no record, only the decision
+            return Do(loop.prefix, Route(self.routes, loop, loop.rules.agent))
+        assert action is not None
+        return action
+
+    def _closing(self) -> Action:
+        reason = self.stopping or "cancelled"
+        for loop in [*self.current, *([self.asking] if self.asking is not None else [])]:
+            open_call = loop.abandon("interrupted", _WHY.get(reason, "The run ended before this call was answered."))
+            if open_call is not None:
+                return open_call
+        for loop in self.current:
+            if loop.phase != "done":
+                loop.end(reason, self.stop_detail)
+                return Keep(loop.prefix, loop.closing())
+        return self._finish()
+
+    def _finish(self) -> Finish:
+        status: RunStatus = "completed"
+        reason = self.stop_reason
+        if self.stopping is not None:
+            reason = self.stopping
+            status = "failed" if reason == "error" else "completed" if reason == "budget" else "cancelled"
+        last = self.agent
+        has_output = last is not None and last.has_output
+        output = last.output if last is not None and has_output else self.results[-1].text if self.results else ""
+        error = self.error if status == "failed" else None
+        return Finish(RunFinished(status, reason, has_output, output, self.total_usage, error))
+
+    @property
+    def total_usage(self) -> Usage:
+        """What the run has consumed, child runs included."""
+        total = self.usage
+        for loop in self.current:
+            total += loop.usage
+        return total + self.asking.usage if self.asking is not None else total
+
+    def _spent(self) -> bool:
+        if self.rules.max_iter and self.call_count >= self.rules.max_iter:
+            self.stop_reason = "max_iter"
+            return True
+        return False
+
+    # -- folding -----------------------------------------------------------------------------------------------------
+
+    def fold(self, record: Record) -> Sequence[AnyEvent]:
+        """Take one record of the run."""
+        payload = record.payload
+        if isinstance(payload, (InferenceDone, ToolDone, WaitOpened)):
+            return self._step(record)
+        if isinstance(payload, AgentDone):
+            return self._agent_done(record, payload)
+        if isinstance(payload, RouteDone):
+            self._routed(payload)
+        elif isinstance(payload, RunStarted):
+            self._start(record, payload)
+        elif isinstance(payload, Answered):
+            self.answers.setdefault(payload.wait_id, payload.answer)
+            for loop in self.current:
+                loop.fold(record)
+        elif isinstance(payload, StepFailed):
+            if self.stopping is None:
+                self.stopping = "error"
+            self.error = self.error or payload.error
+        elif isinstance(payload, CancelAsked):
+            self.stopping = payload.reason
+            self.stop_detail = payload.detail
+        elif isinstance(payload, (StepDone, ChildDone)):
+            self.steps[record.key or ""] = payload
+        elif isinstance(payload, RunFinished):
+            self.finished = payload
+        return ()
+
+    def _start(self, record: Record, payload: RunStarted) -> None:
+        self.started = payload
+        self.run_id = record.run_id
+        self.transcript = [*payload.history, *payload.messages]
+        self.doc = payload.state
+        if self.rules.first is not None:
+            self._begin(Pick((self.rules.first,)))
+
+    def _step(self, record: Record) -> Sequence[AnyEvent]:
+        payload = record.payload
+        key = record.key or ""
+        loop = self._loop_of(key)
+        notes = loop.fold(record)
+        if isinstance(payload, InferenceDone) and payload.texts:
+            self.texts.update(payload.texts)
+        if loop.scheduled:
+            self._schedule(loop)
+        return notes
+
+    def _loop_of(self, key: str) -> AgentLoop:
+        if len(self.current) == 1:
+            return self.current[0]
+        prefix = key.split("/infer/", 1)[0]
+        for loop in self.current:
+            if loop.prefix == prefix:
+                return loop
+        if self.asking is not None and self.asking.prefix == prefix:
+            return self.asking
+        raise LookupError(f"The record {key!r} belongs to no open agent of run {self.run_id}.")
+
+    def _schedule(self, loop: AgentLoop) -> None:
+        self.queue.extend(Pick((name,)) for name in loop.scheduled)
+        loop.scheduled = []
+
+    def _agent_done(self, record: Record, payload: AgentDone) -> Sequence[AnyEvent]:
+        key = record.key or ""
+        loop = next(one for one in self.current if one.prefix == key)
+        loop.fold(record)
+        if loop.scheduled:
+            self._schedule(loop)
+        if any(one.phase != "done" for one in self.current):
+            return ()
+        return self._group_done(record)
+
+    def _group_done(self, record: Record) -> Sequence[AnyEvent]:
+        loops = self.current
+        notes: list[AnyEvent] = []
+        for loop in loops:
+            self.transcript += loop.said
+            self.usage += loop.usage
+            self.results.append(
+                AgentResult(
+                    loop.rules.agent,
+                    tuple(loop.said),
+                    f"{record.run_id}/{loop.prefix}",
+                    record.created_at,
+                    loop.stop_reason,
+                    loop.usage,
+                )
+            )
+        if len(loops) == 1:
+            self.doc = loops[0].doc
+        else:
+            patches = [diff(self.group_doc, loop.doc) for loop in loops]
+            self.doc, overlaps = merge(self.group_doc, patches, self.rules.reducers)
+            notes += [
+                StateConflict(
+                    path=one.path,
+                    winner=loops[one.winner].prefix,
+                    loser=loops[one.loser].prefix,
+                    run_id=record.run_id,
+                    session_id=record.session_id,
+                )
+                for one in overlaps
+            ]
+        self.agent = loops[-1]
+        self.call_count += len(loops)
+        self.current = []
+        last = self.agent.stop_reason
+        if self.rules.first is not None or last in ("budget",):
+            self.stop_reason = last
+            self.routed = True
+        return notes
+
+    def _routed(self, payload: RouteDone) -> None:
+        if self.asking is not None:
+            self.doc = self.asking.doc
+        if payload.patch:
+            self.doc = apply(self.doc, payload.patch)
+        if payload.ask is not None:
+            rules = self.rules.routing_rules(payload.ask)
+            place = f"route/{self.routes}"
+            self.asking = AgentLoop(rules, self.run_id, place, self.transcript, self.doc, self.rules.reducers)
+            return
+        if self.asking is not None:
+            self.usage += self.asking.usage
+            self.asking = None
+        self.routes += 1
+        self.queue.extend(payload.picks)
+        if payload.reason == "stop_when":
+            self.queue.clear()
+            self.stop_reason = "stop_when"
+            self.routed = True
+        elif self.queue:
+            self._begin(self.queue.popleft())
+        else:
+            self.stop_reason = "router"
+            self.routed = True
+
+    def _begin(self, pick: Pick) -> None:
+        place = f"agent/{self.call_count}"
+        several = len(pick.agents) > 1
+        self.group_doc = self.doc
+        self.current = [
+            AgentLoop(
+                self.rules.rules(name, pick.args),
+                self.run_id,
+                f"{place}/{n}" if several else place,
+                self.transcript,
+                self.doc,
+                self.rules.reducers,
+                pick.args,
+            )
+            for n, name in enumerate(pick.agents)
+        ]
+
+
+_WHY: dict[StopReason, str] = {
+    "cancelled": "The run was cancelled before this call was answered.",
+    "interrupted": "The run was interrupted before this call was answered.",
+    "deadline": "The run's deadline passed before this call was answered.",
+    "budget": "The run's budget was used up before this call was answered.",
+    "error": "The run failed before this call was answered.",
+}

@@ -1,0 +1,191 @@
+"""What a run gives back: one type for agents and networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, cast
+
+from typing_extensions import TypeVar
+
+from perdure.agents.result import AgentResult
+from perdure.agents.state import State
+from perdure.types.errors import DefinitionError, RunCancelled, RunFailed, RunWaiting
+from perdure.types.messages import Message
+from perdure.types.records import RunStatus, StopReason
+from perdure.types.usage import Usage
+from perdure.types.waits import Approve, Deny, Wait, WaitAnswer
+
+if TYPE_CHECKING:
+    from perdure.agents.running import Running
+
+Out = TypeVar("Out", default=Any)
+S = TypeVar("S", default=Any)
+
+
+class RunResult(Generic[Out, S]):
+    """What a run has reached: output, messages, what each agent did, state, usage.
+
+    `messages` is the whole conversation (what was given as `messages=` included), ready to be given to the next run;
+    `new_messages` what this run added. A run that waits has a `status` of `"waiting"` and `waits` to be answered.
+    """
+
+    __slots__ = (
+        "_load",
+        "_output",
+        "_running",
+        "messages",
+        "new_messages",
+        "results",
+        "run_id",
+        "session_id",
+        "state",
+        "status",
+        "stop_detail",
+        "stop_reason",
+        "usage",
+        "user_id",
+        "waits",
+    )
+
+    def __init__(
+        self,
+        *,
+        status: RunStatus,
+        stop_reason: StopReason | None,
+        stop_detail: str,
+        output: Any,
+        load: Callable[[Any], Any] | None,
+        messages: tuple[Message, ...],
+        new_messages: tuple[Message, ...],
+        results: tuple[AgentResult, ...],
+        state: State[S],
+        usage: Usage,
+        waits: tuple[Wait, ...],
+        run_id: str,
+        session_id: str,
+        user_id: str | None,
+        running: Running,
+    ) -> None:
+        self.status: RunStatus = status
+        self.stop_reason = stop_reason
+        self.stop_detail = stop_detail
+        self._output = output
+        self._load = load
+        self.messages = messages
+        self.new_messages = new_messages
+        self.results = results
+        self.state = state
+        self.usage = usage
+        self.waits = waits
+        self.run_id = run_id
+        self.session_id = session_id
+        self.user_id = user_id
+        self._running = running
+
+    @property
+    def output(self) -> Out:
+        """The answer: text, or an object of the output type.
+
+        Raises:
+            RunWaiting: the run waits and has no answer yet.
+            RunFailed: the run ended without an answer of the output type.
+        """
+        if self.status == "waiting":
+            names = ", ".join(f"{wait.tool} ({wait.id})" for wait in self.waits)
+            raise RunWaiting(
+                f"Run {self.run_id} waits for an answer: {names}. Answer with result.resume({{wait.id: Approve()}}) "
+                "or Deny(…).",
+                self,
+            )
+        if self._load is not None:
+            self._output = self._load(self._output)
+            self._load = None
+        return cast("Out", self._output)
+
+    @property
+    def text(self) -> str:
+        """What the last agent said as text; empty if nothing."""
+        return self.results[-1].text if self.results else ""
+
+    async def resume(self, answers: Mapping[str, WaitAnswer] | None = None) -> RunResult[Out, S]:
+        """Answer what the run waits for, and go on until it has answered or waits again.
+
+        Args:
+            answers: by the waits' ids; what is not answered keeps waiting.
+
+        Raises:
+            DefinitionError: the run does not wait, or an id is none of its waits.
+        """
+        given = dict(answers or {})
+        known = {wait.id for wait in self.waits}
+        if self.status != "waiting":
+            raise DefinitionError(f"Run {self.run_id} does not wait; its status is {self.status!r}.")
+        for id, answer in given.items():
+            if id not in known:
+                raise DefinitionError(f"Run {self.run_id} waits for {', '.join(sorted(known))}, not for {id!r}.")
+            if not isinstance(answer, (Approve, Deny)):
+                raise DefinitionError(f"The wait {id!r} is answered with {answer!r}; give Approve() or Deny(why).")
+        return cast("RunResult[Out, S]", await self._running.resume(given))
+
+    def print(self) -> None:
+        """Show the conversation and what it took in the terminal."""
+        import sys
+
+        sys.stdout.write(self.transcript() + "\n")
+
+    def transcript(self) -> str:
+        """Write the run's new messages and what it took as text."""
+        lines = [line for one in self.new_messages for line in _lines(one)]
+        spent = self.usage
+        lines.append(
+            f"— {self.status}"
+            + (f" ({self.stop_reason})" if self.stop_reason else "")
+            + f": {len(self.results)} agents, "
+            f"{spent.model_calls} model calls, {spent.tool_calls} tool calls, {spent.total_tokens} tokens"
+        )
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"RunResult({self.run_id!r}, status={self.status!r}, stop_reason={self.stop_reason!r})"
+
+
+def _lines(message: Message) -> list[str]:
+    from perdure.types.messages import ReasoningMessage, TextMessage, ToolCallMessage, result_text
+
+    if isinstance(message, TextMessage):
+        return [f"{message.role}: {message.text}"]
+    if isinstance(message, ToolCallMessage):
+        return [f"call: {call.name}({result_text(call.input)})" for call in message.tools]
+    if isinstance(message, ReasoningMessage):
+        return [f"thought: {message.content}"] if message.content else []
+    return [f"result: {message.tool.name} → {_short(result_text(message.content))}"]
+
+
+def _short(text: str, most: int = 300) -> str:
+    return text if len(text) <= most else text[:most] + "…"
+
+
+def raise_for(result: RunResult[Any, Any], definition: str, cause: BaseException | None, error: Any) -> None:
+    """Raise if a run failed or was cancelled; the exception carries the partial result."""
+    if result.status == "failed":
+        name = getattr(error, "type", "Error")
+        message = getattr(error, "message", "unknown")
+        where = getattr(error, "where", "")
+        failure = RunFailed(
+            f"{definition!r} failed" + (f" in step {where}" if where else "") + f": {name}: {message}", result
+        )
+        failure.add_note(f"run {result.run_id}, session {result.session_id}; .result holds what was reached")
+        raise failure from cause
+    if result.status == "cancelled":
+        why = {
+            "deadline": "its deadline passed",
+            "interrupted": "it was interrupted",
+        }.get(result.stop_reason or "", "it was cancelled")
+        cancelled = RunCancelled(f"{definition!r} ended without an answer: {why}", result)
+        cancelled.add_note(f"run {result.run_id}, session {result.session_id}; .result holds what was reached")
+        raise cancelled
+
+
+def text_of(results: Sequence[AgentResult]) -> str:
+    """What the last agent said as text."""
+    return results[-1].text if results else ""

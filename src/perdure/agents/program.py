@@ -1,0 +1,116 @@
+"""The agents' program: the pure loop, and the one impure door that performs its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from perdure.agents.agent_loop import AgentLoop, Call, End, Infer
+from perdure.agents.call_tools import call_tool
+from perdure.agents.context import Context
+from perdure.agents.env import Env
+from perdure.agents.hooks import HookChain, settle
+from perdure.agents.infer import infer
+from perdure.agents.network_loop import NetworkLoop, Route, RunRules
+from perdure.agents.result import AgentResult
+from perdure.agents.routing import route
+from perdure.durable.drive import RunIO
+from perdure.durable.program import Action, Do, Keep
+from perdure.types.errors import DefinitionError
+from perdure.types.events import AnyEvent
+from perdure.types.records import AgentDone, Payload, Record
+
+
+class AgentsProgram:
+    """One run of an agent or a network.
+
+    Args:
+        env: the run's live side.
+        rules: what the loop must know of the definition.
+    """
+
+    __slots__ = ("env", "rules")
+
+    def __init__(self, env: Env, rules: RunRules) -> None:
+        self.env = env
+        self.rules = rules
+
+    def start(self) -> NetworkLoop:
+        """Make the state before any record."""
+        return NetworkLoop(self.rules)
+
+    def fold(self, state: NetworkLoop, record: Record) -> Sequence[AnyEvent]:
+        """Take one record into the state."""
+        return state.fold(record)
+
+    def next(self, state: NetworkLoop) -> Action:
+        """Say what is to be done now."""
+        return state.next()
+
+    async def perform(self, state: NetworkLoop, do: Do, io: RunIO) -> Payload | Keep:
+        """Do one step and return what closes it."""
+        env, what = self.env, do.what
+        try:
+            if isinstance(what, Infer):
+                return await infer(env, what.loop, do.key, io)
+            if isinstance(what, Call):
+                return await call_tool(env, what, do.key, io)
+            if isinstance(what, End):
+                return await _end(env, what.loop, do.key, io)
+            assert isinstance(what, Route)
+            return await route(env, state, what, do.key, io)
+        except Exception as error:
+            await _tell(env, what, do.key, io, error)
+            raise
+
+
+async def _end(env: Env, loop: AgentLoop, key: str, io: RunIO) -> AgentDone:
+    """End an agent's turn with its finish hooks."""
+    plan = env.plan(env.agent_of(loop))
+    ctx: Context[Any] = Context(env, io, key, loop, loop.doc)
+    before = AgentResult(
+        loop.rules.agent,
+        tuple(loop.said),
+        f"{env.run_id}/{key}",
+        io.kernel.clock.now(),
+        loop.stop_reason,
+        loop.usage,
+    )
+    result = before
+    for hook in plan.chain.on_finish:
+        answer = await settle(hook(ctx, result))
+        if isinstance(answer, AgentResult):
+            result = answer
+        elif answer is not None:
+            raise DefinitionError(
+                f"The hook on_finish returned {type(answer).__name__}; return an AgentResult or nothing."
+            )
+    return AgentDone(
+        loop.rules.agent,
+        loop.stop_reason,
+        result.messages if result.messages != before.messages else None,
+        loop.has_output,
+        loop.output,
+        ctx.patch(),
+        ctx.take_scheduled(),
+        loop.detail,
+    )
+
+
+async def _tell(env: Env, what: Any, key: str, io: RunIO, error: Exception) -> None:
+    """Tell the error hooks, and note on the error where it happened."""
+    loop = getattr(what, "loop", None)
+    where = f"run {env.run_id}, step {key}"
+    chain = HookChain(env.hooks)
+    if isinstance(loop, AgentLoop):
+        agent = env.agent_of(loop)
+        where += f", agent {agent.name!r}"
+        chain = HookChain((*env.hooks, *agent.hooks))
+        if isinstance(what, Call):
+            where += f", tool {what.open.call.name!r}"
+    error.add_note(where)
+    if chain.on_error:
+        doc = loop.doc if isinstance(loop, AgentLoop) else env.loop.doc if env.loop is not None else None
+        ctx: Context[Any] = Context(env, io, key, loop, doc)
+        for hook in chain.on_error:
+            await settle(hook(ctx, error))

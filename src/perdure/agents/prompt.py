@@ -1,0 +1,71 @@
+"""What an inference's record says of its prompt: hashes and ranges instead of a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from perdure.types.messages import Message, TextMessage
+from perdure.types.records import PromptRange, PromptRef
+
+if TYPE_CHECKING:
+    from perdure.agents.env import Env, Toolbox
+
+_hashes: dict[str, str] = {}
+
+
+def _hash(text: str) -> str:
+    from perdure.agents.env import text_hash
+
+    found = _hashes.get(text)
+    if found is None:
+        if len(_hashes) > 256:
+            _hashes.clear()
+        found = _hashes[text] = text_hash(text)
+    return found
+
+
+def prompt_ref(
+    env: Env, prompt: Sequence[Message], transcript: Sequence[Message], changed: bool, toolbox: Toolbox
+) -> tuple[PromptRef, dict[str, str]]:
+    """Name what a prompt was made of.
+
+    Args:
+        env: the run, which knows the texts that are kept already.
+        prompt: the messages that were sent, the system message first.
+        transcript: the messages of the conversation at that moment.
+        changed: whether a hook has changed them.
+        toolbox: the tools that were offered.
+
+    Returns:
+        The reference, and the texts that are to be kept with it because the run has not kept them yet.
+    """
+    known = env.loop.texts if env.loop is not None else set[str]()
+    texts: dict[str, str] = {}
+    system: str | None = None
+    first = prompt[0] if prompt else None
+    if isinstance(first, TextMessage) and first.role == "system":
+        text = first.text
+        system = _hash(text)
+        if system not in known:
+            texts[system] = text
+        prompt = prompt[1:] if changed else prompt
+    if toolbox.digest is not None and toolbox.digest not in known:
+        texts[toolbox.digest] = toolbox.text
+    pieces = _pieces(prompt, transcript) if changed else None
+    return PromptRef(len(transcript), system, toolbox.digest, pieces), texts
+
+
+def _pieces(prompt: Sequence[Message], transcript: Sequence[Message]) -> tuple[PromptRange | Message, ...]:
+    places = {id(one): n for n, one in enumerate(transcript)}
+    pieces: list[PromptRange | Message] = []
+    for one in prompt:
+        place = places.get(id(one))
+        last = pieces[-1] if pieces else None
+        if place is None:
+            pieces.append(one)
+        elif isinstance(last, PromptRange) and last.end == place:
+            pieces[-1] = PromptRange(last.start, place + 1)
+        else:
+            pieces.append(PromptRange(place, place + 1))
+    return tuple(pieces)

@@ -1,0 +1,147 @@
+"""Routers decide which agent runs next: functions, routing agents, or a mix; and helpers that make common ones.
+
+A router is asked before the first agent and after every turn, and answers with an agent, a name, a `Route`, several of
+these, a `parallel(...)` group, a routing agent (which is then asked), or None to end the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias
+
+from typing_extensions import TypeVar
+
+from perdure.agents.context import Context, NetworkRun
+from perdure.agents.hooks import settle
+from perdure.agents.result import AgentResult
+from perdure.agents.state import State
+from perdure.types.errors import DefinitionError
+from perdure.types.messages import TextMessage
+
+if TYPE_CHECKING:
+    from perdure.agents.agent import Agent
+    from perdure.agents.routing_agent import RoutingAgent
+
+S = TypeVar("S", default=Any)
+S_contra = TypeVar("S_contra", contravariant=True, default=Any)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A router's wish for an agent by name; with `args` the network's `resolve=` builds it from them.
+
+    Args:
+        name: the agent's name.
+        args: JSON-serialisable arguments, kept with the decision.
+    """
+
+    name: str
+    args: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parallel(Generic[S_contra]):
+    """Several agents that run at once, each on its own copy of the state; made by `parallel(...)`."""
+
+    agents: tuple[Agent[Any, S_contra] | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RouterArgs(Generic[S]):
+    """What a router is given.
+
+    `input` is the text of the user's message; `stack` the agents that are queued; `call_count` how many turns this run
+    has had; `decisions` how many times the router has answered before; `last_result` the last turn's result, which may
+    have come with the state.
+    """
+
+    input: str
+    user_message: TextMessage | None
+    network: NetworkRun[S]
+    stack: list[Agent[Any, S]]
+    call_count: int
+    decisions: int
+    last_result: AgentResult | None
+    ctx: Context[S] = field(repr=False)
+
+    @property
+    def state(self) -> State[S]:
+        """Data, messages and results of the run; changes to the data are kept with the decision."""
+        return self.ctx.state
+
+
+RouterAnswer: TypeAlias = (
+    "Agent[Any, S_contra] | str | Route | Parallel[S_contra] | RoutingAgent"
+    " | Sequence[Agent[Any, S_contra] | str | Route | Parallel[S_contra]] | None"
+)
+RouterFn: TypeAlias = Callable[[RouterArgs[S]], "RouterAnswer[S] | Awaitable[RouterAnswer[S]]"]
+Stage: TypeAlias = "Agent[Any, S] | Parallel[S] | RoutingAgent | RouterFn[S]"
+Condition: TypeAlias = Callable[[RouterArgs[S]], "bool | Awaitable[bool]"]
+
+
+@dataclass(frozen=True, slots=True)
+class StopWhen:
+    """A router's answer that ends the run because its condition holds."""
+
+
+def parallel(*agents: Agent[Any, S] | str) -> Parallel[S]:
+    """Let several agents run at once; returned by a router, or a stage of `sequence`.
+
+    Each works on its own copy of the state as it was when the group began; their changes are merged in the order of
+    the agents when all are done.
+
+    Raises:
+        DefinitionError: fewer than two agents, or one of them twice.
+    """
+    names = [one if isinstance(one, str) else one.name for one in agents]
+    if len(names) < 2 or len(set(names)) != len(names):
+        raise DefinitionError(f"parallel(…) takes two or more different agents, not {names!r}.")
+    return Parallel(agents)
+
+
+def sequence(*stages: Stage[S], stop_when: Condition[S] | None = None) -> RouterFn[S]:
+    """Make a router that goes through stages one after another and then ends the run.
+
+    Args:
+        stages: agents, `parallel(...)` groups, routing agents, or routers such as `branch(...)`, whose answer is taken
+            for this stage; None from one of them ends the run.
+        stop_when: a condition, sync or async, that ends the run before the next stage.
+
+    Raises:
+        DefinitionError: there is no stage.
+    """
+    if not stages:
+        raise DefinitionError("sequence(…) takes at least one stage.")
+
+    async def router(r: RouterArgs[S]) -> Any:
+        if stop_when is not None and r.call_count > 0 and await settle(stop_when(r)):
+            return StopWhen()
+        if r.decisions >= len(stages):
+            return None
+        stage = stages[r.decisions]
+        return await settle(stage(r)) if callable(stage) else stage
+
+    router.__qualname__ = "sequence"
+    return router
+
+
+def branch(
+    choose: Callable[[RouterArgs[S]], Any],
+    choices: Mapping[Any, Stage[S]],
+    default: Stage[S] | None = None,
+) -> RouterFn[S]:
+    """Make a router that chooses by a key.
+
+    Args:
+        choose: says, sync or async, which key holds.
+        choices: what each key stands for.
+        default: for any other key; None ends the run.
+    """
+
+    async def router(r: RouterArgs[S]) -> Any:
+        stage = choices.get(await settle(choose(r)), default)
+        return await settle(stage(r)) if callable(stage) else stage
+
+    router.__qualname__ = "branch"
+    return router

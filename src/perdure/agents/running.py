@@ -1,0 +1,333 @@
+"""Puts a definition on a kernel: a run begins, is driven, and gives its result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from perdure.agents.agent import Agent
+from perdure.agents.budget import Budget, Ledger
+from perdure.agents.env import Env
+from perdure.agents.hooks import Hooks
+from perdure.agents.network import Network
+from perdure.agents.network_loop import NetworkLoop, RunRules
+from perdure.agents.outcome import RunResult
+from perdure.agents.program import AgentsProgram
+from perdure.agents.state import State
+from perdure.agents.state_kind import StateKind
+from perdure.durable.drive import RunIO, drive, resumed
+from perdure.durable.kernel import Kernel
+from perdure.durable.program import Finish, Waiting
+from perdure.types.base import encode_json
+from perdure.types.errors import DefinitionError, NeedsRuntime
+from perdure.types.events import Sink
+from perdure.types.ids import check_id, new_id
+from perdure.types.messages import Input, Message, read_input
+from perdure.types.records import Answered, RunStarted
+from perdure.types.waits import WaitAnswer
+
+OPTIONS = frozenset(
+    (
+        "state",
+        "messages",
+        "session_id",
+        "user_id",
+        "run_id",
+        "model",
+        "settings",
+        "resources",
+        "budget",
+        "deadline",
+        "on_busy",
+        "max_iter",
+        "tool_choice",
+        "router",
+    )
+)
+DICT_KIND: StateKind[Any] = StateKind.of(dict)
+
+
+class Running:
+    """One run, from its beginning to its result.
+
+    Args:
+        definition: the agent or network.
+        input: what the user said.
+        options: the run's options, checked here.
+        kernel: where it lives; an own one in memory unless given.
+        hooks: those of the runtime.
+        parent: the run that started this one: its ledger, id and the place in it.
+
+    Raises:
+        DefinitionError: an option or the input is wrong.
+        NeedsRuntime: something was asked for that needs a place to last.
+    """
+
+    __slots__ = ("definition", "env", "io", "loop", "program", "result", "sink", "started", "waiting")
+
+    def __init__(
+        self,
+        definition: Agent[Any, Any] | Network[Any, Any],
+        input: Input,
+        options: Mapping[str, Any],
+        *,
+        kernel: Kernel | None = None,
+        hooks: tuple[Hooks, ...] = (),
+        parent: tuple[Ledger, str, str] | None = None,
+        sink: Sink | None = None,
+    ) -> None:
+        if options:
+            _check_options(options, kernel)
+        network = definition if isinstance(definition, Network) else None
+        messages, turn_prompt = read_input(input)
+        kind, doc, history, results, thread_id = _read_state(definition, options)
+        run_id = options.get("run_id") or new_id("run")
+        session_id = options.get("session_id") or thread_id or new_id("session")
+        budget: Budget | None = options.get("budget")
+        env = Env(
+            kernel=kernel or Kernel(),
+            definition=definition,
+            network=network,
+            agents=dict(network.agents) if network is not None else {definition.name: definition},
+            kind=kind,
+            hooks=(*hooks, *network.hooks) if network is not None else hooks,
+            ledger=Ledger(budget, parent[0] if parent is not None else None),
+            run_id=run_id,
+            session_id=session_id,
+            options={**options, "results": results} if results else options,
+        )
+        env.thread_id = thread_id
+        env.turn_prompt = turn_prompt
+        if budget is not None and budget.cost is not None:
+            _check_prices(env)
+        rules = RunRules(
+            None if network is not None else definition.name,
+            options.get("max_iter", network.max_iter) if network is not None else None,
+            env.rules,
+            env.routing_rules,
+            kind.reducers,
+        )
+        self.definition = definition
+        self.env = env
+        self.sink = sink
+        self.program = AgentsProgram(env, rules)
+        self.loop: NetworkLoop = self.program.start()
+        env.loop = self.loop
+        self.io: RunIO | None = None
+        self.waiting: Waiting | None = None
+        self.result: RunResult[Any, Any]
+        self.started = RunStarted(
+            definition.name,
+            "agent" if network is None else "network",
+            messages,
+            history,
+            turn_prompt,
+            doc,
+            _kept(options),
+            env.user_id,
+            parent[1] if parent is not None else None,
+            parent[2] if parent is not None else None,
+        )
+
+    async def drive(self) -> RunResult[Any, Any]:
+        """Drive the run until it is finished or waits, and give what it has reached; failures are in the status.
+
+        Raises:
+            asyncio.CancelledError: the calling task was cancelled; the run is closed before.
+        """
+        env = self.env
+        token = await env.kernel.log.start(env.run_id, env.session_id, ())
+        io = self.io = RunIO(env.kernel, token, self.sink)
+        self._limit(io)
+        record = io.hold(None, self.started)
+        self.loop.fold(record)
+        if io.projector is not None:
+            io.emit(io.projector.record(record))
+        return await self._go_on(io)
+
+    async def resume(self, answers: Mapping[str, WaitAnswer]) -> RunResult[Any, Any]:
+        """Answer waits and drive on; raises as `run` does."""
+        from perdure.agents.outcome import raise_for
+
+        result = await self.answer(answers)
+        raise_for(result, self.definition.name, self.cause, self.loop.error)
+        return result
+
+    async def answer(self, answers: Mapping[str, WaitAnswer]) -> RunResult[Any, Any]:
+        """Post answers and drive on."""
+        io = self.io
+        if io is None or self.waiting is None:
+            raise DefinitionError(f"Run {self.env.run_id} does not wait.")
+        self.waiting = None
+        for id, answer in answers.items():
+            record = io.hold(None, Answered(id, answer))
+            self.loop.fold(record)
+            if io.projector is not None:
+                io.emit(io.projector.record(record))
+        await io.flush()
+        resumed(io)
+        return await self._go_on(io)
+
+    @property
+    def cause(self) -> BaseException | None:
+        """The exception that ended the run, if one did."""
+        return self.io.cause if self.io is not None else None
+
+    async def _go_on(self, io: RunIO) -> RunResult[Any, Any]:
+        try:
+            end = await drive(self.program, self.loop, io)
+        finally:
+            await self.env.release()
+        self.waiting = end if isinstance(end, Waiting) else None
+        self.result = self._result(end)
+        return self.result
+
+    def _limit(self, io: RunIO) -> None:
+        options = self.env.options
+        deadline: float | None = options.get("deadline")
+        budget: Budget | None = options.get("budget")
+        seconds = budget.seconds if budget is not None else None
+        if deadline is None and seconds is None:
+            return
+        import asyncio
+
+        now = asyncio.get_running_loop().time()
+        if seconds is not None and (deadline is None or seconds <= deadline):
+            io.stop_at(now + seconds, "budget", f"{seconds:g} of {seconds:g} seconds are used")
+        elif deadline is not None:
+            io.stop_at(now + deadline, "deadline", f"after {deadline:g} s")
+
+    def _result(self, end: Waiting | Finish) -> RunResult[Any, Any]:
+        env, loop, started = self.env, self.loop, self.started
+        doc, kind = loop.doc, env.kind
+        said: tuple[Message, ...] = tuple(loop.transcript)
+        for turn in loop.current:
+            said = (*said, *turn.said)
+        earlier: Any = env.options.get("results", ())
+        finished = end.payload if isinstance(end, Finish) else None
+        state = State.lazy(lambda: kind.load(doc), lambda: said, lambda: (*earlier, *loop.results), env.thread_id)
+        return RunResult(
+            status=finished.status if finished is not None else "waiting",
+            stop_reason=finished.stop_reason if finished is not None else None,
+            stop_detail=loop.stop_detail or (loop.agent.detail if loop.agent is not None else ""),
+            output=finished.output if finished is not None else None,
+            load=_loader(self.definition, finished.has_output, finished.stop_reason) if finished is not None else None,
+            messages=said,
+            new_messages=said[len(started.history) :],
+            results=tuple(loop.results),
+            state=state,
+            usage=finished.usage if finished is not None else loop.total_usage,
+            waits=end.waits if isinstance(end, Waiting) else (),
+            run_id=env.run_id,
+            session_id=env.session_id,
+            user_id=env.user_id,
+            running=self,
+        )
+
+
+def _loader(definition: Agent[Any, Any] | Network[Any, Any], has_output: bool, stop_reason: str) -> Any:
+    """How the kept output becomes the object that the user gets; None if it is what is kept."""
+    if definition.output_type is str:
+        return (lambda value: encode_json(value).decode()) if has_output else None
+    from perdure.agents.output import Output
+    from perdure.types.errors import ModelRetry, OutputInvalid
+
+    output: Any = (
+        definition.cached("output", lambda: Output(definition.output_type))
+        if isinstance(definition, Agent)
+        else Output(definition.output_type)
+    )
+
+    def load(value: Any) -> Any:
+        try:
+            if has_output:
+                return output.load(value)
+            return output.load(output.check_text(value))
+        except (ModelRetry, ValueError) as error:
+            raise OutputInvalid(
+                f"{definition!r} ended ({stop_reason}) without an answer of its output type; .text has what was said."
+            ) from error
+
+    return load
+
+
+def _kept(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in ("max_iter", "tool_choice") if name in options} if options else {}
+
+
+def _read_state(
+    definition: Agent[Any, Any] | Network[Any, Any], options: Mapping[str, Any]
+) -> tuple[StateKind[Any], Any, tuple[Message, ...], tuple[Any, ...], str | None]:
+    """Work out what a run starts from: type and data of the state, history, earlier results, thread."""
+    given: Any = options.get("state") if options else None
+    history: tuple[Message, ...] = tuple(options["messages"]) if options and options.get("messages") else ()
+    results: tuple[Any, ...] = ()
+    thread_id: str | None = None
+    if isinstance(given, State):
+        state: State[Any] = given
+        if history and (state.messages or state.results):
+            raise DefinitionError("messages= and a State with messages or results were given; give one of the two.")
+        results = state.results
+        history = history or (*state.messages, *(one for result in results for one in result.messages))
+        thread_id = state.thread_id
+        given = state.data
+        session_id = options.get("session_id")
+        if session_id is not None and thread_id is not None and session_id != thread_id:
+            raise DefinitionError(
+                f"session_id={session_id!r} and State(thread_id={thread_id!r}) differ; they are two words for one id."
+            )
+        if thread_id is not None and not history:
+            raise NeedsRuntime("Continuing a thread by its id", "give the State the messages or results so far")
+    for one in history:
+        if not hasattr(one, "role") and type(one).__name__ != "ReasoningMessage":
+            raise DefinitionError(f"messages= holds a {type(one).__name__}; give messages, such as previous.messages.")
+    if isinstance(definition, Network):
+        kind: StateKind[Any] = definition.kind
+    else:
+        kind = DICT_KIND if given is None or type(given) is dict else StateKind.of(type(given))
+    if given is None and kind is DICT_KIND:
+        return kind, {}, history, results, thread_id
+    doc = kind.check(kind.new() if given is None else given)
+    return kind, doc, history, results, thread_id
+
+
+def _check_options(options: Mapping[str, Any], kernel: Kernel | None) -> None:
+    for name in options:
+        if name not in OPTIONS:
+            raise DefinitionError(f"There is no run option {name!r}. There are: {', '.join(sorted(OPTIONS))}.")
+    durable = kernel is not None and kernel.durable
+    if options.get("session_id") is not None and not durable and kernel is None:
+        raise NeedsRuntime("session_id", "pass messages=previous.messages")
+    for name in ("session_id", "run_id", "user_id"):
+        if options.get(name) is not None:
+            check_id(options[name], name)
+    deadline = options.get("deadline")
+    if deadline is not None and (not isinstance(deadline, (int, float)) or deadline <= 0):
+        raise DefinitionError(f"deadline={deadline!r} must be a number of seconds from now, above 0.")
+    budget = options.get("budget")
+    if budget is not None and not isinstance(budget, Budget):
+        raise DefinitionError(f"budget={budget!r} must be a Budget.")
+    if options.get("on_busy", "queue") not in ("queue", "reject", "interrupt"):
+        raise DefinitionError(f"on_busy={options['on_busy']!r} is unknown; it is 'queue', 'reject' or 'interrupt'.")
+    if options.get("model") is not None:
+        from perdure.agents.checks import check_model
+
+        check_model(options["model"], "run")
+    if "max_iter" in options:
+        from perdure.agents.checks import check_limit
+
+        check_limit(options["max_iter"], "run")
+
+
+def _check_prices(env: Env) -> None:
+    """Refuse a budget in dollars where a model's price is not known: it could not be kept to."""
+    from perdure.models.call import price_of
+    from perdure.types.usage import Usage
+
+    for agent in env.agents.values():
+        model = env.model_for(agent)
+        if getattr(model, "prices", None) is None and price_of(model, Usage(1000, 1000)) is None:
+            raise DefinitionError(
+                f"A cost budget needs prices, and none is known for {model.provider}:{model.name}. Give the model "
+                "prices=Prices(input=…, output=…), or install 'perdure[prices]'."
+            )

@@ -1,0 +1,106 @@
+"""A run as a stream of events, with exactly one terminal event at its end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Self
+
+from typing_extensions import TypeVar
+
+from perdure.agents.handle import Run
+from perdure.agents.outcome import RunResult
+from perdure.types.errors import DefinitionError
+from perdure.types.events import AnyEvent, MessageReset, MessageStarted, TextDelta, ToolArgsDelta
+
+if TYPE_CHECKING:
+    from perdure.agents.running import Running
+
+Out = TypeVar("Out", default=Any)
+S = TypeVar("S", default=Any)
+
+
+class RunStream(Generic[Out, S]):
+    """A run that is watched: `async for event in stream`, `stream.text()`, `await stream.result()`.
+
+    Entering starts the run; leaving before its end cancels it and waits until it is closed, so that no task is left
+    behind. The iterator never raises because of the run; `result()` does.
+    """
+
+    def __init__(self, running: Running) -> None:
+        self._running = running
+        self._run: Run[Out, S] | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._run is not None:
+            raise DefinitionError("This stream was entered already; make another one with .stream(…).")
+        self._run = Run(self._running)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.run.cancel()
+
+    @property
+    def run(self) -> Run[Out, S]:
+        """The run's handle.
+
+        Raises:
+            DefinitionError: the stream was not entered.
+        """
+        if self._run is None:
+            raise DefinitionError("Use the stream with: async with definition.stream(…) as stream")
+        return self._run
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self._running.env.run_id
+
+    def __aiter__(self) -> AsyncIterator[AnyEvent]:
+        return self.run.events()
+
+    async def text(self) -> AsyncIterator[str]:
+        """Stream the text that the agents say, piece by piece."""
+        async for event in self.run.events():
+            if isinstance(event, TextDelta) and event.run_id == self.run_id:
+                yield event.text
+
+    async def partials(self) -> AsyncIterator[Any]:
+        """Stream the structured output as far as it has come; the last one may still be corrected by a retry.
+
+        Raises:
+            DefinitionError: the output type is text.
+        """
+        from perdure.agents.output import Output
+
+        kind = self._running.definition.output_type
+        if kind is str:
+            raise DefinitionError("partials() needs an output_type; for text use .text().")
+        output = Output(kind)
+        collected = ""
+        last: Any = None
+        async for event in self.run.events():
+            if isinstance(event, (MessageStarted, MessageReset)):
+                collected = ""
+            piece = _json_piece(event)
+            if piece:
+                collected += piece
+                value = output.partial(collected)
+                if value is not None and value != last:
+                    last = value
+                    yield value
+
+    async def result(self) -> RunResult[Out, S]:
+        """Wait for the run's end.
+
+        Raises:
+            RunFailed: the run failed.
+            RunCancelled: the run was cancelled or passed its deadline.
+        """
+        return await self.run.result()
+
+
+def _json_piece(event: AnyEvent) -> str:
+    return event.text if isinstance(event, (TextDelta, ToolArgsDelta)) else ""

@@ -1,0 +1,198 @@
+"""Tools: typed functions that a model may call, and that stay callable as what they were."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeAlias, overload
+
+from typing_extensions import TypeVar
+
+from perdure.agents.context import Context
+from perdure.models.model import ToolSpec
+from perdure.types.errors import DefinitionError
+
+if TYPE_CHECKING:
+    from perdure.agents.signature import Signature
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True, default=Any)
+S_contra = TypeVar("S_contra", contravariant=True, default=Any)
+R = TypeVar("R")
+S = TypeVar("S")
+Effect: TypeAlias = Literal["pure", "idempotent", "once", "steps"]
+Predicate: TypeAlias = Callable[..., "bool | Awaitable[bool]"]
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+
+
+class Tool(Generic[P, R_co, S_contra]):
+    """A function with a name, a description and a schema; made by `tool` and called like the function.
+
+    `effect` says what a repetition would do, and so what may happen after a crash or an error: `pure` has no effect,
+    `idempotent` may be repeated with the same key, `steps` has all its effects in its own inner steps, `once` must not
+    be repeated.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        effect: Effect = "once",
+        requires_approval: bool | Predicate = False,
+        timeout: float | None = None,
+        retries: int = 0,
+        parameters: type | dict[str, Any] | None = None,
+        strict: bool = False,
+    ) -> None:
+        if not callable(fn):
+            raise DefinitionError(f"tool(…) takes a function, not {fn!r}.")
+        self.name = name or getattr(fn, "__name__", "")
+        if not isinstance(self.name, str) or not _NAME.match(self.name):
+            raise DefinitionError(
+                f"The tool name {self.name!r} is not allowed: 1 to 64 letters, digits, _ or -. Pass tool(name=…)."
+            )
+        if effect not in ("pure", "idempotent", "once", "steps"):
+            raise DefinitionError(
+                f"Tool {self.name!r}: effect={effect!r} is unknown; it is 'pure', 'idempotent', 'once' or 'steps'."
+            )
+        if timeout is not None and timeout <= 0:
+            raise DefinitionError(f"Tool {self.name!r}: timeout={timeout} must be a number of seconds above 0.")
+        if retries < 0:
+            raise DefinitionError(f"Tool {self.name!r}: retries={retries} must not be negative.")
+        self.fn = fn
+        self.__wrapped__ = fn
+        self.__name__ = self.name
+        self.__doc__ = fn.__doc__
+        self.description_given = description
+        self.effect: Effect = effect
+        self.requires_approval = requires_approval
+        self.timeout = timeout
+        self.retries = retries
+        self.strict = strict
+        self._parameters = parameters
+        self._signature: Signature | None = None
+        self._spec: ToolSpec | None = None
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Call the function, exactly as it was written."""
+        return self.fn(*args, **kwargs)
+
+    @property
+    def signature(self) -> Signature:
+        """The function's schema and validator."""
+        if self._signature is None:
+            from perdure.agents.signature import read_signature
+
+            self._signature = read_signature(self.fn, parameters=self._parameters, context_type=Context)
+        return self._signature
+
+    @property
+    def description(self) -> str:
+        """What a model is told that the tool does."""
+        return self.description_given if self.description_given is not None else self.signature.description
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The JSON schema of the arguments."""
+        return self.signature.parameters
+
+    @property
+    def spec(self) -> ToolSpec:
+        """The tool as a model sees it."""
+        if self._spec is None:
+            self._spec = ToolSpec(self.name, self.description, self.parameters, self.strict)
+        return self._spec
+
+    def replace(self, **changes: Any) -> Tool[P, R_co, S_contra]:
+        """Make a copy with some options changed.
+
+        Args:
+            changes: the options of `tool`.
+        """
+        options: dict[str, Any] = {
+            "name": self.name,
+            "description": self.description_given,
+            "effect": self.effect,
+            "requires_approval": self.requires_approval,
+            "timeout": self.timeout,
+            "retries": self.retries,
+            "parameters": self._parameters,
+            "strict": self.strict,
+        }
+        return Tool(changes.pop("fn", self.fn), **{**options, **changes})
+
+    def __repr__(self) -> str:
+        return f"Tool({self.name!r}, effect={self.effect!r})"
+
+
+@overload
+def tool(
+    fn: Callable[Concatenate[Context[S], P], R],
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    effect: Effect = "once",
+    requires_approval: bool | Predicate = False,
+    timeout: float | None = None,
+    retries: int = 0,
+    parameters: type | dict[str, Any] | None = None,
+    strict: bool = False,
+) -> Tool[Concatenate[Context[S], P], R, S]: ...
+@overload
+def tool(
+    fn: Callable[P, R],
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    effect: Effect = "once",
+    requires_approval: bool | Predicate = False,
+    timeout: float | None = None,
+    retries: int = 0,
+    parameters: type | dict[str, Any] | None = None,
+    strict: bool = False,
+) -> Tool[P, R, object]: ...
+@overload
+def tool(
+    fn: None = None,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    effect: Effect = "once",
+    requires_approval: bool | Predicate = False,
+    timeout: float | None = None,
+    retries: int = 0,
+    parameters: type | dict[str, Any] | None = None,
+    strict: bool = False,
+) -> _Decorator: ...
+def tool(fn: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """Make a tool of a function; used as `@tool`, `@tool(...)` or `tool(fn, ...)`.
+
+    Args:
+        fn: a sync or async function; `Context` is its first parameter if it wants one. Sync ones run in a thread.
+        name: the name that a model sees; the function's own unless given.
+        description: what it does; the docstring's beginning unless given.
+        effect: what a repetition would do: `"pure"`, `"idempotent"`, `"once"` (unless said otherwise) or `"steps"`.
+        requires_approval: whether a person must allow each call; a predicate gets the arguments by name.
+        timeout: seconds for one attempt; none unless given.
+        retries: how often a failed call is tried again; for `once` only after `NotDone`.
+        parameters: a pydantic model or a JSON schema instead of the signature.
+        strict: whether the model is held to the schema where its provider can do that.
+
+    Raises:
+        DefinitionError: an option has a wrong value.
+    """
+    if fn is None:
+        return lambda function: Tool(function, **options)  # pyright: ignore[reportUnknownLambdaType,reportUnknownArgumentType]
+    return Tool(fn, **options)
+
+
+class _Decorator(Protocol):
+    """The type of `@tool(...)`: infers like `@tool`."""
+
+    @overload
+    def __call__(self, fn: Callable[Concatenate[Context[S], P], R]) -> Tool[Concatenate[Context[S], P], R, S]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R]) -> Tool[P, R, object]: ...

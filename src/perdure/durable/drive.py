@@ -1,0 +1,350 @@
+"""The driver loop: do what the program wants, append what came of it, fold it, ask again.
+
+Records that need no doing are held back and committed together with their neighbours, at the latest before the next
+effect: a text turn is two commits. A stop (cancel, deadline, budget) is a record like any other; what is running is
+cut off and gives what it has, nothing finished is lost, and the program closes what is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+from perdure.durable.kernel import Kernel
+from perdure.durable.program import Do, Finish, Keep, Program, Waiting
+from perdure.log.log import Entry, Token
+from perdure.types.errors import PerdureError
+from perdure.types.events import AnyEvent, RunResumed, RunWaiting, Sink
+from perdure.types.project import Projector
+from perdure.types.records import (
+    AttemptFailed,
+    CancelAsked,
+    ErrorInfo,
+    Payload,
+    Record,
+    StepFailed,
+)
+
+S = TypeVar("S")
+Stop = Literal["cancelled", "interrupted", "deadline", "budget"]
+
+
+class RunIO:
+    """One run's way out: to the log, to whoever listens, and to whoever wants to stop it.
+
+    Args:
+        kernel: the log and clock.
+        token: proof of owning the run.
+        sink: where events go; None if nobody listens.
+    """
+
+    __slots__ = (
+        "_cut_off",
+        "_open",
+        "_pending",
+        "_task",
+        "_timer",
+        "cancelled_outside",
+        "cause",
+        "fold",
+        "kernel",
+        "projector",
+        "seq",
+        "sink",
+        "stop",
+        "stop_detail",
+        "token",
+    )
+
+    def __init__(self, kernel: Kernel, token: Token, sink: Sink | None = None) -> None:
+        self.kernel = kernel
+        self.token = token
+        self.sink = sink
+        self.projector = Projector(token.run_id, token.session_id) if sink is not None else None
+        self.seq = 0
+        self.stop: Stop | None = None
+        self.stop_detail = ""
+        self.cause: BaseException | None = None
+        self.fold: Callable[[Record], object] | None = None
+        self.cancelled_outside = False
+        self._cut_off = False
+        self._open = False
+        self._pending: list[Entry] = []
+        self._task: asyncio.Task[Any] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    def emit(self, events: Sequence[AnyEvent]) -> None:
+        """Tell whoever listens."""
+        if self.sink is not None:
+            for event in events:
+                self.sink(event)
+
+    # -- stopping ----------------------------------------------------------------------------------------------------
+
+    def ask_stop(self, reason: Stop, detail: str = "") -> None:
+        """Stop the run: what is running is cut off, and the run closes. The first reason counts."""
+        if self.stop is not None:
+            return
+        self.stop = reason
+        self.stop_detail = detail
+        if self._open and self._task is not None:
+            self._cut_off = True
+            self._task.cancel()
+
+    def stop_at(self, when: float, reason: Stop, detail: str) -> None:
+        """Stop the run at a moment of the event loop's clock."""
+        self._timer = asyncio.get_running_loop().call_at(when, self.ask_stop, reason, detail)
+
+    def interrupted(self) -> bool:
+        """Say, on a CancelledError inside a step, whether the run is being stopped.
+
+        If so the step returns what it has. If not, the step's own code raised it, and it counts as any exception.
+        """
+        task = asyncio.current_task()
+        if task is None or task is not self._task:
+            return task is not None and task.cancelling() > 0
+        if self._cut_off:
+            self._cut_off = False
+            task.uncancel()
+            return True
+        if task.cancelling():
+            self.cancelled_outside = True
+            self.stop = self.stop or "cancelled"
+            return True
+        return False
+
+    async def settle(self) -> None:
+        """Receive a cancellation of ours that no step has met, so that it cannot hit the closing of the run."""
+        if self._cut_off:
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                self.interrupted()
+
+    def opened(self, task: asyncio.Task[Any] | None) -> None:
+        """Say which task drives the run now, if any."""
+        self._task = task
+        if task is None and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def window(self, open: bool) -> None:
+        """Say whether the driver is where a stop may cut it off: inside a step, never inside an append."""
+        self._open = open
+
+    # -- the log -----------------------------------------------------------------------------------------------------
+
+    async def flush(self) -> None:
+        """Commit what is held back."""
+        if self._pending:
+            entries, self._pending = self._pending, []
+            await self.kernel.log.append(self.token, entries)
+
+    def hold(self, key: str | None, payload: Payload) -> Record:
+        """Hold a record back for the next commit, and give it as the fold will see it."""
+        self._pending.append(Entry(key, payload))
+        self.seq += 1
+        return Record(self.seq, self.token.run_id, self.token.session_id, key, payload, self.kernel.clock.now())
+
+    async def keep(self, key: str, payload: Payload) -> None:
+        """Commit the record of an inner step at once, and fold it."""
+        record = self.hold(key, payload)
+        await self.flush()
+        if self.fold is not None:
+            self.fold(record)
+        if self.projector is not None:
+            self.emit(self.projector.record(record))
+
+    async def attempt_failed(self, step: str, attempt: int, error: Exception, wait: float) -> None:
+        """Note that an attempt failed, and wait before the next."""
+        record = self.hold(None, AttemptFailed(step, attempt, describe(error), wait))
+        await self.flush()
+        if self.projector is not None:
+            self.emit(self.projector.record(record))
+        await self.kernel.clock.sleep(wait)
+
+
+def describe(error: BaseException, where: str = "") -> ErrorInfo:
+    """Write an exception as it is kept and shown: no stack, its notes left out."""
+    return ErrorInfo(type(error).__name__, str(error) or type(error).__name__, where)
+
+
+async def drive(program: Program[S], state: S, io: RunIO) -> Waiting | Finish:
+    """Drive a run until it is finished or waits for somebody outside.
+
+    Args:
+        program: the kind of run.
+        state: its state, with every record folded that the log has.
+        io: the run's way out.
+
+    Returns:
+        What it waits for, or how it ended; every record is committed.
+
+    Raises:
+        asyncio.CancelledError: the calling task was cancelled from outside; the run is closed as cancelled before.
+    """
+    io.opened(asyncio.current_task())
+    io.fold = partial(program.fold, state)
+    try:
+        return await _Driver(program, state, io).loop()
+    finally:
+        io.opened(None)
+
+
+class _Driver:
+    __slots__ = ("failing", "folded_stop", "io", "program", "running", "state")
+
+    def __init__(self, program: Program[Any], state: Any, io: RunIO) -> None:
+        self.program = program
+        self.state = state
+        self.io = io
+        self.running: dict[str, asyncio.Task[Payload | Keep]] = {}
+        self.failing = False
+        self.folded_stop = False
+
+    async def loop(self) -> Waiting | Finish:
+        program, state, io, running = self.program, self.state, self.io, self.running
+        while True:
+            if io.stop is not None and not self.folded_stop:
+                await self.cut_off()
+            while self.failing and running:  # what runs beside a failure is finished and kept
+                await self.some()
+            action = program.next(state)
+            if isinstance(action, Do):
+                await (self.parallel([action]) if running else self.inline(action))
+            elif isinstance(action, Keep):
+                self.take(action.key, action.payload)
+            elif isinstance(action, Finish):
+                return await self.finish(action)
+            elif isinstance(action, Waiting):
+                if not running:
+                    return await self.wait(action)
+                await self.some()
+            else:
+                await self.parallel(action)
+
+    def take(self, key: str | None, payload: Payload) -> None:
+        """Hold a record, fold it and show it."""
+        io = self.io
+        record = io.hold(key, payload)
+        notes = self.program.fold(self.state, record)
+        if isinstance(payload, StepFailed):
+            self.failing = True
+        if io.projector is not None:
+            io.emit(io.projector.record(record))
+            io.emit(notes)
+
+    def done(self, key: str, payload: Payload | Keep) -> None:
+        """Take what a step gave: what closes it, or a record for another place (a wait that it opened)."""
+        if isinstance(payload, Keep):
+            self.take(payload.key, payload.payload)
+        else:
+            self.take(key, payload)
+
+    async def inline(self, do: Do) -> None:
+        """Perform the only step there is in this task: no task is made for it."""
+        io = self.io
+        await io.flush()
+        if io.stop is not None:
+            return
+        io.window(True)
+        try:
+            payload = await self.program.perform(self.state, do, io)
+        except asyncio.CancelledError as error:
+            if io.interrupted():
+                return  # the step has nothing to keep; the stop is folded next
+            payload = self.failed(do, error)
+        except Exception as error:
+            payload = self.failed(do, error)
+        finally:
+            io.window(False)
+        self.done(do.key, payload)
+
+    async def parallel(self, dos: Sequence[Do]) -> None:
+        """Start what is not running yet, then wait until something is done."""
+        running = self.running
+        fresh = [do for do in dos if do.key not in running]
+        if fresh:
+            await self.io.flush()
+            for do in fresh:
+                running[do.key] = asyncio.create_task(self.one(do), name=do.key)
+        await self.some()
+
+    async def one(self, do: Do) -> Payload | Keep:
+        try:
+            return await self.program.perform(self.state, do, self.io)
+        except Exception as error:
+            return self.failed(do, error)
+
+    def failed(self, do: Do, error: BaseException) -> Payload:
+        if self.io.cause is None:
+            self.io.cause = error
+        return StepFailed(describe(error, do.key))
+
+    async def some(self) -> None:
+        """Wait until at least one running step is done; fold those that are, in the order they were started."""
+        io = self.io
+        await io.flush()
+        if io.stop is not None and not self.folded_stop:
+            return await self.cut_off()
+        io.window(True)
+        try:
+            await asyncio.wait(self.running.values(), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            io.interrupted()
+        finally:
+            io.window(False)
+        self.collect()
+
+    def collect(self) -> None:
+        for key in [key for key, task in self.running.items() if task.done()]:
+            task = self.running.pop(key)
+            if not task.cancelled():
+                self.done(key, task.result())
+            elif self.io.stop is None:
+                self.take(key, StepFailed(ErrorInfo("CancelledError", "the step's own code cancelled it", key)))
+
+    async def cut_off(self) -> None:
+        """Cut off what is running, take what it gives, and fold the stop."""
+        io = self.io
+        await io.settle()
+        for task in self.running.values():
+            task.cancel()
+        while self.running:
+            try:
+                await asyncio.wait(self.running.values())
+            except asyncio.CancelledError:
+                io.interrupted()  # asked twice: the steps are ending already, so wait for them
+            self.collect()
+        self.folded_stop = True
+        self.take(None, CancelAsked(io.stop or "cancelled", io.stop_detail))
+
+    async def wait(self, action: Waiting) -> Waiting:
+        io = self.io
+        await io.flush()
+        if io.sink is not None:
+            at = {"run_id": io.token.run_id, "session_id": io.token.session_id}
+            io.emit([RunWaiting(waits=action.waits, seq=io.seq, **at)])
+        return action
+
+    async def finish(self, action: Finish) -> Finish:
+        io = self.io
+        if self.running:
+            raise PerdureError(
+                f"Run {io.token.run_id} wanted to finish while {', '.join(self.running)} still ran; please report this."
+            )
+        await io.settle()
+        self.take(None, action.payload)
+        await io.flush()
+        if io.cancelled_outside:
+            raise asyncio.CancelledError
+        return action
+
+
+def resumed(io: RunIO) -> None:
+    """Tell whoever listens that a run which waited goes on."""
+    io.emit([RunResumed(run_id=io.token.run_id, session_id=io.token.session_id, seq=io.seq)])

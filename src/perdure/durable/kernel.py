@@ -1,0 +1,92 @@
+"""What a run is given to live in: a log, the definitions by name, a clock."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Protocol
+
+from perdure.log.log import Log
+from perdure.log.memory import MemoryLog
+from perdure.types.errors import DefinitionError, UnknownName
+
+
+class Clock(Protocol):
+    """Where time comes from; tests bring their own."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Let this much time pass."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Let this much time pass."""
+        await asyncio.sleep(seconds)
+
+
+SYSTEM_CLOCK = SystemClock()
+
+
+class Registry:
+    """Definitions by their unique names."""
+
+    def __init__(self) -> None:
+        self._definitions: dict[str, Any] = {}
+
+    def add(self, definition: Any) -> None:
+        """Register a definition under its name.
+
+        Raises:
+            DefinitionError: another definition has the name.
+        """
+        known = self._definitions.setdefault(definition.name, definition)
+        if known is not definition:
+            raise DefinitionError(
+                f"Two definitions are named {definition.name!r}: {known!r} and {definition!r}. Rename one of them."
+            )
+
+    def get(self, name: str) -> Any:
+        """Find a definition.
+
+        Raises:
+            UnknownName: there is none of this name.
+        """
+        if name not in self._definitions:
+            raise UnknownName("definition", name, list(self._definitions))
+        return self._definitions[name]
+
+
+class Kernel:
+    """A log, a registry and a clock.
+
+    Args:
+        log: where records are kept; in memory unless given.
+        clock: the machine's unless given.
+    """
+
+    __slots__ = ("clock", "durable", "log", "registry")
+
+    def __init__(self, log: Log | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.durable = log is not None
+        self.log: Log = log if log is not None else MemoryLog(clock.now)
+        self.clock = clock
+        self.registry = Registry()

@@ -1,0 +1,170 @@
+"""Steps that a user writes inside a tool: run once, kept, and answered from the log when the body is entered again.
+
+A step's key is its place: the tool's key, scopes, and the id that the user gave; `#2` and so on are added only to
+repeats in sequence (rule 7 of the hard cases).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import blake2b
+from random import Random
+from typing import ParamSpec, TypeVar, cast
+from uuid import UUID
+
+from perdure.durable.drive import RunIO
+from perdure.durable.threads import in_thread
+from perdure.types.base import encode_json, plain
+from perdure.types.errors import AmbiguousStep, Conflict, StepOutsideSteps
+from perdure.types.events import StepStarted
+from perdure.types.ids import derive_id
+from perdure.types.records import ChildDone, StepDone
+from perdure.types.waits import Wait
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Suspended(BaseException):
+    """Ends a body whose open steps all wait; it is no `Exception`, so that a user's handler does not swallow it.
+
+    Args:
+        waits: what the body waits for.
+    """
+
+    def __init__(self, waits: tuple[Wait, ...]) -> None:
+        super().__init__()
+        self.waits = waits
+
+
+class Body:
+    """One entry into a tool's code: which steps are open, which ids were used.
+
+    Args:
+        io: the run's way to the log.
+        key: the tool's place.
+        effect: the tool's declared effect; steps need `steps` or `pure`.
+        done: the records of inner steps that are finished.
+        name: the tool's name, for errors.
+    """
+
+    __slots__ = ("_counts", "_open", "_overlapped", "_parked", "done", "effect", "io", "key", "name")
+
+    def __init__(self, io: RunIO, key: str, effect: str, done: Mapping[str, StepDone | ChildDone], name: str) -> None:
+        self.io = io
+        self.key = key
+        self.effect = effect
+        self.done = done
+        self.name = name
+        self._counts: dict[str, int] = {}
+        self._open = 0
+        self._overlapped = False
+        self._parked: list[tuple[asyncio.Future[None], tuple[Wait, ...]]] = []
+
+    @contextmanager
+    def enter(self, id: str, what: str) -> Iterator[str]:
+        """Open a step of this body and give its key.
+
+        Raises:
+            StepOutsideSteps: the tool did not declare that its effects are in its steps.
+            AmbiguousStep: the id was used while another step was open.
+        """
+        if self.effect not in ("steps", "pure"):
+            raise StepOutsideSteps(
+                f"The tool {self.name!r} used {what} but its effect is {self.effect!r}. "
+                'Declare @tool(effect="steps"), which says that all its effects are in its own steps.'
+            )
+        if not id or "/" in id or "#" in id:
+            raise AmbiguousStep(f"The step id {id!r} is not allowed: it must not be empty nor contain '/' or '#'.")
+        count = self._counts.get(id, 0) + 1
+        self._counts[id] = count
+        if count > 1 and (self._open or self._overlapped):
+            raise AmbiguousStep(
+                f"The step id {id!r} was used again in {self.name!r} while steps ran at once; "
+                "use ctx.step.scope(name).run(...) in each branch, so that the ids differ."
+            )
+        if self._open:
+            self._overlapped = True
+        self._open += 1
+        try:
+            yield f"{self.key}/{id}" + (f"#{count}" if count > 1 else "")
+        finally:
+            self._open -= 1
+            self._suspend()
+
+    async def park(self, waits: tuple[Wait, ...]) -> None:
+        """Wait until every open step of this body waits; then the body ends with `Suspended` (rule 16)."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (future, waits)
+        self._parked.append(entry)
+        try:
+            self._suspend()
+            await future
+        finally:
+            self._parked.remove(entry)
+
+    def _suspend(self) -> None:
+        if self._parked and len(self._parked) == self._open:
+            waits = tuple(wait for _, some in self._parked for wait in some)
+            for future, _ in self._parked:
+                if not future.done():
+                    future.set_exception(Suspended(waits))
+
+
+class Step:
+    """The step API of one body, as `ctx.step`."""
+
+    __slots__ = ("_body",)
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+
+    async def run(self, id: str, fn: Callable[P, R | Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run a function once; entered again, the kept result is returned and the function is not called.
+
+        Args:
+            id: the step's name, unique among the steps of this body that run at the same time.
+            fn: a sync or async function; its result must be JSON-serialisable, and comes back as plain JSON values.
+
+        Raises:
+            StepOutsideSteps: the tool does not declare `effect="steps"` or `"pure"`.
+            AmbiguousStep: the id does not tell two steps apart.
+            Unserialisable: the result cannot be kept.
+        """
+        body = self._body
+        with body.enter(id, f"ctx.step.run({id!r})") as key:
+            arguments = blake2b(encode_json(plain([args, kwargs], "arguments")), digest_size=8).hexdigest()
+            known = body.done.get(key)
+            if isinstance(known, StepDone):
+                if known.arguments != arguments:
+                    raise Conflict(
+                        f"The step {key!r} was finished with other arguments; use another id for another call."
+                    )
+                return cast("R", known.result)
+            io = body.io
+            if io.projector is not None:
+                io.emit([StepStarted(name=id, run_id=io.token.run_id, session_id=io.token.session_id, step=key)])
+            value = fn(*args, **kwargs) if inspect.iscoroutinefunction(fn) else await in_thread(fn, *args, **kwargs)
+            result = plain(await value if inspect.isawaitable(value) else value, f"result of the step {id!r}")
+            await io.keep(key, StepDone(id, result, arguments))
+            return cast("R", result)
+
+    def scope(self, name: str) -> Step:
+        """Make a step API with a place of its own, so that branches which run at once may use the same ids."""
+        body = self._body
+        return Step(Body(body.io, f"{body.key}/{name}", body.effect, body.done, body.name))
+
+    def uuid(self, name: str = "") -> UUID:
+        """Make a UUID that is the same whenever this body is entered again."""
+        return UUID(bytes=blake2b(self._seed("uuid", name), digest_size=16).digest(), version=4)
+
+    def random(self, name: str = "") -> Random:
+        """Make a random generator that gives the same numbers whenever this body is entered again."""
+        return Random(self._seed("random", name))
+
+    def _seed(self, kind: str, name: str) -> bytes:
+        body = self._body
+        return derive_id(kind, body.io.token.run_id, body.key, name).encode()

@@ -1,0 +1,125 @@
+"""Pure fold: the pieces that a model streams become the messages that it said."""
+
+from __future__ import annotations
+
+from perdure.types.chunks import Finished, FinishReason, ModelEvent, ReasoningChunk, Restarted, TextChunk, ToolCallChunk
+from perdure.types.messages import (
+    Message,
+    Opaque,
+    ReasoningMessage,
+    TextMessage,
+    ToolCall,
+    ToolCallMessage,
+    parse_arguments,
+)
+
+
+class _Block:
+    """One text, thought or tool call while it grows."""
+
+    __slots__ = ("id", "kind", "name", "opaque", "pieces")
+
+    def __init__(self, kind: type, name: str = "", id: str = "") -> None:
+        self.kind = kind
+        self.name = name
+        self.id = id
+        self.pieces: list[str] = []
+        self.opaque: Opaque | None = None
+
+
+class Assembler:
+    """Collects the pieces of one answer.
+
+    Blocks keep the order in which they began; neighbouring tool calls become one message. A call without an id, or
+    with one that another call of the answer has, gets `call_<n>` made unique, because results are matched by id.
+    """
+
+    __slots__ = ("_blocks", "finished")
+
+    def __init__(self) -> None:
+        self._blocks: dict[tuple[type, int], _Block] = {}
+        self.finished: Finished | None = None
+
+    def add(self, piece: ModelEvent) -> None:
+        """Take the next piece; unknown ones are ignored, since providers add kinds."""
+        kind = type(piece)
+        if kind is TextChunk or kind is ReasoningChunk:
+            block = self._block(kind, piece.block)  # type: ignore[union-attr]  # the two kinds have it
+            if piece.text:  # type: ignore[union-attr]
+                block.pieces.append(piece.text)  # type: ignore[union-attr]
+            if piece.opaque is not None:  # type: ignore[union-attr]
+                block.opaque = piece.opaque  # type: ignore[union-attr]
+        elif isinstance(piece, ToolCallChunk):
+            block = self._block(kind, piece.block)
+            block.name = block.name or piece.name
+            block.id = block.id or piece.id
+            if piece.arguments:
+                block.pieces.append(piece.arguments)
+            if piece.opaque is not None:
+                block.opaque = piece.opaque
+        elif isinstance(piece, Finished):
+            self.finished = piece
+        elif isinstance(piece, Restarted):
+            self._blocks = {}
+            self.finished = None
+
+    def _block(self, kind: type, number: int) -> _Block:
+        block = self._blocks.get((kind, number))
+        if block is None:
+            block = self._blocks[(kind, number)] = _Block(kind)
+        return block
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return "".join("".join(block.pieces) for block in self._blocks.values() if block.kind is TextChunk)
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether the answer so far has a tool call."""
+        return any(block.kind is ToolCallChunk for block in self._blocks.values())
+
+    def messages(self) -> tuple[Message, ...]:
+        """Say what the model said, as messages in order."""
+        calls_follow = self.has_calls
+        said: list[Message] = []
+        calls: list[ToolCall] = []
+        ids: set[str] = set()
+        for block in self._blocks.values():
+            body = "".join(block.pieces)
+            if block.kind is ToolCallChunk:
+                calls.append(ToolCall(_unique(block.id, ids), block.name, parse_arguments(body), block.opaque))
+                continue
+            if calls:
+                said.append(ToolCallMessage(tuple(calls)))
+                calls = []
+            if block.kind is ReasoningChunk:
+                if body or block.opaque is not None:
+                    said.append(ReasoningMessage(body, block.opaque))
+            elif body or block.opaque is not None:
+                said.append(
+                    TextMessage("assistant", body, stop_reason="tool" if calls_follow else "stop", opaque=block.opaque)
+                )
+        if calls:
+            said.append(ToolCallMessage(tuple(calls)))
+        return tuple(said)
+
+    def without_calls(self) -> tuple[Message, ...]:
+        """Say what was said so far without its unfinished tool calls, for an answer that was cut off."""
+        return tuple(one for one in self.messages() if not isinstance(one, ToolCallMessage))
+
+    @property
+    def finish(self) -> FinishReason:
+        """Why the answer ended; a tool call counts as `tool` whatever the provider said."""
+        reason: FinishReason = self.finished.reason if self.finished is not None else "stop"
+        return "tool" if self.has_calls and reason == "stop" else reason
+
+
+def _unique(id: str, taken: set[str]) -> str:
+    candidate = id or f"call_{len(taken)}"
+    number = len(taken)
+    while candidate in taken:
+        number += 1
+        candidate = f"{id or 'call'}_{number}"
+    taken.add(candidate)
+    return candidate

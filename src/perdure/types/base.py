@@ -1,0 +1,112 @@
+"""The frozen base of every value that is kept or sent, and its JSON codec."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar, cast
+
+import msgspec
+from typing_extensions import dataclass_transform
+
+from perdure.types.errors import Unserialisable
+
+Json: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
+T = TypeVar("T")
+
+
+if TYPE_CHECKING:
+    # Type checkers see the base as frozen here; at run time it is a plain msgspec struct.
+    @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
+    class _Frozen(msgspec.Struct):
+        __struct_fields__: ClassVar[tuple[str, ...]]
+else:
+    _Frozen = msgspec.Struct
+
+
+class Base(_Frozen, frozen=True, omit_defaults=True):
+    """A frozen value with a lossless JSON form."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """Let a pydantic model have fields of our types."""
+        from pydantic_core import core_schema
+
+        def validate(value: Any) -> Any:
+            return value if isinstance(value, cls) else msgspec.convert(value, source)
+
+        return core_schema.no_info_plain_validator_function(
+            validate, serialization=core_schema.plain_serializer_function_ser_schema(msgspec.to_builtins)
+        )
+
+
+def _foreign(value: Any) -> Any:
+    """Encode what msgspec does not know: pydantic models, mappings, sequences and iterables of fixed content."""
+    dump = getattr(value, "model_dump", None)
+    if dump is not None and not isinstance(value, type):
+        return dump(mode="json")
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[Any, Any]", value))
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return list(cast("Sequence[Any]", value))
+    raise NotImplementedError(f"Objects of type {type(value).__qualname__} are not JSON")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_foreign)
+_decoder = msgspec.json.Decoder()
+encode_json = _encoder.encode
+decode_json = _decoder.decode
+
+
+def plain(value: Any, what: str = "value") -> Json:
+    """Turn any JSON-serialisable Python value into plain JSON values.
+
+    Args:
+        value: dataclasses, pydantic models, msgspec structs, dates, decimals, sets and plain values are accepted.
+        what: what the value is, for the error.
+
+    Returns:
+        dicts, lists, strings, numbers, booleans and None; just what reading the stored bytes would give.
+
+    Raises:
+        Unserialisable: something in the value has no JSON form; the message has the path to it.
+    """
+    if value is None or value is True or value is False or type(value) is int:
+        return value
+    try:
+        return decode_json(encode_json(value))
+    except (TypeError, ValueError, NotImplementedError, RecursionError, OverflowError, msgspec.MsgspecError) as error:
+        raise Unserialisable(what, find_unserialisable(value) or type(value).__qualname__) from error
+
+
+def find_unserialisable(value: object, path: str = "", depth: int = 0) -> str | None:
+    """Say where in a value the part is that has no JSON form, as `path: type`; None if there is none."""
+    if depth > 50:
+        return f"{path or '.'}: nested too deeply, or refers to itself"
+    if isinstance(value, Mapping):
+        items = [(f"{path}.{key}", part) for key, part in cast("Mapping[Any, Any]", value).items()]
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        items = [(f"{path}[{n}]", part) for n, part in enumerate(cast("Sequence[Any]", value))]
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        items = [(f"{path}.{name}", getattr(cast("object", value), name)) for name in names]
+    else:
+        items = []
+    for where, part in items:
+        found = find_unserialisable(part, where, depth + 1)
+        if found is not None:
+            return found
+    try:
+        encode_json(value)
+    except Exception:
+        return f"{path or '.'}: {type(cast('object', value)).__qualname__}"
+    return None
+
+
+def convert(value: Any, kind: type[T]) -> T:
+    """Read plain JSON values as one of our types.
+
+    Raises:
+        msgspec.ValidationError: the value does not have the shape of `kind`.
+    """
+    return msgspec.convert(value, kind)

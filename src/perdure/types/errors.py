@@ -1,0 +1,238 @@
+"""One tree of exceptions; each message says what happened, where, and what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class PerdureError(Exception):
+    """The root of everything that Perdure raises."""
+
+
+class DefinitionError(PerdureError, ValueError):
+    """An agent, tool, network or option was defined wrongly; raised when it is made, not when it runs."""
+
+
+class ConfigurationError(PerdureError):
+    """Something outside the code is missing: a package, a key, a model."""
+
+
+class MissingExtra(ConfigurationError):
+    """An optional package is not installed.
+
+    Args:
+        package: the package that could not be imported.
+        extra: the extra of perdure which brings it.
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"The package '{package}' is not installed. Install it with: pip install 'perdure[{extra}]'")
+        self.package = package
+        self.extra = extra
+
+
+class MissingKey(ConfigurationError):
+    """A provider needs an API key and none was given.
+
+    Args:
+        provider: the provider's name.
+        variable: the environment variable which is read.
+    """
+
+    def __init__(self, provider: str, variable: str) -> None:
+        super().__init__(f"No API key for {provider}. Set the environment variable {variable}, or pass api_key=...")
+        self.provider = provider
+        self.variable = variable
+
+
+class NoModel(ConfigurationError):
+    """An agent is run and neither the run, the agent nor the network names a model."""
+
+
+class NeedsRuntime(PerdureError):
+    """Something was asked for that needs a place to last, and there is no runtime.
+
+    Args:
+        what: what was asked for.
+        instead: what to do without a runtime, if there is something.
+    """
+
+    def __init__(self, what: str, instead: str = "") -> None:
+        super().__init__(f"{what} needs a place to last: open a Runtime" + (f", or {instead}" if instead else ""))
+
+
+class Unserialisable(PerdureError, TypeError):
+    """A value that must be kept has no JSON form.
+
+    Args:
+        what: what the value is.
+        where: the path to the offending part, and its type.
+    """
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(
+            f"The {what} cannot be kept, because it is not JSON-serialisable ({where}). "
+            "Return or store plain values, dataclasses, pydantic models or msgspec structs."
+        )
+        self.where = where
+
+
+class InvalidId(PerdureError, ValueError):
+    """An id has a shape that is not allowed."""
+
+
+class Conflict(PerdureError):
+    """The same id was used again for something else."""
+
+
+class UnknownName(PerdureError, LookupError):
+    """A name does not belong to any agent, tool or definition known here.
+
+    Args:
+        kind: "agent", "tool" or "definition".
+        name: the name that was not found.
+        known: the names that exist.
+    """
+
+    def __init__(self, kind: str, name: str, known: list[str]) -> None:
+        listed = ", ".join(repr(one) for one in known) or "none"
+        super().__init__(f"There is no {kind} named {name!r}. Known: {listed}.")
+        self.kind = kind
+        self.name = name
+        self.known = known
+
+
+# -- models ---------------------------------------------------------------------------------------------------------
+
+
+class ModelError(PerdureError):
+    """A call of a model failed.
+
+    Args:
+        message: what the provider said.
+        provider: the provider's name.
+        model: the model's name.
+        status: the HTTP status, if there was one.
+        retry_after: seconds the provider asks to wait before the next attempt.
+    """
+
+    retryable: bool = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str = "",
+        model: str = "",
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        where = f"{provider}:{model}: " if provider else ""
+        super().__init__(f"{where}{message}" + (f" (HTTP {status})" if status else ""))
+        self.message = message
+        self.provider = provider
+        self.model = model
+        self.status = status
+        self.retry_after = retry_after
+
+
+class AuthenticationFailed(ModelError):
+    """The provider refused the key or its rights (401, 403)."""
+
+
+class RateLimited(ModelError):
+    """The provider asks to slow down (429)."""
+
+    retryable = True
+
+
+class Overloaded(ModelError):
+    """The provider cannot serve at the moment (5xx, 529)."""
+
+    retryable = True
+
+
+class ModelUnreachable(ModelError):
+    """The connection to the provider failed, or broke in the middle of the answer."""
+
+    retryable = True
+
+
+class ModelTimeout(ModelError):
+    """The provider did not answer within the time limit."""
+
+    retryable = True
+
+
+class ContextTooLong(ModelError):
+    """The prompt is longer than the model can read."""
+
+
+class BadRequest(ModelError):
+    """The provider refused the request as wrong (4xx)."""
+
+
+class BadResponse(ModelError):
+    """The provider answered with something that is not an answer."""
+
+    retryable = True
+
+
+class ContentRefused(ModelError):
+    """The provider's own filter refused the prompt or the answer."""
+
+
+# -- runs -----------------------------------------------------------------------------------------------------------
+
+
+class RunError(PerdureError):
+    """A run ended in another way than with an answer.
+
+    Args:
+        message: what happened, where, and what to do.
+        result: what the run had reached: messages, results, state, usage.
+    """
+
+    def __init__(self, message: str, result: Any = None) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class RunFailed(RunError):
+    """A run failed; the cause is the exception's `__cause__`."""
+
+
+class RunCancelled(RunError):
+    """A run was cancelled, interrupted, or passed its deadline."""
+
+
+class RunWaiting(RunError):
+    """The output of a run was read while it waits for somebody or something."""
+
+
+class OutputInvalid(PerdureError):
+    """A model's answer did not fit the output type, also after retries."""
+
+
+class ModelRetry(PerdureError):
+    """Raised by a tool or output validator: the message goes back to the model, which may try again.
+
+    Args:
+        message: what the model should know.
+    """
+
+
+class NotDone(PerdureError):
+    """Raised by a tool that is certain that nothing has happened yet, so that even a `once` tool may be tried again."""
+
+
+class AmbiguousStep(PerdureError):
+    """A step id was used again while another step of the same body was open; use `step.scope(...)`."""
+
+
+class StepOutsideSteps(PerdureError):
+    """A tool used steps, waits or child runs without declaring `effect="steps"`."""
+
+
+class ToolServerError(PerdureError):
+    """A tool server (MCP) could not be reached, or broke off."""

@@ -1,0 +1,42 @@
+"""Ids: made to sort by time, derived from a place, or given by the user and checked."""
+
+# pyright: reportUnnecessaryIsInstance=false
+from __future__ import annotations
+
+import os
+import re
+import time
+from hashlib import blake2b
+
+from perdure.types.errors import InvalidId
+
+_ALLOWED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@|+=~-]{0,199}\Z")
+
+
+def new_id(kind: str) -> str:
+    """Make an id that sorts by the time it was made: `<kind>_<12 hex of milliseconds><16 hex random>`."""
+    return f"{kind}_{time.time_ns() // 1_000_000:012x}{os.urandom(8).hex()}"
+
+
+def derive_id(kind: str, *parts: str) -> str:
+    """Make the id that always belongs to the same parts, such as a run and a place in it."""
+    return f"{kind}_{blake2b(chr(0).join(parts).encode(), digest_size=14).hexdigest()}"
+
+
+def check_id(value: str, what: str) -> str:
+    """Return an id given by a user if its shape is allowed.
+
+    Args:
+        value: 1 to 200 characters: ASCII letters, digits and `_.:@|+=~-`, not starting with a sign other than `_`.
+        what: what the id is for, for the error.
+
+    Raises:
+        InvalidId: the shape is not allowed.
+    """
+    if not isinstance(value, str) or not _ALLOWED.match(value):
+        shown = repr(value if not isinstance(value, str) or len(value) <= 60 else value[:60] + "…")
+        raise InvalidId(
+            f"{what} {shown} is not allowed: use 1 to 200 ASCII letters, digits or _.:@|+=~- , "
+            "starting with a letter, a digit or _."
+        )
+    return value

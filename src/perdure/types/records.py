@@ -1,0 +1,268 @@
+"""Records: the rows of the log, one kind of payload each.
+
+A record that closes a step carries the step's key, which is a place (`agent/0/infer/2/tool/1`), never a name. Records
+without a key open something, note an attempt, or come from outside (`post`). What a run has done is the fold of its
+records; the conversation, the events and the state are views of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from perdure.types.base import Base
+from perdure.types.chunks import FinishReason
+from perdure.types.messages import Message, ToolResultMessage
+from perdure.types.usage import Usage
+from perdure.types.waits import Wait, WaitAnswer
+
+SCHEMA_VERSION = 1
+
+RunStatus: TypeAlias = Literal["queued", "running", "waiting", "completed", "failed", "cancelled", "parked"]
+StopReason: TypeAlias = Literal[
+    "answer",
+    "router",
+    "stop_when",
+    "hook",
+    "max_iter",
+    "max_tokens",
+    "budget",
+    "deadline",
+    "cancelled",
+    "interrupted",
+    "error",
+]
+Outcome: TypeAlias = Literal["ok", "error", "denied", "timeout", "unknown", "not_run", "interrupted"]
+JsonPatch: TypeAlias = list[dict[str, Any]]
+
+
+class ErrorInfo(Base):
+    """An exception as it is kept: its type, its message, and where it happened."""
+
+    type: str
+    message: str
+    where: str = ""
+
+
+class PromptRange(Base, tag="range"):
+    """Messages `start` to `end` (exclusive) of the transcript as it stood before the inference."""
+
+    start: int
+    end: int
+
+
+class PromptRef(Base):
+    """What an inference's prompt was made of, without repeating it.
+
+    `system` and `tools` are hashes of texts kept once in `InferenceDone.texts`; `pieces` is None when the prompt was
+    the whole transcript, of `count` messages.
+    """
+
+    count: int
+    system: str | None = None
+    tools: str | None = None
+    pieces: tuple[PromptRange | Message, ...] | None = None
+
+
+class RunStarted(Base, tag="run_started"):
+    """A run was accepted, with everything that it starts from."""
+
+    definition: str
+    program: Literal["agent", "network"]
+    messages: tuple[Message, ...]
+    history: tuple[Message, ...] = ()
+    system_prompt: str | None = None
+    state: Any = None
+    options: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    user_id: str | None = None
+    parent: str | None = None
+    parent_key: str | None = None
+
+
+class InferenceDone(Base, tag="inference"):
+    """One inference, whole: hooks, model, validation.
+
+    `answered` are the results of calls that the inference itself closed (an answer given through a tool); `feedback`
+    is what the model is told when its answer did not fit the output type.
+    """
+
+    agent: str
+    messages: tuple[Message, ...] = ()
+    finish: FinishReason = "stop"
+    model: str = ""
+    provider: str = ""
+    usage: Usage = Usage()
+    prompt: PromptRef = PromptRef(0)
+    texts: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    patch: JsonPatch | None = None
+    scheduled: tuple[str, ...] = ()
+    stop: Literal["hook", "budget"] | None = None
+    stop_detail: str = ""
+    has_output: bool = False
+    output: Any = None
+    answered: tuple[ToolResultMessage, ...] = ()
+    feedback: tuple[Message, ...] = ()
+    interrupted: bool = False
+
+
+class ToolDone(Base, tag="tool"):
+    """One tool call, whole: validation, hooks, approval, handler; `usage` is that of the child runs it started."""
+
+    agent: str
+    result: ToolResultMessage
+    outcome: Outcome = "ok"
+    patch: JsonPatch | None = None
+    scheduled: tuple[str, ...] = ()
+    usage: Usage = Usage()
+
+
+class Pick(Base):
+    """The router's choice of one agent, or of several that run at once; `args` go to `Network(resolve=...)`."""
+
+    agents: tuple[str, ...]
+    args: dict[str, Any] | None = None
+
+
+class RouteDone(Base, tag="route"):
+    """A routing decision, as names; `ask` names the routing agent that a code router handed over to."""
+
+    picks: tuple[Pick, ...] = ()
+    ask: str | None = None
+    by: str = ""
+    reason: Literal["router", "stop_when"] = "router"
+    patch: JsonPatch | None = None
+    usage: Usage = Usage()
+
+
+class AgentDone(Base, tag="agent_finished"):
+    """An agent's turn ended; `messages` replaces what it said if a finish hook changed it."""
+
+    agent: str
+    stop_reason: StopReason
+    messages: tuple[Message, ...] | None = None
+    has_output: bool = False
+    output: Any = None
+    patch: JsonPatch | None = None
+    scheduled: tuple[str, ...] = ()
+    detail: str = ""
+
+
+class StepDone(Base, tag="step"):
+    """A step that a user wrote inside a tool."""
+
+    name: str
+    result: Any = None
+    arguments: str = ""
+
+
+class ChildDone(Base, tag="child"):
+    """A child run ended."""
+
+    run_id: str
+    status: RunStatus
+    usage: Usage = Usage()
+
+
+class WaitOpened(Base, tag="wait"):
+    """A step waits for somebody outside, for all of these."""
+
+    agent: str
+    waits: tuple[Wait, ...]
+
+
+class StepFailed(Base, tag="failed"):
+    """A step ended with an exception that ends the run."""
+
+    error: ErrorInfo
+
+
+class AttemptFailed(Base, tag="attempt"):
+    """One attempt of a step failed and another follows after `wait` seconds."""
+
+    step: str
+    attempt: int
+    error: ErrorInfo
+    wait: float
+
+
+class RunFinished(Base, tag="run_finished"):
+    """The terminal record of a run."""
+
+    status: RunStatus
+    stop_reason: StopReason
+    has_output: bool = False
+    output: Any = None
+    usage: Usage = Usage()
+    error: ErrorInfo | None = None
+
+
+class Answered(Base, tag="answer"):
+    """Inbox: a wait was answered."""
+
+    wait_id: str
+    answer: WaitAnswer
+
+
+class CancelAsked(Base, tag="cancel"):
+    """Inbox: somebody wants the run to end."""
+
+    reason: Literal["cancelled", "interrupted", "deadline", "budget"] = "cancelled"
+    detail: str = ""
+
+
+Payload: TypeAlias = (
+    RunStarted
+    | InferenceDone
+    | ToolDone
+    | RouteDone
+    | AgentDone
+    | StepDone
+    | ChildDone
+    | WaitOpened
+    | StepFailed
+    | AttemptFailed
+    | RunFinished
+    | Answered
+    | CancelAsked
+)
+
+
+class Record(Base):
+    """One row of the log.
+
+    `seq` is its place in the session, `key` the place of the step it closes (None if it closes none), `step` the step
+    it belongs to, `created_at` seconds since the epoch.
+    """
+
+    seq: int
+    run_id: str
+    session_id: str
+    key: str | None
+    payload: Payload
+    created_at: float
+    version: int = SCHEMA_VERSION
+
+    @property
+    def kind(self) -> str:
+        """The payload's kind, as it is stored."""
+        return kind_of(self.payload)
+
+
+def kind_of(payload: Payload) -> str:
+    """Say which kind a payload is, as it is stored."""
+    return type(payload).__struct_config__.tag  # type: ignore[return-value]  # every payload class has a string tag
+
+
+_payload_encoder = msgspec.json.Encoder()
+_payload_decoder = msgspec.json.Decoder(Payload)
+encode_payload = _payload_encoder.encode
+
+
+def decode_payload(data: bytes) -> Payload:
+    """Read a payload from the bytes in the log.
+
+    Raises:
+        msgspec.ValidationError: the bytes are of no known kind or shape.
+    """
+    return _payload_decoder.decode(data)

@@ -245,9 +245,20 @@ async def test_b56_an_error_page_is_an_error_of_its_status(make, server: RawServ
     await model.aclose()
 
 
-@BOTH
-@pytest.mark.parametrize("piece", ["{broken", "[1, 2]", '"text"', "12"])
-async def test_b56_a_piece_that_is_no_object_is_a_bad_response(make, piece, server: RawServer) -> None:
+SHAPES = [
+    *((make, piece) for make in (openai, openai_chat) for piece in ("{broken", "[1, 2]", '"text"', "12")),
+    *(
+        (openai_chat, f'{{"choices": {one}}}')
+        for one in ("7", '["x"]', '[{"delta": "x"}]', '[{"delta": {"tool_calls": 1}}]')
+    ),
+    (openai, '{"type": "response.completed", "response": "x"}'),
+    (openai, '{"type": "response.output_item.done", "item": [1]}'),
+    (openai, '{"type": "response.output_item.added", "item": {"type": "function_call"}}'),
+]
+
+
+@pytest.mark.parametrize(("make", "piece"), SHAPES)
+async def test_b56_a_piece_of_another_shape_is_a_bad_response(make, piece, server: RawServer) -> None:
     server.stream(piece)
     model = make("m", api_key="k", base_url=server.url)
     with pytest.raises(BadResponse):

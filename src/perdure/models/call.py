@@ -22,7 +22,7 @@ import msgspec
 from perdure.models.failures import SHORTEST_KEY, translate
 from perdure.models.model import DEFAULT_SETTINGS, Capabilities, Model, ModelRequest, ModelSettings, prices_of
 from perdure.types.chunks import ModelEvent
-from perdure.types.errors import ConfigurationError, MissingExtra, MissingKey, ModelTimeout
+from perdure.types.errors import BadResponse, ConfigurationError, MissingExtra, MissingKey, ModelError, ModelTimeout
 from perdure.types.usage import Prices, Usage
 
 CONNECT_TIMEOUT = 10.0
@@ -198,7 +198,7 @@ class ProviderModel:
                 # The deadline covers the waiting alone: it must not run into the consumer's code between two pieces.
                 async with self._attempt(deadline, settings.timeout):
                     chunk = await anext(iterator, _END)
-                    events = decoder.end() if chunk is _END else decoder.feed(chunk)
+                    events = self._read(decoder, chunk)
                 for event in events:
                     yield event
                 if chunk is _END:
@@ -206,6 +206,15 @@ class ProviderModel:
         finally:
             await _close(iterator)
             await _close(source)
+
+    def _read(self, decoder: Decoder, chunk: Any) -> list[ModelEvent]:
+        try:
+            return list(decoder.end() if chunk is _END else decoder.feed(chunk))
+        except ModelError:
+            raise
+        except Exception as error:  # servers send what no decoder foresaw
+            said = f"a piece of the answer cannot be read ({type(error).__name__}: {error})"
+            raise BadResponse(said, provider=self.provider, model=self.name) from error
 
     @asynccontextmanager
     async def _attempt(self, deadline: float, seconds: float) -> AsyncGenerator[None]:

@@ -27,6 +27,7 @@ check: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/lint-imports --no-logo --config circles.toml
 	$(if $(wildcard tests/typing/*.py),$(BIN)/mypy)
 
 format: $(DEV)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Generic, overload
 
 from typing_extensions import TypeVar, Unpack
 
 from perdure.agents import doors
-from perdure.agents.checks import check_choice, check_limit, check_model, check_name, check_prompt, check_tools
+from perdure.agents.children import agent_tool
 from perdure.agents.context import Context
-from perdure.agents.hooks import Hooks, HooksLike, read_hooks
+from perdure.agents.definition import AgentDefinition, Prompt
+from perdure.agents.hooks import HooksLike
 from perdure.agents.options import RunOptions
 from perdure.agents.tool import Tool
 from perdure.agents.toolsets import ToolLike
 from perdure.models.model import Model, ModelSettings
-from perdure.types.errors import DefinitionError
 from perdure.types.messages import Input
 
 if TYPE_CHECKING:
@@ -30,10 +30,9 @@ A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
 S = TypeVar("S")
-Prompt: TypeAlias = str | Callable[[Context[S]], "str | Awaitable[str]"] | None
 
 
-class Agent(Generic[Out_co, S_contra]):
+class Agent(AgentDefinition, Generic[Out_co, S_contra]):
     """Who answers: a name, a system prompt, a model, tools, an output type, hooks.
 
     Args:
@@ -58,42 +57,7 @@ class Agent(Generic[Out_co, S_contra]):
         DefinitionError: an argument has a wrong type or value.
     """
 
-    __slots__ = (
-        "_caches",
-        "description",
-        "enabled",
-        "hooks",
-        "max_iter",
-        "model",
-        "name",
-        "output_retries",
-        "output_type",
-        "parallel_tools",
-        "prefill",
-        "settings",
-        "stop_when",
-        "strict",
-        "system",
-        "tool_choice",
-        "tools",
-    )
-    name: str
-    description: str
-    system: Prompt[Any]
-    model: Model | str | None
-    tools: tuple[ToolLike[Any], ...]
-    tool_choice: str
-    output_type: Any
-    hooks: tuple[Hooks, ...]
-    settings: ModelSettings | None
-    prefill: str | None
-    enabled: bool | Callable[[Context[Any]], bool | Awaitable[bool]]
-    max_iter: int | None
-    parallel_tools: bool
-    strict: bool
-    stop_when: frozenset[str]
-    output_retries: int
-    _caches: dict[str, Any]
+    __slots__ = ()
 
     @overload
     def __init__(
@@ -217,70 +181,8 @@ class Agent(Generic[Out_co, S_contra]):
         stop_when: str | Sequence[str] = (),
         output_retries: int = 2,
     ) -> None: ...
-    def __init__(
-        self,
-        name: str,
-        *,
-        system: Prompt[Any] = None,
-        description: str = "",
-        model: Model | str | None = None,
-        tools: Sequence[ToolLike[Any]] = (),
-        tool_choice: str = "auto",
-        output_type: Any = str,
-        hooks: HooksLike = (),
-        settings: ModelSettings | None = None,
-        prefill: str | None = None,
-        enabled: bool | Callable[[Context[Any]], bool | Awaitable[bool]] = True,
-        max_iter: int | None = 25,
-        parallel_tools: bool = True,
-        strict: bool = False,
-        stop_when: str | Sequence[str] = (),
-        output_retries: int = 2,
-    ) -> None:
-        where = f"Agent({name!r})"
-        check_name(name, "Agent")
-        put = object.__setattr__
-        put(self, "name", name)
-        put(self, "system", check_prompt(system, where))
-        put(self, "description", description)
-        put(self, "model", check_model(model, where))
-        put(self, "tools", check_tools(tools, where))
-        put(self, "tool_choice", check_choice(tool_choice, self.tools, where))
-        put(self, "output_type", output_type)
-        put(self, "hooks", read_hooks(hooks, where))
-        put(self, "settings", settings)
-        put(self, "prefill", prefill)
-        put(self, "enabled", enabled)
-        put(self, "max_iter", check_limit(max_iter, where))
-        put(self, "parallel_tools", parallel_tools)
-        put(self, "strict", strict)
-        put(self, "stop_when", frozenset((stop_when,) if isinstance(stop_when, str) else stop_when))
-        put(self, "output_retries", output_retries)
-        put(self, "_caches", {})
-        if settings is not None and not isinstance(settings, ModelSettings):
-            raise DefinitionError(f"{where}: settings= takes ModelSettings, not {settings!r}.")
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"Agent({self.name!r}) is immutable; make a changed copy with .replace({name}=…).")
-
-    def __repr__(self) -> str:
-        return f"Agent({self.name!r})"
-
-    def replace(self, **changes: Any) -> Agent[Out_co, S_contra]:
-        """Make a copy with some arguments changed; everything else stays."""
-        options = {name: getattr(self, name) for name in self.__slots__ if name != "_caches"}
-        return Agent(**{**options, **changes})
-
-    def with_model(self, model: Model | str) -> Agent[Out_co, S_contra]:
-        """Make a copy with another model; everything else stays."""
-        return self.replace(model=model)
-
-    def cached(self, key: str, make: Callable[[], Any]) -> Any:
-        """Keep something worked out from this definition with it."""
-        found = self._caches.get(key)
-        if found is None:
-            found = self._caches[key] = make()
-        return found
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__(name, **options)
 
     def as_tool(
         self, *, name: str | None = None, description: str | None = None
@@ -291,8 +193,6 @@ class Agent(Generic[Out_co, S_contra]):
             name: the tool's name; made from the agent's unless given.
             description: what a model is told; the agent's description unless given.
         """
-        from perdure.agents.children import agent_tool
-
         return agent_tool(self, name, description)
 
     # -- doors -------------------------------------------------------------------------------------------------------

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
+from perdure.agents.hints import innermost
 from perdure.agents.tool import Tool
 from perdure.agents.toolsets import ToolLike, Toolset
 from perdure.types.errors import DefinitionError
@@ -68,3 +69,39 @@ def check_limit(limit: int | None, where: str) -> int | None:
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
         raise DefinitionError(f"{where}: max_iter={limit!r} must be a whole number from 0, or None for no limit.")
     return limit
+
+
+def check_state(state: Any, where: str) -> Any:
+    """Refuse a state that is a value and not a type or a function."""
+    if callable(state):
+        return state
+    raise DefinitionError(
+        f"{where}: state= takes a class or a function that makes the data, not {type(state).__name__}; pass "
+        "state=lambda: … to start from a prepared value."
+    )
+
+
+def _context_argument(fn: Any) -> Any:
+    """Find X in a first parameter `Context[X]`; None if there is none, or it cannot be resolved yet."""
+    inner = innermost(fn)
+    names = list(getattr(inner, "__annotations__", {}))
+    if not names or "Context" not in str(inner.__annotations__[names[0]]):
+        return None
+    try:
+        hint = get_type_hints(inner)[names[0]]
+    except (NameError, TypeError, AttributeError, KeyError):
+        return None
+    return next(iter(get_args(hint)), None)
+
+
+def check_contexts(agent: str, tools: Sequence[Any], state: Any, where: str) -> None:
+    """Refuse tools that were written for another state, where their annotations say so."""
+    if not isinstance(state, type):
+        return
+    for one in tools:
+        wanted = _context_argument(one.fn) if isinstance(one, Tool) else None
+        if isinstance(wanted, type) and not issubclass(state, wanted):
+            raise DefinitionError(
+                f"{where}: the tool {one.name!r} of agent {agent!r} wants Context[{wanted.__name__}], and the "
+                f"network's state is {state.__name__}."
+            )

@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
-from perdure.agents.agent import Agent
 from perdure.agents.context import Context
+from perdure.agents.definition import AgentDefinition, NetworkDefinition
 from perdure.agents.env import Env
-from perdure.agents.network import Network
 from perdure.agents.outcome import RunResult, raise_for
-from perdure.agents.running import Running
 from perdure.agents.tool import Tool
 from perdure.types.base import encode_json, plain
 from perdure.types.errors import DefinitionError
@@ -33,7 +31,7 @@ async def run_child(
         DefinitionError: what is to be run is no definition, or an option is not for children.
         RunFailed: the child failed.
     """
-    if not isinstance(definition, (Agent, Network)):
+    if not isinstance(definition, (AgentDefinition, NetworkDefinition)):
         raise DefinitionError(f"ctx.run(…) takes an agent or a network, not {definition!r}.")
     for name in ("session_id", "run_id"):
         if options.get(name) is not None:
@@ -56,7 +54,7 @@ async def run_child(
                 "run_id": child_id,
             }
             place = (env.ledger, env.run_id, key)
-            running = Running(definition, input, inherited, kernel=env.kernel, parent=place)
+            running = env.launch(definition, input, inherited, place)
             running.env.fallback = _fallback(env, ctx)
             env.children[child_id] = running
             result = await running.drive()
@@ -80,7 +78,7 @@ def _fallback(env: Env, ctx: Context[Any]) -> Any:
     return env.plan(ctx.agent).model if ctx.call is not None else None
 
 
-def agent_tool(agent: Agent[Any, Any], name: str | None, description: str | None) -> Tool[Any, Any, object]:
+def agent_tool(agent: AgentDefinition, name: str | None, description: str | None) -> Tool[Any, Any, object]:
     """Make the tool that runs an agent as a child."""
 
     async def ask(ctx: Context[Any], request: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, cast
 
 from typing_extensions import TypeVar
@@ -52,7 +51,7 @@ class NetworkRun(Generic[S]):
     @property
     def agents(self) -> dict[str, Agent[Any, Any]]:
         """The agents by name."""
-        return dict(self._env.agents)
+        return cast("dict[str, Agent[Any, Any]]", dict(self._env.agents))
 
     def schedule(self, name: str) -> None:
         """Put an agent at the end of the queue; it takes effect when this step's round ends.
@@ -126,7 +125,7 @@ class Context(Generic[S]):
         """
         if self._loop is None:
             raise UnknownName("agent", "(none: this is a router)", list(self._env.agents))
-        return self._env.agent_of(self._loop)
+        return cast("Agent[Any, Any]", self._env.agent_of(self._loop))
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -141,7 +140,7 @@ class Context(Generic[S]):
 
     async def available_agents(self) -> list[Agent[Any, Any]]:
         """The agents of the network that are enabled now."""
-        return await self._env.available(self)
+        return cast("list[Agent[Any, Any]]", await self._env.available(self))
 
     @property
     def idempotency_key(self) -> str:
@@ -245,7 +244,4 @@ class Context(Generic[S]):
             RunFailed: the child failed.
             StepOutsideSteps: the tool does not declare `effect="steps"`.
         """
-        return await self._env.run_child(self, definition, input, options)
-
-
-ContextFn = Callable[[Context[S]], Any]
+        return await self._env.run_child(self._env, self, definition, input, options)

@@ -5,13 +5,14 @@ Every step is performed in an `Env`. What it works out once per agent and run (m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perdure.agents.agent_loop import AgentLoop, LoopRules
 from perdure.agents.budget import Ledger
 from perdure.agents.context import Context
+from perdure.agents.definition import AgentDefinition, NetworkDefinition, RoutingDefinition
 from perdure.agents.hooks import HookChain, Hooks, settle
 from perdure.agents.state_kind import StateKind
 from perdure.agents.tool import Tool
@@ -24,10 +25,8 @@ from perdure.types.errors import DefinitionError, NoModel, UnknownName
 from perdure.types.messages import Message, TextMessage, ToolCall
 
 if TYPE_CHECKING:
-    from perdure.agents.agent import Agent
-    from perdure.agents.context import Context as AnyContext
-    from perdure.agents.network import Network
     from perdure.agents.network_loop import NetworkLoop
+    from perdure.agents.outcome import RunResult
     from perdure.agents.output import Output
     from perdure.agents.result import AgentResult
     from perdure.agents.running import Running
@@ -79,7 +78,7 @@ class Plan:
 
     __slots__ = ("agent", "chain", "dynamic", "model", "output", "settings", "system", "toolbox", "via_tool")
 
-    def __init__(self, env: Env, agent: Agent[Any, Any]) -> None:
+    def __init__(self, env: Env, agent: AgentDefinition) -> None:
         self.agent = agent
         self.model = env.model_for(agent)
         self.settings = env.settings_for(agent)
@@ -102,7 +101,7 @@ class Plan:
         return make_toolbox(tools, self.agent.name, self.output if self.via_tool else None)
 
 
-def output_of(agent: Agent[Any, Any]) -> Output | bool:
+def output_of(agent: AgentDefinition) -> Output | bool:
     """How an agent's structured answers are read; False for text."""
     if agent.output_type is str:
         return False
@@ -127,6 +126,7 @@ class Env:
         "hooks",
         "kernel",
         "kind",
+        "launch",
         "ledger",
         "loop",
         "model",
@@ -135,6 +135,7 @@ class Env:
         "resources",
         "router",
         "routing_agents",
+        "run_child",
         "run_id",
         "session_id",
         "settings",
@@ -147,16 +148,20 @@ class Env:
         self,
         *,
         kernel: Kernel,
-        definition: Agent[Any, Any] | Network[Any, Any],
-        network: Network[Any, Any] | None,
-        agents: dict[str, Agent[Any, Any]],
+        definition: AgentDefinition | NetworkDefinition,
+        network: NetworkDefinition | None,
+        agents: dict[str, AgentDefinition],
         kind: StateKind[Any],
         hooks: tuple[Hooks, ...],
         ledger: Ledger,
         run_id: str,
         session_id: str,
         options: Mapping[str, Any],
+        launch: Callable[[Any, Any, Mapping[str, Any], tuple[Ledger, str, str]], Running],
+        run_child: Callable[[Env, Context[Any], Any, Any, Mapping[str, Any]], Awaitable[RunResult[Any, Any]]],
     ) -> None:
+        self.run_child = run_child
+        self.launch = launch
         self.kernel = kernel
         self.definition = definition
         self.network = network
@@ -177,19 +182,19 @@ class Env:
         self.fallback: Model | None = None
         self.children: dict[str, Running] = {}
         self.loop: NetworkLoop | None = None
-        self.routing_agents: dict[str, Any] = {}
+        self.routing_agents: dict[str, RoutingDefinition] = {}
         self._plans: dict[int, Plan] = {}
         self._acquired: list[Toolset[Any]] = []
 
     # -- looking up --------------------------------------------------------------------------------------------------
 
-    def agent_of(self, loop: AgentLoop) -> Agent[Any, Any]:
+    def agent_of(self, loop: AgentLoop) -> AgentDefinition:
         """The agent whose turn a loop is."""
         if loop.prefix.startswith("route/"):
             return self.routing_agents[loop.rules.agent].agent
         return self.find_agent(loop.rules.agent, loop.args)
 
-    def find_agent(self, name: str, args: dict[str, Any] | None = None) -> Agent[Any, Any]:
+    def find_agent(self, name: str, args: dict[str, Any] | None = None) -> AgentDefinition:
         """Find an agent by the name in a decision, building it if the network can.
 
         Raises:
@@ -225,14 +230,14 @@ class Env:
         """What the loop must know of a routing agent: it is asked again only while its calls fail."""
         return LoopRules(name, 3, False, once_chosen=True)
 
-    def plan(self, agent: Agent[Any, Any]) -> Plan:
+    def plan(self, agent: AgentDefinition) -> Plan:
         """What is worked out once for an agent in this run."""
         found = self._plans.get(id(agent))
         if found is None:
             found = self._plans[id(agent)] = Plan(self, agent)
         return found
 
-    def model_for(self, agent: Agent[Any, Any]) -> Model:
+    def model_for(self, agent: AgentDefinition) -> Model:
         """The model that answers for an agent: the run's, its own, the network's.
 
         Raises:
@@ -252,7 +257,7 @@ class Env:
             )
         return model
 
-    def settings_for(self, agent: Agent[Any, Any]) -> ModelSettings:
+    def settings_for(self, agent: AgentDefinition) -> ModelSettings:
         """The parameters of inference: the run's over the agent's."""
         base = agent.settings
         if base is None:
@@ -272,9 +277,9 @@ class Env:
         """How waits of this run and its children were answered so far."""
         return self.loop.answers if self.loop is not None else {}
 
-    async def available(self, ctx: Context[Any]) -> list[Agent[Any, Any]]:
+    async def available(self, ctx: Context[Any]) -> list[AgentDefinition]:
         """The agents of the network that are enabled now."""
-        found: list[Agent[Any, Any]] = []
+        found: list[AgentDefinition] = []
         for agent in (self.network.agents if self.network is not None else self.agents).values():
             enabled = agent.enabled
             if enabled is True or (callable(enabled) and await settle(enabled(ctx))):
@@ -283,7 +288,7 @@ class Env:
 
     # -- tools and their bodies --------------------------------------------------------------------------------------
 
-    async def toolbox(self, plan: Plan, ctx: AnyContext[Any]) -> Toolbox:
+    async def toolbox(self, plan: Plan, ctx: Context[Any]) -> Toolbox:
         """The tools of an agent now; toolsets are acquired at first use and listed each time."""
         if not plan.dynamic:
             return plan.toolbox
@@ -318,12 +323,6 @@ class Env:
             known = [plan.toolbox.tools[name] for plan in self._plans.values() if name in plan.toolbox.tools]
             effect = known[0].effect if known else "once"
         return Body(io, key, effect, self.loop.steps, name)
-
-    async def run_child(self, ctx: Context[Any], definition: Any, input: Any, options: Mapping[str, Any]) -> Any:
-        """Run a definition as a child of this run."""
-        from perdure.agents.children import run_child
-
-        return await run_child(self, ctx, definition, input, options)
 
 
 def resolve(model: Model | str | None) -> Model | None:

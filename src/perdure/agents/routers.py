@@ -71,10 +71,8 @@ class RouterArgs(Generic[S]):
         return self.ctx.state
 
 
-RouterAnswer: TypeAlias = (
-    "Agent[Any, S_contra] | str | Route | Parallel[S_contra] | RoutingAgent"
-    " | Sequence[Agent[Any, S_contra] | str | Route | Parallel[S_contra]] | None"
-)
+Choice: TypeAlias = "Agent[Any, S_contra] | str | Route | Parallel[S_contra]"
+RouterAnswer: TypeAlias = "Choice[S_contra] | RoutingAgent | Sequence[Choice[S_contra]] | None"
 RouterFn: TypeAlias = Callable[[RouterArgs[S]], "RouterAnswer[S] | Awaitable[RouterAnswer[S]]"]
 Stage: TypeAlias = "Agent[Any, S] | Parallel[S] | RoutingAgent | RouterFn[S]"
 Condition: TypeAlias = Callable[[RouterArgs[S]], "bool | Awaitable[bool]"]

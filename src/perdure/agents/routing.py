@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from perdure.agents.agent import Agent
 from perdure.agents.context import Context, NetworkRun
+from perdure.agents.definition import AgentDefinition, RoutingDefinition
 from perdure.agents.env import Env
 from perdure.agents.hooks import HookChain, settle
 from perdure.agents.network_loop import NetworkLoop
 from perdure.agents.network_loop import Route as RouteNote
 from perdure.agents.result import AgentResult
 from perdure.agents.routers import Parallel, Route, RouterArgs, StopWhen
-from perdure.agents.routing_agent import RoutingAgent, default_routing_agent
+from perdure.agents.routing_agent import default_routing_agent
 from perdure.durable.drive import RunIO
 from perdure.durable.program import Keep
 from perdure.types.errors import DefinitionError, UnknownName
@@ -36,7 +36,7 @@ async def route(env: Env, state: NetworkLoop, note: RouteNote, key: str, io: Run
     assert network is not None
     ctx: Context[Any] = Context(env, io, key, None, state.doc)
     if note.asked is not None:
-        routing = cast("RoutingAgent", env.routing_agents[note.agent or ""])
+        routing = env.routing_agents[note.agent or ""]
         said = AgentResult(routing.name, tuple(note.asked.said), f"{env.run_id}/{key}", io.kernel.clock.now())
         return await _decided(env, ctx, await settle(routing.on_route(ctx, said)), routing.name)
     if note.number == 0 and not await env.available(ctx):
@@ -54,8 +54,8 @@ async def route(env: Env, state: NetworkLoop, note: RouteNote, key: str, io: Run
                 "of the two."
             )
         router = default_routing_agent()
-    answer = router if isinstance(router, RoutingAgent) else await settle(router(args))
-    if isinstance(answer, RoutingAgent):
+    answer = router if isinstance(router, RoutingDefinition) else await settle(router(args))
+    if isinstance(answer, RoutingDefinition):
         env.routing_agents[answer.name] = answer
         return Keep(f"{key}/ask", RouteDone(ask=answer.name, by=_name(router), patch=ctx.patch()))
     return await _decided(env, ctx, answer, _name(router))
@@ -73,7 +73,7 @@ def router_args(env: Env, state: NetworkLoop, ctx: Context[Any]) -> RouterArgs[A
         input=user_message.text if user_message is not None else "",
         user_message=user_message,
         network=NetworkRun(env, ctx.state, []),
-        stack=[env.find_agent(name, pick.args) for pick in state.queue for name in pick.agents],
+        stack=cast("Any", [env.find_agent(name, pick.args) for pick in state.queue for name in pick.agents]),
         call_count=state.call_count,
         decisions=state.routes,
         last_result=results[-1] if results else None,
@@ -103,8 +103,8 @@ def to_picks(env: Env, answer: Any) -> tuple[Pick, ...]:
     """
     if answer is None:
         return ()
-    if isinstance(answer, Agent):
-        _admit(env, cast("Agent[Any, Any]", answer))
+    if isinstance(answer, AgentDefinition):
+        _admit(env, answer)
         return (Pick((answer.name,)),)
     if isinstance(answer, str):
         env.find_agent(answer)
@@ -124,7 +124,7 @@ def to_picks(env: Env, answer: Any) -> tuple[Pick, ...]:
         return (Pick(tuple(name for one in group.agents for pick in to_picks(env, one) for name in pick.agents)),)
     if isinstance(answer, Sequence) and not isinstance(answer, (bytes, bytearray)):
         given = cast("Sequence[Any]", answer)
-        if any(isinstance(one, RoutingAgent) for one in given):
+        if any(isinstance(one, RoutingDefinition) for one in given):
             raise DefinitionError("The router returned a routing agent inside a list; return it alone.")
         return tuple(pick for one in given for pick in to_picks(env, one))
     raise DefinitionError(
@@ -133,7 +133,7 @@ def to_picks(env: Env, answer: Any) -> tuple[Pick, ...]:
     )
 
 
-def _admit(env: Env, agent: Agent[Any, Any]) -> None:
+def _admit(env: Env, agent: AgentDefinition) -> None:
     known = env.agents.get(agent.name)
     if known is agent:
         return
@@ -143,4 +143,6 @@ def _admit(env: Env, agent: Agent[Any, Any]) -> None:
 
 
 def _name(router: Any) -> str:
-    return router.name if isinstance(router, RoutingAgent) else getattr(router, "__qualname__", type(router).__name__)
+    return (
+        router.name if isinstance(router, RoutingDefinition) else getattr(router, "__qualname__", type(router).__name__)
+    )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from xml.sax.saxutils import escape
 
 from perdure.agents.context import Context
+from perdure.agents.definition import AgentDefinition, Prompt, RoutingDefinition
 from perdure.agents.hooks import Hook, HooksLike
 from perdure.agents.result import AgentResult
 from perdure.agents.tool import Tool, tool
@@ -14,11 +15,8 @@ from perdure.agents.toolsets import ToolLike
 from perdure.models.model import Model, ModelSettings
 from perdure.types.errors import DefinitionError, ModelRetry
 
-if TYPE_CHECKING:
-    from perdure.agents.agent import Agent, Prompt
 
-
-class RoutingAgent:
+class RoutingAgent(RoutingDefinition):
     """An agent whose answer is a routing decision; it is not part of the conversation.
 
     Args:
@@ -36,7 +34,7 @@ class RoutingAgent:
         DefinitionError: an argument has a wrong type or value.
     """
 
-    __slots__ = ("agent", "on_route")
+    __slots__ = ()
 
     def __init__(
         self,
@@ -51,12 +49,10 @@ class RoutingAgent:
         hooks: HooksLike = (),
         settings: ModelSettings | None = None,
     ) -> None:
-        from perdure.agents.agent import Agent
-
         if not callable(on_route):
             raise DefinitionError(f"RoutingAgent({name!r}): on_route= takes a function, not {on_route!r}.")
         self.on_route = on_route
-        self.agent: Agent[str, Any] = Agent(
+        self.agent = AgentDefinition(
             name,
             system=system,
             description=description,
@@ -66,11 +62,6 @@ class RoutingAgent:
             hooks=hooks,
             settings=settings,
         )
-
-    @property
-    def name(self) -> str:
-        """Its name in decisions."""
-        return self.agent.name
 
     def with_model(self, model: Model | str) -> RoutingAgent:
         """Make a copy with another model; everything else stays."""

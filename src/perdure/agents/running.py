@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-from perdure.agents.agent import Agent
 from perdure.agents.budget import Budget, Ledger
+from perdure.agents.children import run_child
+from perdure.agents.definition import AgentDefinition, NetworkDefinition
 from perdure.agents.env import Env
 from perdure.agents.hooks import Hooks
-from perdure.agents.network import Network
 from perdure.agents.network_loop import NetworkLoop, RunRules
 from perdure.agents.outcome import RunResult
 from perdure.agents.program import AgentsProgram
@@ -67,7 +67,7 @@ class Running:
 
     def __init__(
         self,
-        definition: Agent[Any, Any] | Network[Any, Any],
+        definition: AgentDefinition | NetworkDefinition,
         input: Input,
         options: Mapping[str, Any],
         *,
@@ -78,7 +78,7 @@ class Running:
     ) -> None:
         if options:
             _check_options(options, kernel)
-        network = definition if isinstance(definition, Network) else None
+        network = definition if isinstance(definition, NetworkDefinition) else None
         messages, turn_prompt = read_input(input)
         kind, doc, history, results, thread_id = _read_state(definition, options)
         run_id = options.get("run_id") or new_id("run")
@@ -88,13 +88,15 @@ class Running:
             kernel=kernel or Kernel(),
             definition=definition,
             network=network,
-            agents=dict(network.agents) if network is not None else {definition.name: definition},
+            agents=dict(network.agents) if network is not None else {definition.name: cast("Any", definition)},
             kind=kind,
             hooks=(*hooks, *network.hooks) if network is not None else hooks,
             ledger=Ledger(budget, parent[0] if parent is not None else None),
             run_id=run_id,
             session_id=session_id,
             options={**options, "results": results} if results else options,
+            launch=self._launch,
+            run_child=run_child,
         )
         env.thread_id = thread_id
         env.turn_prompt = turn_prompt
@@ -128,6 +130,12 @@ class Running:
             parent[1] if parent is not None else None,
             parent[2] if parent is not None else None,
         )
+
+    def _launch(
+        self, definition: Any, input: Any, options: Mapping[str, Any], place: tuple[Ledger, str, str]
+    ) -> Running:
+        """Make a child run on the same kernel."""
+        return Running(definition, input, options, kernel=self.env.kernel, parent=place)
 
     async def drive(self) -> RunResult[Any, Any]:
         """Drive the run until it is finished or waits, and give what it has reached; failures are in the status.
@@ -225,18 +233,14 @@ class Running:
         )
 
 
-def _loader(definition: Agent[Any, Any] | Network[Any, Any], has_output: bool, stop_reason: str) -> Any:
+def _loader(definition: AgentDefinition | NetworkDefinition, has_output: bool, stop_reason: str) -> Any:
     """How the kept output becomes the object that the user gets; None if it is what is kept."""
     if definition.output_type is str:
         return (lambda value: encode_json(value).decode()) if has_output else None
     from perdure.agents.output import Output
     from perdure.types.errors import ModelRetry, OutputInvalid
 
-    output: Any = (
-        definition.cached("output", lambda: Output(definition.output_type))
-        if isinstance(definition, Agent)
-        else Output(definition.output_type)
-    )
+    output: Any = definition.cached("output", lambda: Output(definition.output_type))
 
     def load(value: Any) -> Any:
         try:
@@ -256,7 +260,7 @@ def _kept(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_state(
-    definition: Agent[Any, Any] | Network[Any, Any], options: Mapping[str, Any]
+    definition: AgentDefinition | NetworkDefinition, options: Mapping[str, Any]
 ) -> tuple[StateKind[Any], Any, tuple[Message, ...], tuple[Any, ...], str | None]:
     """Work out what a run starts from: type and data of the state, history, earlier results, thread."""
     given: Any = options.get("state") if options else None
@@ -281,7 +285,7 @@ def _read_state(
     for one in history:
         if not hasattr(one, "role") and type(one).__name__ != "ReasoningMessage":
             raise DefinitionError(f"messages= holds a {type(one).__name__}; give messages, such as previous.messages.")
-    if isinstance(definition, Network):
+    if isinstance(definition, NetworkDefinition):
         kind: StateKind[Any] = definition.kind
     else:
         kind = DICT_KIND if given is None or type(given) is dict else StateKind.of(type(given))

@@ -24,7 +24,7 @@ else:
     _Frozen = msgspec.Struct
 
 
-class Base(_Frozen, frozen=True, omit_defaults=True):
+class Base(_Frozen, frozen=True, omit_defaults=True, repr_omit_defaults=True):
     """A frozen value with a lossless JSON form."""
 
     @classmethod

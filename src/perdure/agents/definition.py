@@ -1,0 +1,258 @@
+"""What an agent and a network are defined by: checked when they are made, immutable after.
+
+The loops and steps of a run know definitions by these classes; `Agent` and `Network` add the doors for users.
+"""
+
+# pyright: reportUnnecessaryIsInstance=false
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Self, TypeAlias
+
+from typing_extensions import TypeVar
+
+from perdure.agents.checks import (
+    check_choice,
+    check_contexts,
+    check_limit,
+    check_model,
+    check_name,
+    check_prompt,
+    check_state,
+    check_tools,
+)
+from perdure.agents.context import Context
+from perdure.agents.hooks import Hook, Hooks, HooksLike, read_hooks
+from perdure.agents.state_kind import StateKind
+from perdure.agents.tool import Tool
+from perdure.agents.toolsets import ToolLike
+from perdure.models.model import Model, ModelSettings
+from perdure.types.errors import DefinitionError
+
+S = TypeVar("S", default=Any)
+Prompt: TypeAlias = str | Callable[[Context[S]], "str | Awaitable[str]"] | None
+Resolve: TypeAlias = Callable[[str, dict[str, Any]], "AgentDefinition"]
+
+
+class Definition:
+    """A named value that cannot be changed; what is worked out from it is kept with it."""
+
+    __slots__ = ("_caches", "name")
+    name: str
+    _caches: dict[str, Any]
+
+    def __init__(self, name: str, what: str) -> None:
+        check_name(name, what)
+        self.put(name=name, _caches={})
+
+    def put(self, **values: Any) -> None:
+        """Set fields while the definition is made."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{self!r} is immutable; make a changed copy with .replace({name}=…).")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+    def cached(self, key: str, make: Callable[[], Any]) -> Any:
+        """Get something worked out from this definition, working it out at the first time."""
+        found = self._caches.get(key)
+        if found is None:
+            found = self._caches[key] = make()
+        return found
+
+
+class AgentDefinition(Definition):
+    """Everything that an agent is; see `Agent` for what the arguments mean."""
+
+    __slots__ = (
+        "description",
+        "enabled",
+        "hooks",
+        "max_iter",
+        "model",
+        "output_retries",
+        "output_type",
+        "parallel_tools",
+        "prefill",
+        "settings",
+        "stop_when",
+        "strict",
+        "system",
+        "tool_choice",
+        "tools",
+    )
+    system: Prompt[Any]
+    description: str
+    model: Model | str | None
+    tools: tuple[ToolLike[Any], ...]
+    tool_choice: str
+    output_type: Any
+    hooks: tuple[Hooks, ...]
+    settings: ModelSettings | None
+    prefill: str | None
+    enabled: bool | Callable[[Context[Any]], bool | Awaitable[bool]]
+    max_iter: int | None
+    parallel_tools: bool
+    strict: bool
+    stop_when: frozenset[str]
+    output_retries: int
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        system: Prompt[Any] = None,
+        description: str = "",
+        model: Model | str | None = None,
+        tools: Sequence[ToolLike[Any]] = (),
+        tool_choice: str = "auto",
+        output_type: Any = str,
+        hooks: HooksLike = (),
+        settings: ModelSettings | None = None,
+        prefill: str | None = None,
+        enabled: bool | Callable[[Context[Any]], bool | Awaitable[bool]] = True,
+        max_iter: int | None = 25,
+        parallel_tools: bool = True,
+        strict: bool = False,
+        stop_when: str | Sequence[str] | frozenset[str] = (),
+        output_retries: int = 2,
+    ) -> None:
+        super().__init__(name, type(self).__name__)
+        where = repr(self)
+        if settings is not None and not isinstance(settings, ModelSettings):
+            raise DefinitionError(f"{where}: settings= takes ModelSettings, not {settings!r}.")
+        checked = check_tools(tools, where)
+        self.put(
+            system=check_prompt(system, where),
+            description=description,
+            model=check_model(model, where),
+            tools=checked,
+            tool_choice=check_choice(tool_choice, checked, where),
+            output_type=output_type,
+            hooks=read_hooks(hooks, where),
+            settings=settings,
+            prefill=prefill,
+            enabled=enabled,
+            max_iter=check_limit(max_iter, where),
+            parallel_tools=parallel_tools,
+            strict=strict,
+            stop_when=frozenset((stop_when,) if isinstance(stop_when, str) else stop_when),
+            output_retries=output_retries,
+        )
+
+    def replace(self, **changes: Any) -> Self:
+        """Make a copy with some arguments changed; everything else stays."""
+        options = {name: getattr(self, name) for name in ("name", *AgentDefinition.__slots__)}
+        return type(self)(**{**options, **changes})
+
+    def with_model(self, model: Model | str) -> Self:
+        """Make a copy with another model; everything else stays."""
+        return self.replace(model=model)
+
+
+class RoutingDefinition:
+    """An agent whose answer is a routing decision; see `RoutingAgent`."""
+
+    __slots__ = ("agent", "on_route")
+    agent: AgentDefinition
+    on_route: Hook
+
+    @property
+    def name(self) -> str:
+        """Its name in decisions."""
+        return self.agent.name
+
+
+class NetworkDefinition(Definition):
+    """Everything that a network is; see `Network` for what the arguments mean."""
+
+    __slots__ = (
+        "agents",
+        "description",
+        "hooks",
+        "kind",
+        "max_iter",
+        "model",
+        "output_type",
+        "resolve",
+        "router",
+        "state",
+        "stop_when",
+    )
+    agents: dict[str, Any]
+    description: str
+    router: Any
+    state: Callable[[], Any]
+    model: Model | str | None
+    output_type: Any
+    hooks: tuple[Hooks, ...]
+    max_iter: int | None
+    resolve: Resolve | None
+    stop_when: Callable[[Any], Any] | None
+    kind: StateKind[Any]
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        agents: Sequence[AgentDefinition],
+        description: str = "",
+        router: Any = None,
+        state: Callable[[], Any] = dict,
+        model: Model | str | None = None,
+        output_type: Any = str,
+        hooks: HooksLike = (),
+        max_iter: int | None = 10,
+        resolve: Resolve | None = None,
+        stop_when: Callable[[Any], Any] | None = None,
+    ) -> None:
+        super().__init__(name, type(self).__name__)
+        where = repr(self)
+        for option, value in (("resolve", resolve), ("stop_when", stop_when)):
+            if value is not None and not callable(value):
+                raise DefinitionError(f"{where}: {option}= takes a function, not {value!r}.")
+        by_name = _by_name(agents, where)
+        self.put(
+            agents=by_name,
+            description=description,
+            router=_check_router(router, where),
+            state=check_state(state, where),
+            model=check_model(model, where),
+            output_type=output_type,
+            hooks=read_hooks(hooks, where),
+            max_iter=check_limit(max_iter, where),
+            resolve=resolve,
+            stop_when=stop_when,
+            kind=StateKind.of(state),
+        )
+        for agent in by_name.values():
+            check_contexts(agent.name, agent.tools, state, where)
+
+    def replace(self, **changes: Any) -> Self:
+        """Make a copy with some arguments changed; everything else stays."""
+        options = {name: getattr(self, name) for name in ("name", *NetworkDefinition.__slots__) if name != "kind"}
+        options["agents"] = list(self.agents.values())
+        return type(self)(**{**options, **changes})
+
+
+def _by_name(agents: Any, where: str) -> dict[str, AgentDefinition]:
+    if isinstance(agents, (str, AgentDefinition)) or not isinstance(agents, Sequence) or not agents:
+        raise DefinitionError(f"{where}: agents= takes a list of at least one agent, not {agents!r}.")
+    found: dict[str, AgentDefinition] = {}
+    given: list[Any] = list(agents)  # pyright: ignore[reportUnknownArgumentType,reportUnknownVariableType]
+    for one in given:
+        if not isinstance(one, AgentDefinition):
+            raise DefinitionError(f"{where}: agents= holds {one!r}, which is no agent.")
+        if one.name in found:
+            raise DefinitionError(f"{where}: two agents are named {one.name!r}; rename one of them.")
+        found[one.name] = one
+    return found
+
+
+def _check_router(router: Any, where: str) -> Any:
+    if router is None or isinstance(router, RoutingDefinition) or (callable(router) and not isinstance(router, Tool)):
+        return router
+    raise DefinitionError(f"{where}: router= takes a function or a RoutingAgent, not {router!r}.")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from perdure.agents.outcome import RunResult, raise_for
+from perdure.types.errors import DefinitionError
 from perdure.types.messages import Input
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ def start(definition: Any, input: Input, options: Mapping[str, Any]) -> Run[Any,
     from perdure.agents.handle import Run
     from perdure.agents.running import Running
 
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise DefinitionError("start() needs a running event loop; from sync code use run_sync().") from None
     return Run(Running(definition, input, options))
 
 

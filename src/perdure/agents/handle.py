@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Generic, cast
 
@@ -28,7 +27,7 @@ class Run(Generic[Out, S]):
 
     def __init__(self, running: Running) -> None:
         self._running = running
-        self._events: deque[AnyEvent] = deque()
+        self._events: list[AnyEvent] = []
         self._more = asyncio.Event()
         self._over = False
         running.sink = self._take

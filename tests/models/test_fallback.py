@@ -107,6 +107,11 @@ async def test_what_was_streamed_before_is_void() -> None:
     assert assembler.messages() == (assistant("Good day"),)
 
 
+async def test_what_is_void_is_said_once() -> None:
+    got = await pieces(chain(Steps("a", TextChunk("Hel"), Overloaded("x")), Steps("b", Overloaded("x")), good("c")))
+    assert [type(piece) for piece in got] == [TextChunk, Restarted, TextChunk, Finished]
+
+
 async def test_the_last_error_is_raised_and_knows_the_others() -> None:
     last = RateLimited("slow", retry_after=7)
     with pytest.raises(RateLimited) as raised:

@@ -136,6 +136,7 @@ class RawServer:
     answers: list[bytes] = field(default_factory=list)
     requests: list[Said] = field(default_factory=list)
     hang: bool = False  # after the answer, keep the connection open and say nothing more
+    left: asyncio.Event = field(default_factory=asyncio.Event)  # the other side has closed such a connection
 
     def answer(self, body: bytes | str | dict[str, Any] = b"", status: int = 200, **headers: str) -> None:
         """Answer the next request (the last answer is kept for all that follow)."""
@@ -186,6 +187,7 @@ async def raw() -> AsyncIterator[RawServer]:
             await writer.drain()
             if served.hang:
                 await reader.read()
+                served.left.set()
         finally:
             open_ones.discard(writer)
             writer.close()

@@ -16,6 +16,8 @@ from perdure.models import (
     azure,
     compatible,
     deepseek,
+    grok,
+    ollama,
     openai,
     openai_chat,
     openrouter,
@@ -342,6 +344,27 @@ async def test_other_servers_do_not_learn_about_the_account_at_openai(server: Ra
     await ours.aclose()
 
 
+@pytest.mark.parametrize(
+    ("make", "variable", "authorization"),
+    [
+        (grok, "XAI_API_KEY", "Bearer sk-x"),
+        (deepseek, "DEEPSEEK_API_KEY", "Bearer sk-x"),
+        (ollama, "NONE", "Bearer none"),
+    ],
+)
+async def test_b56_presets_send_their_own_key(make, variable, authorization, server: RawServer, monkeypatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
+    monkeypatch.setenv(variable, "sk-x")
+    server.stream({"choices": [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]}, "[DONE]")
+    model = make("m", base_url=f"{server.url}/v1")
+    strict = ToolSpec(LOOK.name, "", {**LOOK.parameters, "additionalProperties": False}, strict=True)
+    assert (await ask(model, request("Hi", tools=(strict,)))).text == "Hi"
+    (sent,) = server.requests
+    assert (sent.path, sent.headers["authorization"]) == ("/v1/chat/completions", authorization)
+    assert "strict" not in sent.body["tools"][0]["function"]  # such servers write broken arguments then
+    await model.aclose()
+
+
 async def test_azure_by_its_own_address_and_header(mock: Mock, server: RawServer) -> None:
     mock.answer({"content": "Hi from Azure"})
     model = azure("my-deployment", endpoint=mock.url, api_version="2025-04-01", api_key="k")
@@ -407,6 +430,7 @@ async def test_walking_away_closes_the_connection(make, server: RawServer) -> No
     stream = model.stream(ModelRequest((user("Hi"),), settings=QUICK))
     assert await anext(stream) == TextChunk("Hel")
     await stream.aclose()
+    await asyncio.wait_for(server.left.wait(), 10)
     await model.aclose()
 
 

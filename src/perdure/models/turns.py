@@ -1,4 +1,4 @@
-"""A flat list of messages as the turns that providers want: answers together with the results of its calls.
+"""A flat list of messages as the turns that providers want: answers together with the results of their calls.
 
 Every call in an answer has exactly one result here, in call order, and every id is unique and short enough for every
 provider, whatever a history processor dropped, a user's message came between, or another provider took for an id.

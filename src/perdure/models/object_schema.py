@@ -38,7 +38,7 @@ def object_schema(schema: Mapping[str, Any]) -> Schema:
     """
     reader = _Reader(schema)
     top = reader.clean(schema)
-    plain = as_object(top, reader.defs, ()) or {"properties": {}}
+    plain = as_object(top, reader.defs) or {"properties": {}}
     clean: Schema = {"type": "object", "properties": plain.pop("properties", {})}
     clean |= {key: value for key, value in plain.items() if key not in _NOT_ON_TOP}
     needed = used_defs(clean, reader.defs)
@@ -72,7 +72,8 @@ class _Reader:
                     items = cast("Mapping[str, Any]", value).items()
                     clean[key] = {name: self.clean(one) for name, one in items}
             elif key == "items" and isinstance(value, list):  # a tuple, before draft 2020
-                clean["prefixItems"] = [self.clean(one) for one in cast("list[Any]", value)]
+                if value:
+                    clean["prefixItems"] = [self.clean(one) for one in cast("list[Any]", value)]
                 rest = source.get("additionalItems")
                 if rest is not None:
                     clean["items"] = self._single(rest)
@@ -83,9 +84,8 @@ class _Reader:
                 clean[key] = self._single(value)
             else:
                 _keep(clean, key, value, source)
-        if source.get("nullable") is True and "type" in clean:
-            types = types_of(clean)
-            clean["type"] = types if "null" in types else [*types, "null"]
+        if source.get("nullable") is True and "type" in clean and "null" not in types_of(clean):
+            clean["type"] = [*types_of(clean), "null"]
             if "enum" in clean and None not in clean["enum"]:
                 clean["enum"] = [*clean["enum"], None]
         return clean
@@ -128,9 +128,10 @@ def _keep(clean: Schema, key: str, value: Any, node: Mapping[str, Any]) -> None:
     """Take over a keyword that holds no schema, if its value is one of draft 2020-12."""
     if key == "type":
         names = cast("list[Any]", value) if isinstance(value, list) else [value]
-        types = [name.lower() for name in names if isinstance(name, str) and name.lower() in TYPES]
+        known = [name.lower() for name in names if isinstance(name, str) and name.lower() in TYPES]
+        types = list(dict.fromkeys(known))
         if types:
-            clean["type"] = types[0] if len(types) == 1 else list(dict.fromkeys(types))
+            clean["type"] = types[0] if len(types) == 1 else types
     elif key == "required":
         if isinstance(value, list):
             clean["required"] = list(dict.fromkeys(one for one in cast("list[Any]", value) if isinstance(one, str)))
@@ -165,25 +166,36 @@ def target(node: Mapping[str, Any]) -> str:
     return cast("str", node["$ref"]).removeprefix("#/$defs/")
 
 
-def as_object(node: Schema, defs: dict[str, Schema], seen: tuple[str, ...]) -> Schema | None:
-    """Read a schema as one plain object; None if it describes something else."""
+def as_object(
+    node: Schema, defs: dict[str, Schema], seen: tuple[str, ...] = (), followed: set[str] | None = None
+) -> Schema | None:
+    """Read a schema as one plain object; None if it describes something else.
+
+    Args:
+        node: the schema, as `object_schema` writes it.
+        defs: its definitions.
+        seen: the definitions that it is a part of; they are not followed again.
+        followed: takes the names of the definitions that went into the object.
+    """
     types = types_of(node)
     if types and "object" not in types:
         return None
     plain = {key: value for key, value in node.items() if key not in _COMBINED}
     if "$ref" in node:
         name = target(node)
-        found = None if name in seen else as_object(defs[name], defs, (*seen, name))
+        if followed is not None:
+            followed.add(name)
+        found = None if name in seen else as_object(defs[name], defs, (*seen, name), followed)
         if found is None:
             return None
         plain = _both(found, plain)
     for part in node.get("allOf", ()):
-        found = as_object(part, defs, seen)
+        found = as_object(part, defs, seen, followed)
         if found is not None:
             plain = _both(plain, found)
     for key in ("anyOf", "oneOf"):
         if key in node:
-            found = [one for part in node[key] if (one := as_object(part, defs, seen)) is not None]
+            found = [one for part in node[key] if (one := as_object(part, defs, seen, followed)) is not None]
             if not found:
                 return None
             plain = _both(plain, _either(found))
@@ -218,6 +230,11 @@ def _either(found: list[Schema]) -> Schema:
     if required:
         joined["required"] = required
     return joined
+
+
+def cyclic_defs(defs: dict[str, Schema]) -> set[str]:
+    """Find the definitions that refer to themselves, also through others."""
+    return {name for name in defs if name in used_defs(defs[name], defs)}
 
 
 def used_defs(node: Any, defs: dict[str, Schema]) -> dict[str, Schema]:

@@ -14,7 +14,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from perdure.models.object_schema import Schema, as_object, object_schema, target, types_of, used_defs, words
+from perdure.models.object_schema import (
+    Schema,
+    as_object,
+    cyclic_defs,
+    object_schema,
+    target,
+    types_of,
+    used_defs,
+    words,
+)
 from perdure.types.base import encode_json
 
 MAX_NAME = 64
@@ -144,12 +153,7 @@ class _StrictWriter:
         if "$ref" in node:
             return self._reference(node, inside)
         if "allOf" in node:
-            merged = node["allOf"][0] if len(node["allOf"]) == 1 else None
-            rest = {key: value for key, value in node.items() if key != "allOf"}
-            plain = {**merged, **rest} if merged is not None else as_object(node, self._source, inside)
-            if plain is None or "allOf" in plain:
-                raise _Inexpressible
-            return self.write({"type": "object", **plain} if "properties" in plain else plain, inside)
+            return self.write(self._merged(node), inside)
         kept: Schema = {key: value for key, value in node.items() if key in _KEPT}
         choices = node.get("anyOf") or node.get("oneOf")
         if choices is not None:
@@ -179,6 +183,15 @@ class _StrictWriter:
         said = {key: value for key, value in node.items() if key in _CONSTRAINTS}
         native = {key: value for key, value in said.items() if self._dialect.constraints(key, value)}
         return _described(kept | native, {key: value for key, value in said.items() if key not in native})
+
+    def _merged(self, node: Schema) -> Schema:
+        if len(node["allOf"]) == 1:
+            return {**node["allOf"][0], **{key: value for key, value in node.items() if key != "allOf"}}
+        followed = set[str]()
+        plain = as_object(node, self._source, (), followed)
+        if plain is None or "properties" not in plain or followed & cyclic_defs(self._source):
+            raise _Inexpressible
+        return {"type": "object", **plain}
 
     def _reference(self, node: Schema, inside: tuple[str, ...]) -> Schema:
         name = target(node)
@@ -255,7 +268,7 @@ def gemini_schema(schema: Mapping[str, Any]) -> Schema:
     """Write a schema for Gemini's `parametersJsonSchema` and `responseJsonSchema`, which take a part of JSON schema."""
     clean = object_schema(schema)
     defs: dict[str, Schema] = clean.pop("$defs", {})
-    cyclic = {name for name in defs if name in used_defs(defs[name], defs)}
+    cyclic = cyclic_defs(defs)
     written = _gemini(clean, defs, cyclic, ())
     needed = used_defs(written, {name: _gemini(one, defs, cyclic, (name,)) for name, one in defs.items()})
     if needed:
@@ -275,9 +288,11 @@ def _gemini(node: Schema, defs: dict[str, Schema], cyclic: set[str], inside: tup
             return {"$ref": node["$ref"]}
         return _gemini({**defs[name], **told}, defs, cyclic, (*inside, name))
     if "allOf" in node:
-        plain = as_object(node, defs, inside)
-        merged = node["allOf"][0] if plain is None else plain
-        return write({key: value for key, value in {**node, **merged}.items() if key != "allOf"})
+        followed = set[str]()
+        plain = as_object(node, defs, inside, followed)
+        merged = {**node, **(node["allOf"][0] if plain is None else plain)}
+        rest = {key: value for key, value in merged.items() if key != "allOf"}
+        return _gemini(rest, defs, cyclic, (*inside, *followed))
     written: Schema = {key: node[key] for key in node if key in _GEMINI and not isinstance(node[key], (dict, bool))}
     if "prefixItems" in node:
         written["prefixItems"] = [write(one) for one in node["prefixItems"]]

@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple, cast
 from xml.sax.saxutils import unescape
 
+from perdure.models.best_quotes import best_quotes
 from perdure.models.fill import fill
 from perdure.models.lookup import lookup_score, searches
 from perdure.models.model import Capabilities, ModelRequest, ToolSpec
@@ -29,8 +30,7 @@ NO_TOOLS = (
     "here no tool has found anything. Give the agent a tool that searches, or a real model, such as "
     'model="openai:gpt-5-mini" with OPENAI_API_KEY set.'
 )
-_MAX_QUOTES = 4
-_MIN_COVERAGE = 0.34
+_ELLIPTIC = re.compile(r"\W*(?:and|or|but|what about|how about)\b", re.IGNORECASE)
 _WORD = re.compile(r"\s*\S+\s?|\s+")
 _AGENT = re.compile(r"<agent>(.*?)</agent>", re.DOTALL)
 _FIELDS = re.compile(r"\s*<name>(.*?)</name>\s*(?:<description>(.*?)</description>)?", re.DOTALL)
@@ -52,12 +52,15 @@ class _Turn(NamedTuple):
     def results(self) -> list[ToolResultMessage]:
         return [one for one in self.since if isinstance(one, ToolResultMessage)]
 
+    def subject(self) -> str:
+        """The question, with the one before it if it says too little alone, as "and where?" does."""
+        if self.earlier_question and (_ELLIPTIC.match(self.question) or not key_words(self.question)):
+            return f"{self.earlier_question} {self.question}"
+        return self.question
+
     def query(self) -> str:
-        """What to look for; a question of one word or none stands on the shoulders of the question before."""
-        found = key_words(self.question)
-        if len(found) < 2 and self.earlier_question:
-            found = [*key_words(self.earlier_question), *found]
-        return " ".join(dict.fromkeys(found)) or self.question
+        """The words to look for."""
+        return " ".join(key_words(self.subject())) or self.question
 
 
 class OfflineModel:
@@ -193,7 +196,7 @@ def _answer(turn: _Turn) -> str:
     if not now and not past:
         return NO_TOOLS
     for results in (now, past):
-        if chosen := best_quotes(turn.query(), _quotes(results)):
+        if chosen := best_quotes(turn.subject(), _quotes(results)):
             lines = [f"{_trimmed(one.text)} ({one.source})" if one.source else _trimmed(one.text) for one in chosen]
             return lines[0] if len(lines) == 1 else "\n".join(f"- {line}" for line in lines)
     failed = [one for one in now if one.is_error]
@@ -225,45 +228,3 @@ def _error(result: ToolResultMessage) -> str:
 def _trimmed(text: str, limit: int = 400) -> str:
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
-
-
-def best_quotes(question: str, found: Sequence[Quote], limit: int = _MAX_QUOTES) -> list[Quote]:
-    """Choose the quotes that answer a question best, best first.
-
-    Args:
-        question: what is asked.
-        found: the quotes to choose from, in the order in which the tools ranked them.
-        limit: at most so many.
-
-    Returns:
-        Quotes that share enough of the question's telling words; none if no quote does.
-    """
-    query = list(dict.fromkeys(terms(question)))
-    ranking = Ranking([[*terms(one.text), *terms(one.about)] for one in found])
-    scored: list[tuple[float, int]] = []
-    for number, one in enumerate(found):
-        coverage = ranking.coverage(number, query)
-        if coverage < _MIN_COVERAGE:
-            continue
-        own = terms(one.text)
-        score = ranking.score(number, query) * (0.5 + coverage)
-        score *= 0.6 if one.code or len(own) < 3 else 1.0
-        score *= 0.7 if not set(own) & set(query) else 1.0  # only its heading matches
-        score *= 1.3 if query and query[0] in own[:2] else 1.0  # it begins with what is asked about
-        score *= 1.0 - 0.2 * number / len(found)  # the tools ranked it lower
-        scored.append((score, number))
-    scored.sort(key=lambda one: (-one[0], one[1]))
-    chosen: list[Quote] = []
-    for score, number in scored:
-        one = found[number]
-        if score < 0.5 * scored[0][0] or len(chosen) == limit:
-            break
-        if not any(_same(one.text, other.text) for other in chosen):
-            chosen.append(one)
-    return chosen
-
-
-def _same(one: str, other: str) -> bool:
-    """Tell whether two sentences say the same with nearly the same words."""
-    first, second = set(terms(one)), set(terms(other))
-    return len(first & second) >= 0.8 * max(1, min(len(first), len(second)))

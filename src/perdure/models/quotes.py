@@ -27,6 +27,14 @@ _HEADING = re.compile(r"\s*(?:#{1,6}\s+(?P<mark>.*?)\s*#*|(?:async\s+)?(?:def|cl
 _ITEM = re.compile(r"\s*(?:[-*+•]|\d{1,3}[.)])\s+")
 _RULE = re.compile(r"[\s|:=~^*_#+.-]*$")
 _QUOTES = re.compile(r'"""|\'\'\'')
+_LINK = re.compile(r"!?\[([^\]\[]*)\]\([^()\s]*\)")
+_PROSE_FILE = re.compile(r"(?:^[^.]*|\.(?:md|markdown|mdx|rst|txt|adoc|asciidoc|org|tex|html|csv))$", re.IGNORECASE)
+_COMMENT = re.compile(r"\s*(?:#+!?|//+|/?\*+/?|--|;;?)\s+")
+_STATEMENT = re.compile(
+    r"\s*(?:if|elif|else|for|while|with|return|raise|yield|assert|import|from|def|class|async|await|try|except|finally|"
+    r"const|let|var|func|fn|pub|public|private|static|export)\b(?:.*[:({\[,;]$|.*\w[(\[]|.*\w\.\w|.*[!=<>]=|\s*\S*[^.\s]$)"
+    r"|.*(?:[=!<>+-]=|\s=\s|->|=>|\)\s*[:{]|[;{\[(]\s*$|^\s*[\])}]|\w\(\w*\)|\w\.\w+\(|\w\[)"
+)
 _CODE = re.compile(
     r"\s*(?:(?:async\s+)?(?:def|class|with|for|while|if|elif|else|try|except|import|return|raise|assert|await)\b.*[:)\w]$"
     r"|from\s+\S+\s+import\b|@\w|[)\]}]|[$>]\s"
@@ -40,12 +48,13 @@ class Quote(NamedTuple):
     """One sentence of a tool result.
 
     `about` is text that belongs to the sentence without being shown: its heading, or a record's tool and arguments.
+    `weak` is a line of code, or a pointer to another page: better than nothing.
     """
 
     text: str
     source: str = ""
     about: str = ""
-    code: bool = False
+    weak: bool = False
 
 
 def quotes(content: Json, about: str = "") -> list[Quote]:
@@ -137,7 +146,8 @@ def _located(text: str, path: str, line: int | None) -> Iterator[Quote]:
 
 def _sentences(rows: list[str], path: str, line: int | None) -> Iterator[Quote]:
     """Split rows into sentences; rows are consecutive lines of a file if a first line is known."""
-    heading, fenced = "", False
+    hidden = False  # in a comment of Markdown
+    heading, fenced, program = "", False, not _PROSE_FILE.search(path.rsplit("/", 1)[-1])
     paragraph: list[tuple[int, str]] = []
 
     def at(number: int) -> str:
@@ -145,14 +155,17 @@ def _sentences(rows: list[str], path: str, line: int | None) -> Iterator[Quote]:
 
     def end() -> Iterator[Quote]:
         for number, sentence in _split(paragraph):
-            yield Quote(sentence, at(number), heading)
+            yield Quote(_LINK.sub(r"\1", sentence), at(number), heading, weak=bool(_LINK.match(sentence)))
         paragraph.clear()
 
     for number, raw in enumerate(rows):
         row = _QUOTES.sub(" ", raw)
         if _QUOTES.match(raw.lstrip()):
             yield from end()
-        if row.lstrip().startswith(("```", "~~~")):
+        if hidden or row.lstrip().startswith("<!--"):
+            yield from end()
+            hidden = "-->" not in row
+        elif row.lstrip().startswith(("```", "~~~")):
             yield from end()
             fenced = not fenced
         elif len(row) > MAX_ROW:
@@ -163,22 +176,25 @@ def _sentences(rows: list[str], path: str, line: int | None) -> Iterator[Quote]:
             if paragraph and number and re.match(r"[=~^*-]{3,}\s*$", row) and paragraph[-1][0] == number - 1:
                 heading = paragraph.pop()[1].strip()
             yield from end()
-        elif not fenced and (match := _HEADING.match(row)):
+        elif not fenced and (match := _HEADING.match(row)) and (match["name"] or not program):
             yield from end()
             heading = match["mark"] or match["name"]
             if match["name"]:
-                yield Quote(row.strip(), at(number), heading, code=True)
-        elif fenced or (not paragraph and _CODE.match(row)):
+                yield Quote(row.strip(), at(number), heading, weak=True)
+        elif fenced or _is_code(row, program, bool(paragraph)):
             yield from end()
             if any(char.isalnum() for char in row):
-                yield Quote(row.strip(), at(number), heading, code=True)
+                yield Quote(row.strip(), at(number), heading, weak=True)
         elif row.lstrip().startswith("|"):
             yield from end()
             if number + 1 < len(rows) and rows[number + 1].strip() and _RULE.match(rows[number + 1]):
                 continue  # the head of the table
             cells = [cell.strip() for cell in row.strip().strip("|").split("|")]
-            yield Quote(" — ".join(cell for cell in cells if cell), at(number), heading)
+            shown = _LINK.sub(r"\1", " — ".join(cell for cell in cells if cell))
+            yield Quote(shown, at(number), heading, weak=bool(_LINK.match(cells[0])))
         else:
+            if program and (comment := _COMMENT.match(row)):
+                row = row[comment.end() :]
             if item := _ITEM.match(row):
                 yield from end()
                 row = row[item.end() :]
@@ -186,6 +202,13 @@ def _sentences(rows: list[str], path: str, line: int | None) -> Iterator[Quote]:
             if _QUOTES.search(raw.lstrip()[3:]):
                 yield from end()
     yield from end()
+
+
+def _is_code(row: str, program: bool, in_prose: bool) -> bool:
+    """Tell a line of a program from a line of a text, or of a comment or docstring in a program."""
+    if program:
+        return not _COMMENT.match(row) and bool(_STATEMENT.match(row) or (not in_prose and _CODE.match(row)))
+    return not in_prose and bool(_CODE.match(row))
 
 
 def _split(paragraph: list[tuple[int, str]]) -> Iterator[tuple[int, str]]:

@@ -94,9 +94,11 @@ class Ranking:
 
     Args:
         documents: the terms of each text.
+        by_length: how much a long text must have more of a term than a short one, from 0 to 1.
     """
 
-    def __init__(self, documents: Sequence[Sequence[str]]) -> None:
+    def __init__(self, documents: Sequence[Sequence[str]], by_length: float = 0.6) -> None:
+        self._by_length = by_length
         self._counts = [Counter(one) for one in documents]
         self._lengths = [len(one) for one in documents]
         self._mean = sum(self._lengths) / len(documents) if documents else 1.0
@@ -112,7 +114,7 @@ class Ranking:
 
     def score(self, number: int, query: Sequence[str]) -> float:
         """Score one text against the terms of a question; 0 if they share nothing."""
-        counts, k1, b = self._counts[number], 1.2, 0.6
+        counts, k1, b = self._counts[number], 1.2, self._by_length
         norm = k1 * (1 - b + b * self._lengths[number] / (self._mean or 1.0))
         return sum(
             self.weight(term) * counts[term] * (k1 + 1) / (counts[term] + norm)

@@ -68,10 +68,12 @@ class Library:
         root: the folder that paths are relative to.
         files: the lines of each file, by its path.
         skipped: what was left out, and why.
+        name: what to call it; the root's name unless given.
     """
 
-    def __init__(self, root: Path, files: dict[str, list[str]], skipped: Skipped) -> None:
+    def __init__(self, root: Path, files: dict[str, list[str]], skipped: Skipped, name: str = "") -> None:
         self.root = root
+        self.name = name or root.name or str(root)
         self.files = files
         self.skipped = skipped
         self._passages: list[Passage] = []
@@ -88,11 +90,12 @@ class Library:
         return len(self._passages)
 
     @classmethod
-    def open(cls, path: Path, *, only: Sequence[str] = ()) -> Library:
+    def open(cls, path: Path, *, name: str = "", only: Sequence[str] = ()) -> Library:
         """Read a file, or the text files below a folder.
 
         Args:
             path: the file or folder.
+            name: what to call it; the path's own name unless given.
             only: names inside the folder, if not all of it is wanted.
 
         Raises:
@@ -116,19 +119,19 @@ class Library:
             raise LibraryError(f"{str(path)!r} is neither a file nor a folder.")
         files: dict[str, list[str]] = {}
         total = 0
-        for found, name in _walk(root, only, skipped):
+        for found, relative in _walk(root, only, skipped):
             if len(files) >= MAX_FILES or total >= MAX_TOTAL_BYTES:
-                skipped.add("is beyond the limit of what is read", name)
+                skipped.add("is beyond the limit of what is read", relative)
                 continue
-            lines = _read(found, name, skipped)
+            lines = _read(found, relative, skipped)
             if lines:
-                files[name] = lines
+                files[relative] = lines
                 total += sum(map(len, lines))
         if not files:
             unreadable = [f"{path} {why}" for why, path in skipped.last.items()]
             because = f" ({'; '.join(unreadable)})" if unreadable else ""
             raise LibraryError(f"There are no text files below {str(path)!r}{because}. Give another folder or a file.")
-        return cls(root, files, skipped)
+        return cls(root, files, skipped, name)
 
     def search(self, query: str, limit: int = 6) -> list[Passage]:
         """Find the passages that fit a question best, best first, at most three of one file."""

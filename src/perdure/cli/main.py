@@ -1,0 +1,92 @@
+"""The command `perdure`: reads the arguments and hands over. What a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+_EPILOG = """\
+examples:
+  perdure demo                                   ask this project's own documents
+  perdure demo notes "When is the boat due?"     ask your own files
+  perdure chat src --model openai:gpt-5-mini     talk about a folder
+  perdure demo . "..." --base-url http://localhost:11434/v1 --model qwen3
+
+The model is --model, else the server at --base-url, else the first of OPENAI_API_KEY, ANTHROPIC_API_KEY,
+GEMINI_API_KEY, XAI_API_KEY that is set, else an offline model that only quotes."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: without the program's name; the process's own unless given.
+
+    Returns:
+        0, or 1 if it failed, or 130 if it was stopped. Wrong usage exits with 2.
+    """
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if given.command is None:
+        parser.print_help()
+        return 0
+    from perdure.cli.talk import Options, run_chat, run_demo
+
+    try:
+        if given.command == "chat":
+            code = run_chat(Options(given.path, None, given.model, given.base_url))
+        else:
+            path, question = given.path, given.question
+            if path and question is None and " " in path.strip() and not os.path.lexists(path):
+                path, question = None, path  # a question alone
+            code = run_demo(Options(path, question, given.model, given.base_url, given.json))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader went away, as in `perdure demo | head`; nobody is left to be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="perdure",
+        description="Stateful, durable multi-agent systems in plain Python.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
+    demo = commands.add_parser("demo", help="answer one question about files", description=_DEMO)
+    chat = commands.add_parser("chat", help="a conversation about files", description=_CHAT)
+    for command in (demo, chat):
+        command.add_argument("path", nargs="?", help="a file or a folder; this project's documents unless given")
+    demo.add_argument("question", nargs="?", help="what to ask; a question about Perdure unless given")
+    for command in (demo, chat):
+        command.add_argument("--model", metavar="PROVIDER:NAME", help="such as openai:gpt-5-mini, or offline")
+        command.add_argument(
+            "--base-url", metavar="URL", help="a server that speaks the OpenAI wire, such as a local one"
+        )
+    demo.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    return parser
+
+
+_DEMO = """\
+A network of two agents: a librarian searches the files with a tool, an answerer answers with file and line."""
+_CHAT = """\
+The network of `perdure demo` as a conversation. /help lists commands; Ctrl-C stops an answer, Ctrl-D leaves."""
+
+
+class _Version(argparse.Action):
+    """Prints the version; it is only looked up when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            found = version("perdure")
+        except PackageNotFoundError:
+            found = "(not installed)"
+        print(f"perdure {found}")
+        parser.exit()

@@ -1,0 +1,250 @@
+"""Running the demo network from a terminal: one question, or a conversation."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from perdure.agents.outcome import RunResult
+from perdure.cli.choose import Chosen, choose
+from perdure.cli.demo import Findings, library_desk
+from perdure.cli.library import Library
+from perdure.cli.paint import CITATION, Painter
+from perdure.types.errors import AuthenticationFailed, ModelError, ModelUnreachable, PerdureError, RunError
+from perdure.types.messages import Message
+
+DEFAULT_QUESTION = "Who decides which agent runs next?"
+STOPPED = 130
+_OWN = "Perdure's own documents"
+HELP = """\
+Ask about the files. Earlier questions and answers are remembered.
+/new     forget the conversation
+/files   list the files that are searched
+/help    show this
+/quit    leave (Ctrl-D too); Ctrl-C stops an answer"""
+
+
+class Options(NamedTuple):
+    """What the command line was given."""
+
+    path: str | None = None
+    question: str | None = None
+    model: str | None = None
+    base_url: str | None = None
+    json: bool = False
+
+
+class Turn(NamedTuple):
+    """A question that was answered."""
+
+    result: RunResult[str, Findings]
+    seconds: float
+
+    @property
+    def agents(self) -> list[str]:
+        """The agents that ran, in order."""
+        return [one.agent_name for one in self.result.results]
+
+
+def run_demo(options: Options) -> int:
+    """Answer one question about files."""
+    painter = Painter(sys.stderr if options.json else None)
+    question = (options.question or DEFAULT_QUESTION).strip() or DEFAULT_QUESTION
+    try:
+        library, chosen = open_library(options.path), choose(options.model, options.base_url)
+        if not options.json:
+            painter.line(f"{about(library)}", "dim")
+        painter.line(chosen.notice, "dim")
+        if not options.json:
+            painter.line()
+            painter.line(f"? {question}", "bold")
+        with asyncio.Runner() as runner:
+            turn = runner.run(ask(library, question, chosen, (), None if options.json else painter))
+    except PerdureError as error:
+        fail(error, painter)
+        return 1
+    except KeyboardInterrupt:
+        painter.line("Stopped.", "yellow")
+        return STOPPED
+    if options.json:
+        print(json.dumps(report(library, question, chosen, turn), ensure_ascii=False, indent=2))
+    else:
+        painter.figures(turn.agents, turn.result.usage, turn.seconds)
+    return 0
+
+
+def run_chat(options: Options) -> int:
+    """Answer questions until the user leaves."""
+    painter = Painter()
+    try:
+        library, chosen = open_library(options.path), choose(options.model, options.base_url)
+    except PerdureError as error:
+        fail(error, painter)
+        return 1
+    painter.line(about(library), "dim")
+    painter.line(chosen.notice, "dim")
+    painter.line("/help shows what you can type.", "dim")
+    if sys.stdin.isatty():
+        _line_editing()
+    messages: tuple[Message, ...] = ()
+    failed = False
+    with asyncio.Runner() as runner:
+        while (line := _read_line(painter)) is not None:
+            match line.strip():
+                case "":
+                    pass
+                case "/quit" | "/exit" | "/q":
+                    break
+                case "/help" | "/?":
+                    for one in HELP.splitlines():
+                        painter.short(one)
+                case "/new":
+                    messages = ()
+                    painter.line("Forgotten.", "dim")
+                case "/files":
+                    for path in library.files:
+                        painter.short(path)
+                case command if command.startswith("/"):
+                    painter.line(f"There is no command {command}. /help lists them.", "yellow")
+                case question:
+                    try:
+                        turn = runner.run(ask(library, question, chosen, messages, painter))
+                    except PerdureError as error:
+                        fail(error, painter)
+                        failed = True
+                    except KeyboardInterrupt:
+                        painter.line("Stopped. Nothing of this question is remembered.", "yellow")
+                    else:
+                        failed = False
+                        messages = tuple(turn.result.messages)
+                        painter.figures(turn.agents, turn.result.usage, turn.seconds)
+    return 1 if failed and not sys.stdin.isatty() else 0
+
+
+async def ask(
+    library: Library, question: str, chosen: Chosen, messages: Sequence[Message], painter: Painter | None
+) -> Turn:
+    """Run the network for one question and show what happens.
+
+    Raises:
+        RunFailed: the run failed.
+    """
+    began = time.perf_counter()
+    async with library_desk.stream(question, model=chosen.model, messages=messages, resources=[library]) as stream:
+        async for event in stream:
+            if painter is not None:
+                painter.event(event)
+        result = await stream.result()
+    return Turn(result, time.perf_counter() - began)
+
+
+def report(library: Library, question: str, chosen: Chosen, turn: Turn) -> dict[str, Any]:
+    """Show a turn as plain JSON values."""
+    result = turn.result
+    cited = [(one["path"], int(one["line"])) for one in CITATION.finditer(result.text)]
+    return {
+        "question": question,
+        "answer": result.text,
+        "citations": [{"path": path, "line": line} for path, line in dict.fromkeys(cited) if path in library.files],
+        "searches": result.state.data.queries,
+        "model": f"{chosen.model.provider}:{chosen.model.name}",
+        "agents": turn.agents,
+        "model_calls": result.usage.model_calls,
+        "tool_calls": result.usage.tool_calls,
+        "tokens": result.usage.total_tokens,
+        "seconds": round(turn.seconds, 3),
+        "stop_reason": result.stop_reason,
+        "root": str(library.root),
+    }
+
+
+def open_library(path: str | None) -> Library:
+    """Open the files to ask about; without a path, what this project has written about itself.
+
+    Raises:
+        LibraryError: there is nothing to read.
+    """
+    if path is not None:
+        return Library.open(Path(path).expanduser())
+    package = Path(__file__).resolve().parent.parent
+    checkout = package.parent.parent
+    if (checkout / "README.md").is_file() and (checkout / "docs").is_dir() and package.parent.name == "src":
+        return Library.open(checkout, name=_OWN, only=("README.md", "docs"))
+    if (package / "_docs").is_dir():
+        return Library.open(package / "_docs", name=_OWN)
+    return Library.open(package, name="Perdure's own source")
+
+
+def about(library: Library) -> str:
+    """Say in one line what is searched."""
+    skipped = sum(library.skipped.counts.values())
+    left_out = ""
+    if skipped:
+        why, example = next(iter(library.skipped.last.items()))
+        left_out = f"; {skipped} left out, such as {example}, which {why}"
+    count = len(library.files)
+    if count == 1:
+        return f"Reading {next(iter(library.files))}{left_out}"
+    return f"Reading {count} files of {library.name}{left_out}"
+
+
+def fail(error: PerdureError, painter: Painter) -> None:
+    """Write an error where errors go, behind what was shown so far."""
+    painter.end()
+    message, hint = explain(error)
+    errors = Painter(sys.stderr)
+    errors.line(f"perdure: {message}", "red")
+    if hint:
+        errors.line(hint)
+
+
+def explain(error: PerdureError) -> tuple[str, str]:
+    """Say in one or two lines what went wrong and what to do."""
+    cause: BaseException = error
+    while isinstance(cause, RunError) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    hint = ""
+    if isinstance(cause, AuthenticationFailed):
+        hint = "Check the key, choose another model with --model, or go without one: --model offline"
+    elif isinstance(cause, ModelUnreachable):
+        hint = "Check the address and the network, or go without: --model offline"
+    elif isinstance(cause, ModelError):
+        hint = "Choose another model with --model, or go without one: --model offline"
+    return str(cause) or type(cause).__name__, hint
+
+
+def _read_line(painter: Painter) -> str | None:
+    """Read a line of the conversation; None at its end."""
+    while True:
+        try:
+            if sys.stdin.isatty():
+                painter.line()
+                return input("> ")
+            line = sys.stdin.readline()
+        except EOFError:
+            painter.line()
+            return None
+        except KeyboardInterrupt:
+            painter.line()
+            painter.line("Ctrl-D or /quit leaves.", "dim")
+            continue
+        if not line:
+            return None
+        if line.strip():
+            painter.line()
+            painter.line(f"> {line.strip()}", "bold")
+        return line
+
+
+def _line_editing() -> None:
+    """Give `input` its history and its arrow keys, where the platform has them."""
+    try:
+        import readline
+    except ImportError:
+        return
+    readline.set_history_length(200)

@@ -7,7 +7,6 @@ import weakref
 import pytest
 
 from perdure.models import (
-    Model,
     ModelRequest,
     ModelSettings,
     OutputSpec,
@@ -458,13 +457,14 @@ async def test_a_cancelled_call_leaves_nothing_behind(make, server: RawServer) -
 
 def test_each_event_loop_has_a_client_that_closes_with_it(mock: Mock) -> None:
     mock.answer({"content": "Hi"})
-    model: Model = openai("gpt-4.1-mini", api_key="k", base_url=f"{mock.url}/v1")
+    model = openai("gpt-4.1-mini", api_key="k", base_url=f"{mock.url}/v1")
     clients, loops = [], []
 
     async def once() -> None:
-        first, second = await ask(model, "Hi"), await ask(model, "Hi")
-        assert first.text == second.text == "Hi"
+        assert (await ask(model, "Hi")).text == "Hi"
         clients.append(await model.client())
+        assert (await ask(model, "Hi")).text == "Hi"
+        assert await model.client() is clients[-1]
         loops.append(weakref.ref(asyncio.get_running_loop()))
 
     for _ in range(2):

@@ -2,7 +2,8 @@
 
 A benchmark names functions, sync or async. They are measured in turns, a little of each per round, so that a noisy
 machine hurts all of them alike. What counts is the ratio to a named floor of the same run: absolute times belong to
-one machine. With `--json` the last line of the output is one JSON object; without it there is a table.
+one machine. A case may have a budget for its median; the report says whether it is met. With `--json` the last line of
+the output is one JSON object; without it there is a table.
 
     bench = Bench("turn")
     bench.add("bare loop", bare, number=100)
@@ -20,9 +21,11 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 Measured = Callable[[], object]
+Unit: TypeAlias = Literal["us", "ms"]
+SCALES: dict[Unit, float] = {"us": 1e6, "ms": 1e3}
 
 
 @dataclass
@@ -32,8 +35,33 @@ class Case:
     name: str
     function: Measured
     number: int
+    unit: Unit
+    floor: str | None = None
+    budget: float | None = None
+    ideal: float | None = None
     is_async: bool = False
     samples: list[float] = field(default_factory=list[float])
+
+    @property
+    def median(self) -> float:
+        """The median in the case's unit."""
+        return statistics.median(self.samples) * SCALES[self.unit]
+
+    def row(self, floor: float | None) -> dict[str, float | bool]:
+        """Report the case; times are in its unit, `floor` too."""
+        unit, median = self.unit, self.median
+        row = {f"median_{unit}": median, f"min_{unit}": min(self.samples) * SCALES[unit]}
+        if floor is not None:
+            row["ratio"] = median / floor
+            row[f"over_floor_{unit}"] = median - floor
+        if self.ideal is not None:
+            row["ratio_to_ideal"] = median / self.ideal
+        if self.budget is not None:
+            row[f"budget_{unit}"] = self.budget
+        rounded: dict[str, float | bool] = {key: round(value, 3) for key, value in row.items()}
+        if self.budget is not None:
+            rounded["met"] = median < self.budget
+        return rounded
 
     def warm(self, runner: asyncio.Runner) -> None:
         """Call once unmeasured, which fills caches and shows whether the function is async."""
@@ -54,18 +82,38 @@ class Case:
 class Bench:
     """A set of functions measured in one run, and the facts reported beside them."""
 
-    def __init__(self, name: str, *, unit: Literal["us", "ms"] = "us", argv: Sequence[str] | None = None) -> None:
+    def __init__(self, name: str, *, unit: Unit = "us", argv: Sequence[str] | None = None) -> None:
         parser = argparse.ArgumentParser(description=f"The {name} benchmark.")
         parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
         parser.add_argument("--rounds", type=int, default=None, help="how often each function is measured")
         self.options = parser.parse_args(argv)
         self.name = name
-        self.unit = unit
+        self.unit: Unit = unit
         self.cases, self.facts = list[Case](), dict[str, Any]()
 
-    def add(self, name: str, function: Measured, *, number: int = 1) -> None:
-        """Add a function, called `number` times per sample; an async one is awaited, all in one event loop."""
-        self.cases.append(Case(name, function, number))
+    def add(
+        self,
+        name: str,
+        function: Measured,
+        *,
+        number: int = 1,
+        unit: Unit | None = None,
+        floor: str | None = None,
+        budget: float | None = None,
+        ideal: float | None = None,
+    ) -> None:
+        """Add a function to be measured.
+
+        Args:
+            name: what it is called in the report.
+            function: called `number` times per sample; an async one is awaited, all in one event loop.
+            number: how often it is called per sample.
+            unit: the bench's unless given.
+            floor: the case that it is compared with, in the same unit; that of `run` unless given.
+            budget: what its median should stay below, in its unit.
+            ideal: the least that it could take, in its unit.
+        """
+        self.cases.append(Case(name, function, number, unit or self.unit, floor, budget, ideal))
 
     def fact(self, name: str, value: Any) -> None:
         """Report a JSON value that is not a time."""
@@ -85,24 +133,24 @@ class Bench:
         return report
 
     def _report(self, floor: str | None) -> dict[str, Any]:
-        scale = 1e6 if self.unit == "us" else 1e3
-        medians = {case.name: statistics.median(case.samples) * scale for case in self.cases}
-        results: dict[str, dict[str, float]] = {}
+        medians = {case.name: case.median for case in self.cases}
+        rows: dict[str, dict[str, float | bool]] = {}
         for case in self.cases:
-            row = {f"median_{self.unit}": medians[case.name], f"min_{self.unit}": min(case.samples) * scale}
-            if floor is not None:
-                row["ratio"] = medians[case.name] / medians[floor]
-                row[f"over_floor_{self.unit}"] = medians[case.name] - medians[floor]
-            results[case.name] = {key: round(value, 3) for key, value in row.items()}
+            below = case.floor or floor
+            rows[case.name] = case.row(medians[below] if below is not None else None)
         head = {"bench": self.name, "python": platform.python_version(), "rounds": len(self.cases[0].samples)}
-        return {**head, "floor": floor, "results": results, **self.facts}
+        return {**head, "floor": floor, "results": rows, **self.facts}
 
     def _table(self, report: dict[str, Any]) -> str:
         width = max(map(len, report["results"]), default=0)
         lines = [f"{self.name}, Python {report['python']}, {report['rounds']} rounds"]
         for name, row in report["results"].items():
-            lines.append(f"  {name:<{width}}  " + "  ".join(f"{key} {value:>10.2f}" for key, value in row.items()))
+            lines.append(f"  {name:<{width}}  " + "  ".join(_shown(key, value) for key, value in row.items()))
         return "\n".join([*lines, *(f"  {name}: {value}" for name, value in self.facts.items())])
+
+
+def _shown(key: str, value: float | bool) -> str:
+    return f"{key} {str(value).lower()}" if isinstance(value, bool) else f"{key} {value:>10.2f}"
 
 
 def _time_sync(function: Measured, number: int) -> float:

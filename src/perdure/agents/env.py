@@ -81,7 +81,7 @@ class Plan:
     def __init__(self, env: Env, agent: AgentDefinition) -> None:
         self.agent = agent
         self.model = env.model_for(agent)
-        self.settings = env.settings_for(agent)
+        self.settings = env.settings_for(agent, self.model)
         self.chain = HookChain((*env.hooks, *agent.hooks)) if env.hooks or agent.hooks else NO_HOOKS
         self.output: Output | None = agent.cached("output", lambda: output_of(agent)) or None
         self.via_tool = False
@@ -257,12 +257,10 @@ class Env:
             )
         return model
 
-    def settings_for(self, agent: AgentDefinition) -> ModelSettings:
-        """The parameters of inference: the run's over the agent's."""
-        base = agent.settings
-        if base is None:
-            return self.settings or DEFAULT_SETTINGS
-        return base.merged(self.settings)
+    def settings_for(self, agent: AgentDefinition, model: Model) -> ModelSettings:
+        """The parameters of inference: the run's over the agent's over the model's own."""
+        own: ModelSettings = getattr(model, "settings", None) or DEFAULT_SETTINGS
+        return own.merged(agent.settings).merged(self.settings)
 
     def transcript(self) -> Sequence[Message]:
         """The conversation so far, without the turns that are going on."""

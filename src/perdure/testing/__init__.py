@@ -1,0 +1,56 @@
+"""For tests of your own agents: models that answer what you script, so a test needs no network and no key.
+
+`ScriptedModel` gives its answers in order and keeps what it was asked with in `requests`; `FunctionModel` answers with
+a function of the request. An answer is a text, or made by `say`, `call`, `calls`, `fail`, `delay`, `hang`, `raw`.
+
+    model = ScriptedModel(call("weather", city="Oslo"), say("Cold."))
+    result = await agent.run("Oslo?", model=model)
+
+`context` makes what a tool needs to be called alone, `EventRecorder` collects a run's events and checks them.
+
+    assert await weather(context(Support()), "Oslo") == "Cold."
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from perdure.testing.capture import EventRecorder as EventRecorder
+    from perdure.testing.capture import ToolContext as ToolContext
+    from perdure.testing.capture import context as context
+    from perdure.testing.models import Answer as Answer
+    from perdure.testing.models import FunctionModel as FunctionModel
+    from perdure.testing.models import ScriptedModel as ScriptedModel
+    from perdure.testing.models import ScriptExhausted as ScriptExhausted
+    from perdure.testing.models import call as call
+    from perdure.testing.models import calls as calls
+    from perdure.testing.models import delay as delay
+    from perdure.testing.models import fail as fail
+    from perdure.testing.models import hang as hang
+    from perdure.testing.models import raw as raw
+    from perdure.testing.models import say as say
+
+_HOMES = {
+    "perdure.testing.capture": ("EventRecorder", "ToolContext", "context"),
+    "perdure.testing.models": (
+        *("Answer", "FunctionModel", "ScriptExhausted", "ScriptedModel"),
+        *("call", "calls", "delay", "fail", "hang", "raw", "say"),
+    ),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = [*_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(home)
+    globals().update({one: getattr(module, one) for one in _HOMES[home]})
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Any
+from typing import Any, cast
 
 from perdure.agents.context import Context
 from perdure.agents.definition import AgentDefinition, NetworkDefinition
@@ -82,7 +82,7 @@ def agent_tool(agent: AgentDefinition, name: str | None, description: str | None
     """Make the tool that runs an agent as a child."""
 
     async def ask(ctx: Context[Any], request: str) -> Any:
-        result = await ctx.run(agent, request)
+        result = await ctx.run(cast("Any", agent), request)
         return plain(result.output, "output")
 
     ask.__doc__ = f"Ask {agent.name}.\n\nArgs:\n    request: what it shall do, with everything it must know"

@@ -21,7 +21,7 @@ from perdure.types.assemble import Assembler
 from perdure.types.base import Json
 from perdure.types.chunks import ModelEvent, ReasoningChunk, Restarted, TextChunk, ToolCallChunk
 from perdure.types.errors import BadResponse, DefinitionError, ModelError, ModelRetry, ModelTimeout, OutputInvalid
-from perdure.types.messages import Message, TextMessage, ToolCallMessage, ToolResultMessage
+from perdure.types.messages import Message, ReasoningMessage, TextMessage, ToolCallMessage, ToolResultMessage
 from perdure.types.records import InferenceDone
 from perdure.types.usage import Usage
 
@@ -348,12 +348,13 @@ def _give_up(plan: Plan, loop: AgentLoop, problem: ModelRetry, done: InferenceDo
 
 
 def _checked(answer: Any, hook: str) -> tuple[Message, ...]:
+    given = type(answer).__name__
     if isinstance(answer, Sequence) and not isinstance(answer, (str, bytes)):
-        messages = tuple(cast("Sequence[Any]", answer))
-        kinds = (TextMessage, ToolCallMessage, ToolResultMessage)
-        if all(isinstance(one, kinds) or type(one).__name__ == "ReasoningMessage" for one in messages):
+        messages: tuple[Any, ...] = tuple(cast("Sequence[Any]", answer))
+        kinds = (TextMessage, ToolCallMessage, ToolResultMessage, ReasoningMessage)
+        if all(isinstance(one, kinds) for one in messages):
             return messages
-    raise DefinitionError(f"The hook {hook} returned {type(answer).__name__}; return messages, Stop(…), or nothing.")
+    raise DefinitionError(f"The hook {hook} returned {given}; return messages, Stop(…), or nothing.")
 
 
 def _result(answer: Any, before: AgentResult, hook: str) -> AgentResult:

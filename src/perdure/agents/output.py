@@ -34,13 +34,14 @@ class Output:
         from pydantic import TypeAdapter
         from pydantic.errors import PydanticUserError
 
-        one: Any = Union[kind] if isinstance(kind, tuple) else kind  # noqa: UP007  # made from a tuple at run time
+        several = isinstance(kind, tuple)
+        one: Any = Union[cast("Any", kind)] if several else kind  # noqa: UP007  # made from a tuple at run time
         try:
             self._adapter: TypeAdapter[Any] | None = None
             self._struct: Callable[[bytes], Any] | None = None
             if isinstance(one, type) and issubclass(one, msgspec.Struct):
                 schema = _inline_root(msgspec.json.schema(one))
-                self._struct = msgspec.json.Decoder(one).decode
+                self._struct = msgspec.json.Decoder(cast("type[Any]", one)).decode
             else:
                 self._adapter = TypeAdapter(one)
                 schema = _inline_root(self._adapter.json_schema())

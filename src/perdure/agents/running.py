@@ -236,7 +236,7 @@ class Running:
 def _loader(definition: AgentDefinition | NetworkDefinition, has_output: bool, stop_reason: str) -> Any:
     """How the kept output becomes the object that the user gets; None if it is what is kept."""
     if definition.output_type is str:
-        return (lambda value: encode_json(value).decode()) if has_output else None
+        return _as_text if has_output else None
     from perdure.agents.output import Output
     from perdure.types.errors import ModelRetry, OutputInvalid
 
@@ -255,6 +255,10 @@ def _loader(definition: AgentDefinition | NetworkDefinition, has_output: bool, s
     return load
 
 
+def _as_text(value: Any) -> str:
+    return encode_json(value).decode()
+
+
 def _kept(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: options[name] for name in ("max_iter", "tool_choice") if name in options} if options else {}
 
@@ -268,7 +272,7 @@ def _read_state(
     results: tuple[Any, ...] = ()
     thread_id: str | None = None
     if isinstance(given, State):
-        state: State[Any] = given
+        state = cast("State[Any]", given)
         if history and (state.messages or state.results):
             raise DefinitionError("messages= and a State with messages or results were given; give one of the two.")
         results = state.results
@@ -288,7 +292,7 @@ def _read_state(
     if isinstance(definition, NetworkDefinition):
         kind: StateKind[Any] = definition.kind
     else:
-        kind = DICT_KIND if given is None or type(given) is dict else StateKind.of(type(given))
+        kind = DICT_KIND if given is None or type(given) is dict else StateKind.of(cast("type[Any]", type(given)))
     if given is None and kind is DICT_KIND:
         return kind, {}, history, results, thread_id
     doc = kind.check(kind.new() if given is None else given)

@@ -59,7 +59,7 @@ class State(Generic[S]):
         self._results: Callable[[], tuple[AgentResult, ...]] | tuple[AgentResult, ...] = tuple(results)
         self.thread_id = thread_id if thread_id is None else check_id(thread_id, "thread_id")
         for one in self._results:
-            if not isinstance(one, AgentResult):
+            if not isinstance(one, AgentResult):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise DefinitionError(f"State(results=…) holds a {type(one).__name__}; give AgentResult values.")
 
     @classmethod

@@ -22,6 +22,7 @@ from perdure.types.base import Json, decode_json, encode_json
 from perdure.types.errors import DefinitionError, Unserialisable
 
 S = TypeVar("S")
+T = TypeVar("T")
 _KINDS = "a dataclass, a pydantic model, a TypedDict, a msgspec struct, a dict or a subclass of dict"
 
 
@@ -48,7 +49,7 @@ class StateKind(Generic[S]):
                 self._type = declared
 
     @staticmethod
-    def of(factory: Callable[[], S]) -> StateKind[S]:
+    def of(factory: Callable[[], T]) -> StateKind[T]:
         """Find the kind of what a class or a function makes; kept per factory.
 
         Args:
@@ -61,7 +62,7 @@ class StateKind(Generic[S]):
             hash(factory)
         except TypeError:
             return StateKind(factory)
-        return cast("StateKind[S]", _kind_of(factory))
+        return cast("StateKind[T]", _kind_of(factory))
 
     def __repr__(self) -> str:
         return f"StateKind({self._name})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeAlias, overload
 
 from typing_extensions import TypeVar
@@ -185,7 +186,7 @@ def tool(fn: Callable[..., Any] | None = None, **options: Any) -> Any:
         DefinitionError: an option has a wrong value.
     """
     if fn is None:
-        return lambda function: Tool(function, **options)  # pyright: ignore[reportUnknownLambdaType,reportUnknownArgumentType]
+        return partial(Tool[..., Any, Any], **options)
     return Tool(fn, **options)
 
 

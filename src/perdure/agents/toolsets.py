@@ -87,7 +87,7 @@ def toolset(*tools: Tool[..., Any, S_contra]) -> Toolset[S_contra]:
         DefinitionError: one of them is not a tool.
     """
     for one in tools:
-        if not isinstance(one, Tool):
+        if not isinstance(one, Tool):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise DefinitionError(f"toolset(…) takes tools, not {one!r}; decorate the function with @tool.")
     return _Static(tools)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
 from random import Random
@@ -65,7 +65,7 @@ class Body:
         self._parked: list[tuple[asyncio.Future[None], tuple[Wait, ...]]] = []
 
     @contextmanager
-    def enter(self, id: str, what: str) -> Iterator[str]:
+    def enter(self, id: str, what: str) -> Generator[str]:
         """Open a step of this body and give its key.
 
         Raises:

@@ -236,3 +236,7 @@ class StepOutsideSteps(PerdureError):
 
 class ToolServerError(PerdureError):
     """A tool server (MCP) could not be reached, or broke off."""
+
+
+class ToolServerUnreachable(ToolServerError, NotDone):
+    """A tool server could not be reached, so that nothing was asked of it."""

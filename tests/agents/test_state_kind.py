@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import operator
+import os
 import subprocess
 import sys
 from collections import OrderedDict, defaultdict
@@ -98,6 +99,10 @@ class PlainTyped(TypedDict, total=False):
     inner: dict[str, "PlainTyped"]
 
 
+class IntKeys(TypedDict, total=False):
+    names: dict[int, str]
+
+
 class Own(dict[str, Any]):
     pass
 
@@ -138,6 +143,8 @@ VALUES: list[tuple[Any, Any, Any]] = [
     (Own, Own(a=1), {"a": 1}),
     (OrderedDict, OrderedDict(b=1, a=2), {"b": 1, "a": 2}),
     (lambda: defaultdict(list), defaultdict(list, a=[1]), {"a": [1]}),
+    (lambda: Own(filled=1), Own(a=1), {"a": 1}),
+    (IntKeys, {"names": {1: "x"}}, {"names": {"1": "x"}}),
     (Attrs, Attrs("x", [DAY]), {"name": "x", "days": ["2024-05-01"]}),
     (Struct, Struct("x", [DAY], 2), {"userName": "x", "days": ["2024-05-01"], "count": 2}),
     (Checked, Checked("x", Line(text="y")), {"name": "x", "line": {"text": "y", "at": None}}),
@@ -263,7 +270,7 @@ print(StateKind.of(A).dump(A([{str(n) for n in range(50)}])))
 """
     printed = {
         subprocess.run(
-            [sys.executable, "-c", program], check=True, capture_output=True, env={"PYTHONHASHSEED": seed}
+            [sys.executable, "-c", program], check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": seed}
         ).stdout
         for seed in ("1", "2")
     }

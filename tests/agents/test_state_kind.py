@@ -439,7 +439,7 @@ def test_a_factory_that_makes_something_else_is_refused():
     with pytest.raises(DefinitionError, match="cannot be kept"):
         StateKind.of(lambda: 5).new()
     with pytest.raises(DefinitionError, match="is async"):
-        StateKind.of(late).new()
+        _ = StateKind.of(late).new()
     with pytest.raises(DefinitionError, match="cannot be called"):
         StateKind.of({"a": 1})  # type: ignore[arg-type]
 

@@ -41,9 +41,9 @@ class Output:
             self._struct: Callable[[bytes], Any] | None = None
             if isinstance(one, type) and issubclass(one, msgspec.Struct):
                 schema = _inline_root(msgspec.json.schema(one))
-                self._struct = msgspec.json.Decoder(cast("type[Any]", one)).decode
+                self._struct = msgspec.json.Decoder(one).decode
             else:
-                self._adapter = TypeAdapter(one)
+                self._adapter = TypeAdapter(cast("Any", one))
                 schema = _inline_root(self._adapter.json_schema())
         except (PydanticUserError, TypeError, ValueError) as error:
             raise DefinitionError(

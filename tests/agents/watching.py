@@ -53,7 +53,7 @@ async def watch(definition: Any, input: Any = "go", **options: Any) -> Watched:
 
 async def records_of(running: Running) -> list[Record]:
     """What the log has of a run."""
-    return await running.env.kernel.log.read(running.env.run_id)
+    return await running.env.kernel.log.read_run(running.env.run_id)
 
 
 async def keys_of(result: RunResult[Any, Any]) -> list[str]:

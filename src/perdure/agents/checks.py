@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, get_args, get_type_hints
 
+from typing_extensions import is_protocol, is_typeddict
+
 from perdure.agents.hints import innermost
 from perdure.agents.tool import Tool
 from perdure.agents.toolsets import ToolLike, Toolset
@@ -94,13 +96,20 @@ def _context_argument(fn: Any) -> Any:
     return next(iter(get_args(hint)), None)
 
 
+def _is_class(kind: Any) -> bool:
+    """Whether subclasses can be told by it: Any, TypedDicts and protocols say nothing at run time."""
+    return isinstance(kind, type) and kind is not Any and not is_typeddict(kind) and not is_protocol(kind)
+
+
 def check_contexts(agent: str, tools: Sequence[Any], state: Any, where: str) -> None:
     """Refuse tools that were written for another state, where their annotations say so."""
     if not isinstance(state, type):
         return
     for one in tools:
         wanted = _context_argument(one.fn) if isinstance(one, Tool) else None
-        if isinstance(wanted, type) and not issubclass(state, wanted):
+        if not _is_class(wanted) or not _is_class(state) or wanted is state:
+            continue
+        if not issubclass(state, wanted):
             raise DefinitionError(
                 f"{where}: the tool {one.name!r} of agent {agent!r} wants Context[{wanted.__name__}], and the "
                 f"network's state is {state.__name__}."

@@ -18,6 +18,7 @@ from perdure.agents.state_kind import StateKind
 from perdure.durable.drive import RunIO, drive, resumed
 from perdure.durable.kernel import Kernel
 from perdure.durable.program import Finish, Waiting
+from perdure.log.log import NewRun
 from perdure.types.base import encode_json
 from perdure.types.errors import DefinitionError, NeedsRuntime
 from perdure.types.events import Sink
@@ -144,10 +145,12 @@ class Running:
             asyncio.CancelledError: the calling task was cancelled; the run is closed before.
         """
         env = self.env
-        token = await env.kernel.log.start(env.run_id, env.session_id, ())
-        io = self.io = RunIO(env.kernel, token, self.sink)
+        new = NewRun(env.run_id, env.session_id, self.definition.name, "", env.user_id, self.started.parent)
+        accepted = await env.kernel.log.accept(new, self.started)
+        assert accepted.token is not None  # an own session in an own log is free
+        io = self.io = RunIO(env.kernel, accepted.token, self.sink, accepted.head)
         self._limit(io)
-        record = io.hold(None, self.started)
+        record = io.record(None, self.started)
         self.loop.fold(record)
         if io.projector is not None:
             io.emit(io.projector.record(record))

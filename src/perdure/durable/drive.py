@@ -38,6 +38,7 @@ class RunIO:
         kernel: the log and clock.
         token: proof of owning the run.
         sink: where events go; None if nobody listens.
+        head: the sequence number of the session's last record.
     """
 
     __slots__ = (
@@ -58,12 +59,12 @@ class RunIO:
         "token",
     )
 
-    def __init__(self, kernel: Kernel, token: Token, sink: Sink | None = None) -> None:
+    def __init__(self, kernel: Kernel, token: Token, sink: Sink | None = None, head: int = 0) -> None:
         self.kernel = kernel
         self.token = token
         self.sink = sink
         self.projector = Projector(token.run_id, token.session_id) if sink is not None else None
-        self.seq = 0
+        self.seq = head
         self.stop: Stop | None = None
         self.stop_detail = ""
         self.cause: BaseException | None = None
@@ -148,6 +149,10 @@ class RunIO:
         """Hold a record back for the next commit, and give it as the fold will see it."""
         self._pending.append(Entry(key, payload))
         self.seq += 1
+        return self.record(key, payload)
+
+    def record(self, key: str | None, payload: Payload) -> Record:
+        """Give a payload as the fold will see it, at the place of the last record."""
         return Record(self.seq, self.token.run_id, self.token.session_id, key, payload, self.kernel.clock.now())
 
     async def keep(self, key: str, payload: Payload) -> None:
@@ -243,7 +248,8 @@ class _Driver:
         if isinstance(payload, Keep):
             self.take(payload.key, payload.payload)
         else:
-            self.take(key, payload)
+            # a failure closes nothing: what the step leaves open gets a closing record of its own
+            self.take(None if isinstance(payload, StepFailed) else key, payload)
 
     async def inline(self, do: Do) -> None:
         """Perform the only step there is in this task: no task is made for it."""
@@ -283,7 +289,7 @@ class _Driver:
     def failed(self, do: Do, error: BaseException) -> Payload:
         if self.io.cause is None:
             self.io.cause = error
-        return StepFailed(describe(error, do.key))
+        return StepFailed(do.key, describe(error, do.key))
 
     async def some(self) -> None:
         """Wait until at least one running step is done; fold those that are, in the order they were started."""
@@ -306,7 +312,8 @@ class _Driver:
             if not task.cancelled():
                 self.done(key, task.result())
             elif self.io.stop is None:
-                self.take(key, StepFailed(ErrorInfo("CancelledError", "the step's own code cancelled it", key)))
+                error = ErrorInfo("CancelledError", "the step's own code cancelled it", key)
+                self.done(key, StepFailed(key, error))
 
     async def cut_off(self) -> None:
         """Cut off what is running, take what it gives, and fold the stop."""

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from perdure.types.base import Base
-from perdure.types.records import Answered, CancelAsked, Payload, Record
+from perdure.types.errors import Conflict
+from perdure.types.records import Answered, CancelAsked, Payload, Record, RunStatus
 
 
 class Token(Base):
@@ -29,37 +30,96 @@ class Entry(NamedTuple):
     payload: Payload
 
 
+class NewRun(NamedTuple):
+    """A run to be accepted; `input_hash` tells a repetition from another run with the same id."""
+
+    id: str
+    session_id: str
+    definition: str
+    input_hash: str = ""
+    user_id: str | None = None
+    parent: str | None = None
+    parent_key: str | None = None
+
+
+class RunRow(NamedTuple):
+    """A run as the log knows it; `position` is the sequence number of its first record."""
+
+    id: str
+    session_id: str
+    definition: str
+    status: RunStatus
+    epoch: int
+    owner: str | None
+    position: int
+    deaths: int
+    parent: str | None
+    user_id: str | None
+    input_hash: str
+    created_at: float
+
+
+class Accepted(NamedTuple):
+    """What became of a run that was handed in: owned by the caller, queued behind another, or known already."""
+
+    run: RunRow
+    token: Token | None
+    head: int
+    known: bool
+
+
+class CancelWins(Conflict):
+    """A finishing append was refused, because a cancel has a lower sequence number."""
+
+
 INBOX = (Answered, CancelAsked)
 """The payloads that anyone may post."""
 
 
 class Log(Protocol):
-    """Where records are kept."""
+    """Where records are kept, for one container."""
 
-    async def start(self, run_id: str, session_id: str, entries: Sequence[Entry]) -> Token:
-        """Create a run and its first records in one transaction, and own it.
+    async def accept(self, new: NewRun, payload: Payload) -> Accepted:
+        """Take a run in, in one commit: it begins at once if its session is free, else it queues.
+
+        Args:
+            new: the run.
+            payload: what it starts from; its first record.
 
         Raises:
-            Conflict: a run with this id exists.
+            Conflict: the id belongs to a run with another input or definition.
         """
         ...
 
-    async def claim(self, run_id: str) -> Token:
-        """Own a run that exists, with a new epoch.
+    async def claim(self, run_id: str, *, dead: Sequence[str] = ()) -> tuple[Token, int] | None:
+        """Own a run with a new epoch, if nobody alive owns it and its session's turn is its own or free.
+
+        Args:
+            run_id: the run.
+            dead: owners that are known to be dead; a run of any other owner is left alone.
+
+        Returns:
+            The token and the session's head; None if the run is not to be had.
 
         Raises:
             UnknownName: there is no such run.
         """
         ...
 
-    async def append(self, token: Token, entries: Sequence[Entry]) -> int:
-        """Write records of one step in one transaction.
+    async def append(self, token: Token, entries: Sequence[Entry], status: RunStatus | None = None) -> int:
+        """Write records of one step, all or none; a terminal record ends the run and frees its session.
+
+        Args:
+            token: proof of owning the run.
+            entries: the records.
+            status: the run's status from now on, if it changes without a terminal record.
 
         Returns:
-            The sequence number of the last one.
+            The sequence number of the last record.
 
         Raises:
-            Conflict: the token is not the owner's any more, or another payload has a key already.
+            Conflict: another owner has the run since, or another payload closes a step already.
+            CancelWins: the run was to be completed, and a cancel came first.
         """
         ...
 
@@ -75,6 +135,22 @@ class Log(Protocol):
         """
         ...
 
-    async def read(self, run_id: str, after: int = 0) -> list[Record]:
-        """Read a run's records behind a sequence number, in order."""
+    async def read_run(self, run_id: str, after: int = 0) -> list[Record]:
+        """Read a run's records behind a sequence number, in order.
+
+        Raises:
+            UnknownName: there is no such run.
+        """
+        ...
+
+    async def read_session(self, session_id: str, after: int = 0, before: int | None = None) -> list[Record]:
+        """Read a session's records between two sequence numbers (both exclusive), in order."""
+        ...
+
+    async def run(self, run_id: str) -> RunRow:
+        """Read a run's row.
+
+        Raises:
+            UnknownName: there is no such run.
+        """
         ...

@@ -6,26 +6,54 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-from perdure.log.log import INBOX, Entry, Token
+from perdure.log.log import INBOX, Accepted, CancelWins, Entry, NewRun, RunRow, Token
 from perdure.types.errors import Conflict, UnknownName
-from perdure.types.records import Payload, Record, decode_payload, encode_payload
+from perdure.types.records import (
+    CancelAsked,
+    Payload,
+    Record,
+    RunFinished,
+    RunStatus,
+    decode_payload,
+    encode_payload,
+)
+
+OWNER = "memory"
+"""Who owns every run here: the one process that the log lives in."""
 
 
 class _Session:
-    __slots__ = ("rows",)
+    __slots__ = ("queue", "rows", "turn")
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, str | None, bytes, float]] = []
+        self.turn: str | None = None
+        self.queue: list[str] = []
 
 
 class _Run:
-    __slots__ = ("closed", "epoch", "nonce", "session_id")
+    __slots__ = ("cancelled", "closed", "epoch", "new", "nonce", "position", "session", "started_at", "status")
 
-    def __init__(self, session_id: str, nonce: str) -> None:
-        self.session_id = session_id
-        self.epoch = 1
-        self.nonce = nonce
+    def __init__(self, new: NewRun, session: _Session, position: int, at: float) -> None:
+        self.new = new
+        self.session = session
+        self.position = position
+        self.started_at = at
+        self.status: RunStatus = "queued"
+        self.epoch = 0
+        self.nonce = ""
+        self.cancelled = False
         self.closed: dict[str, bytes] = {}
+
+    def take(self) -> Token:
+        """Give the run to a new owner."""
+        self.session.turn = self.new.id
+        if self.new.id in self.session.queue:
+            self.session.queue.remove(self.new.id)
+        self.status = "running"
+        self.epoch += 1
+        self.nonce = os.urandom(6).hex()
+        return Token(self.new.id, self.new.session_id, self.epoch, self.nonce)
 
 
 class MemoryLog:
@@ -36,71 +64,127 @@ class MemoryLog:
         self._sessions: dict[str, _Session] = {}
         self._runs: dict[str, _Run] = {}
 
-    async def start(self, run_id: str, session_id: str, entries: Sequence[Entry]) -> Token:
-        """Create a run and its first records, and own it."""
-        if run_id in self._runs:
-            raise Conflict(f"A run with the id {run_id!r} exists already; give another id, or read that run's result.")
-        run = _Run(session_id, os.urandom(6).hex())
-        rows = self._encode(run_id, run, entries)
-        self._runs[run_id] = run
-        session = self._sessions.get(session_id)
+    async def accept(self, new: NewRun, payload: Payload) -> Accepted:
+        """Take a run in: it begins at once if its session is free, else it queues."""
+        known = self._runs.get(new.id)
+        if known is not None:
+            if (known.new.input_hash, known.new.definition) != (new.input_hash, new.definition):
+                raise Conflict(
+                    f"The run id {new.id!r} was used for {known.new.definition!r} with another input; the same id with "
+                    "the same input is the same run, so give another id."
+                )
+            return Accepted(self._row(known), None, 0, True)
+        now = self._now()
+        data = encode_payload(payload)
+        session = self._sessions.get(new.session_id)
         if session is None:
-            session = self._sessions[session_id] = _Session()
-        session.rows += rows
-        return Token(run_id, session_id, 1, run.nonce)
+            session = self._sessions[new.session_id] = _Session()
+        rows = session.rows
+        rows.append((new.id, None, data, now))
+        run = self._runs[new.id] = _Run(new, session, len(rows), now)
+        token = None
+        if session.turn is None:
+            token = run.take()
+        else:
+            session.queue.append(new.id)
+        return Accepted(self._row(run), token, len(rows), False)
 
-    async def claim(self, run_id: str) -> Token:
-        """Own a run that exists, with a new epoch."""
+    async def claim(self, run_id: str, *, dead: Sequence[str] = ()) -> tuple[Token, int] | None:
+        """Own a run with a new epoch, if nobody alive owns it and its session's turn is its own or free."""
         run = self._run(run_id)
-        run.epoch += 1
-        run.nonce = os.urandom(6).hex()
-        return Token(run_id, run.session_id, run.epoch, run.nonce)
+        session = run.session
+        if run.status in ("completed", "failed", "cancelled", "parked"):
+            return None
+        if run.status == "running" and OWNER not in dead:
+            return None
+        if session.turn is None:
+            if session.queue[:1] != [run_id]:
+                return None
+        elif session.turn != run_id:
+            return None
+        return run.take(), len(session.rows)
 
-    async def append(self, token: Token, entries: Sequence[Entry]) -> int:
-        """Write records of one step, all or none."""
+    async def append(self, token: Token, entries: Sequence[Entry], status: RunStatus | None = None) -> int:
+        """Write records of one step, all or none; a terminal record ends the run and frees its session."""
         run = self._run(token.run_id)
         if run.epoch != token.epoch or run.nonce != token.nonce:
             raise Conflict(
-                f"The run {token.run_id!r} belongs to another owner since (epoch {run.epoch}, not {token.epoch}); "
-                "this one must stop."
+                f"The run {token.run_id!r} belongs to another owner since epoch {run.epoch}; this one must stop."
             )
-        rows = self._sessions[run.session_id].rows
-        rows += self._encode(token.run_id, run, entries)
-        return len(rows)
-
-    async def post(self, run_id: str, payload: Payload) -> int:
-        """Write an inbox record."""
-        if not isinstance(payload, INBOX):
-            raise TypeError(f"A {type(payload).__name__} cannot be posted; only the owner of the run may append it.")
-        run = self._run(run_id)
-        rows = self._sessions[run.session_id].rows
-        rows += self._encode(run_id, run, [Entry(None, payload)])
-        return len(rows)
-
-    async def read(self, run_id: str, after: int = 0) -> list[Record]:
-        """Read a run's records behind a sequence number, in order."""
-        session_id = self._run(run_id).session_id
-        rows = self._sessions[session_id].rows
-        return [
-            Record(seq, run_id, session_id, key, decode_payload(data), at)
-            for seq, (owner, key, data, at) in enumerate(rows[after:], after + 1)
-            if owner == run_id
-        ]
-
-    def _encode(self, run_id: str, run: _Run, entries: Sequence[Entry]) -> list[tuple[str, str | None, bytes, float]]:
         now = self._now()
-        rows: list[tuple[str, str | None, bytes, float]] = []
+        fresh: list[tuple[str, str | None, bytes, float]] = []
+        keys: dict[str, bytes] = {}
         for key, payload in entries:
             data = encode_payload(payload)
             if key is not None:
-                known = run.closed.get(key)
-                if known is not None:
-                    if known == data:
+                before = run.closed.get(key)
+                if before is not None:
+                    if before == data:
                         continue
-                    raise Conflict(f"The step {key!r} of the run {run_id!r} is closed already, with another result.")
-                run.closed[key] = data
-            rows.append((run_id, key, data, now))
-        return rows
+                    raise Conflict(
+                        f"The step {key!r} of the run {token.run_id!r} is closed already, with another result."
+                    )
+                keys[key] = data
+            if isinstance(payload, RunFinished):
+                if payload.status == "completed" and run.cancelled:
+                    raise CancelWins(f"The run {token.run_id!r} was cancelled before it had finished.")
+                status = payload.status
+            fresh.append((token.run_id, key, data, now))
+        run.closed.update(keys)
+        run.cancelled = run.cancelled or any(isinstance(entry.payload, CancelAsked) for entry in entries)
+        session = run.session
+        session.rows += fresh
+        if status is not None:
+            run.status = status
+            if status in ("completed", "failed", "cancelled", "parked"):
+                session.turn = None
+        return len(session.rows)
+
+    async def post(self, run_id: str, payload: Payload) -> int:
+        """Write an inbox record, without a token."""
+        if not isinstance(payload, INBOX):
+            raise TypeError(f"A {type(payload).__name__} cannot be posted; only the owner of the run may append it.")
+        run = self._run(run_id)
+        run.cancelled = run.cancelled or isinstance(payload, CancelAsked)
+        rows = run.session.rows
+        rows.append((run_id, None, encode_payload(payload), self._now()))
+        return len(rows)
+
+    async def read_run(self, run_id: str, after: int = 0) -> list[Record]:
+        """Read a run's records behind a sequence number, in order."""
+        session_id = self._run(run_id).new.session_id
+        return [one for one in await self.read_session(session_id, after) if one.run_id == run_id]
+
+    async def read_session(self, session_id: str, after: int = 0, before: int | None = None) -> list[Record]:
+        """Read a session's records between two sequence numbers (both exclusive), in order."""
+        session = self._sessions.get(session_id)
+        rows = session.rows[after : None if before is None else before - 1] if session is not None else []
+        return [
+            Record(seq, run_id, session_id, key, decode_payload(data), at)
+            for seq, (run_id, key, data, at) in enumerate(rows, after + 1)
+        ]
+
+    async def run(self, run_id: str) -> RunRow:
+        """Read a run's row."""
+        return self._row(self._run(run_id))
+
+    def _row(self, run: _Run) -> RunRow:
+        new = run.new
+        owner = OWNER if run.status == "running" else None
+        return RunRow(
+            new.id,
+            new.session_id,
+            new.definition,
+            run.status,
+            run.epoch,
+            owner,
+            run.position,
+            0,
+            new.parent,
+            new.user_id,
+            new.input_hash,
+            run.started_at,
+        )
 
     def _run(self, run_id: str) -> _Run:
         run = self._runs.get(run_id)

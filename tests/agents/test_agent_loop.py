@@ -16,6 +16,7 @@ from perdure import (
     ToolFinished,
     ToolResultMessage,
     UserMessage,
+    sequence,
     tool,
 )
 from perdure.models.anthropic import encode as encode_for_anthropic
@@ -253,7 +254,7 @@ async def test_b11_the_system_prompt_is_text_or_a_function_sync_or_async_of_the_
     for prompt in (plain, slow):
         model = ScriptedModel(say("ok"))
         agent = Agent("A", system=prompt)
-        network = Network("Desk", agents=[agent], router=lambda r: None if r.call_count else agent, model=model)
+        network = Network("Desk", agents=[agent], router=sequence(agent), model=model)
         await network.run("x", state={"mood": "calm"})
         assert model.requests[0].messages[0] == system("in Desk: calm")
 

@@ -41,8 +41,7 @@ async def watch(definition: Any, input: Any = "go", **options: Any) -> Watched:
     seen: list[ev.AnyEvent] = []
     result, error = None, None
     async with stream:
-        async for event in stream:
-            seen.append(event)
+        seen.extend([event async for event in stream])
         try:
             result = await stream.result()
         except Exception as raised:

@@ -18,7 +18,7 @@ from perdure.types.messages import Message, ToolCall, ToolCallMessage, ToolResul
 from perdure.types.records import (
     AgentDone,
     Answered,
-    CancelAsked,
+    ErrorInfo,
     InferenceDone,
     Outcome,
     Record,
@@ -72,13 +72,14 @@ class End(NamedTuple):
 class OpenCall:
     """A call of the current round."""
 
-    __slots__ = ("answers", "call", "done", "key", "number", "rounds", "waits")
+    __slots__ = ("answers", "call", "done", "error", "key", "number", "rounds", "waits")
 
     def __init__(self, call: ToolCall, number: int, key: str) -> None:
         self.call = call
         self.number = number
         self.key = key
         self.done: ToolDone | None = None
+        self.error: ErrorInfo | None = None
         self.waits: tuple[Wait, ...] = ()
         self.answers: dict[str, WaitAnswer] = {}
         self.rounds = 0
@@ -202,9 +203,9 @@ class AgentLoop:
             return ready[0] if len(ready) == 1 else ready
         return Waiting(tuple(waits))
 
-    def not_run(self, one: OpenCall, outcome: Outcome, why: str) -> ToolDone:
-        """Close a call without running it, so that the history can always be continued."""
-        content = {"error": {"name": outcome, "message": why}}
+    def not_run(self, one: OpenCall, outcome: Outcome, why: str, name: str = "") -> ToolDone:
+        """Close a call that gives no result of its own, so that the history can always be continued."""
+        content = {"error": {"name": name or outcome, "message": why}}
         return ToolDone(self.rules.agent, ToolResultMessage(one.call, content), outcome)
 
     def abandon(self, outcome: Outcome, why: str) -> Keep | None:
@@ -212,6 +213,8 @@ class AgentLoop:
         if self.phase == "tools":
             for one in self.calls:
                 if one.done is None:
+                    if one.error is not None:
+                        return Keep(one.key, self.not_run(one, "error", one.error.message, one.error.type))
                     return Keep(one.key, self.not_run(one, outcome, why))
         return None
 
@@ -236,8 +239,8 @@ class AgentLoop:
             for one in self.calls:
                 if any(wait.id == payload.wait_id for wait in one.waits):
                     one.answers.setdefault(payload.wait_id, payload.answer)
-        elif isinstance(payload, (CancelAsked, StepFailed)):
-            self.end(payload.reason if isinstance(payload, CancelAsked) else "error")
+        elif isinstance(payload, StepFailed) and payload.step in self.round:
+            self.round[payload.step].error = payload.error
         return ()
 
     def _inference(self, done: InferenceDone, key: str) -> Sequence[AnyEvent]:

@@ -168,6 +168,8 @@ class _Handling:
     async def _run(self, bound: Any) -> ToolDone:
         """Call the handler, again where its effect allows it, and make of its end a result."""
         tool = self.tool
+        before = self.ctx.save()
+        limit: asyncio.Timeout | None = None
         attempt = 0
         while True:
             attempt += 1
@@ -175,17 +177,19 @@ class _Handling:
                 if tool.timeout is None:
                     value = await self._handle(bound)
                 else:
-                    async with asyncio.timeout(tool.timeout):
+                    async with (limit := asyncio.timeout(tool.timeout)):
                         value = await self._handle(bound)
                 return self._encoded(value)
             except TimeoutError as error:
-                if tool.timeout is not None and _ours(error):
+                self.ctx.restore(before)
+                if limit is not None and limit.expired():
                     if self._may_repeat(error, attempt) and (tool.signature.is_async or tool.effect == "pure"):
                         await self._wait(error, attempt)
                         continue
                     return self._timed_out()
                 failure: Exception = error
             except Exception as error:
+                self.ctx.restore(before)
                 failure = error
             if self._may_repeat(failure, attempt):
                 await self._wait(failure, attempt)
@@ -253,11 +257,6 @@ class _Handling:
 
     def _usage(self) -> Usage:
         return self.ctx.child_usage
-
-
-def _ours(error: TimeoutError) -> bool:
-    """Whether a time limit of ours ended the tool, and not a TimeoutError of its own."""
-    return isinstance(error.__cause__, asyncio.CancelledError)
 
 
 def _error(

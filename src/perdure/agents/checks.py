@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeGuard, get_args, get_type_hints
 
 from typing_extensions import is_protocol, is_typeddict
 
@@ -96,7 +96,7 @@ def _context_argument(fn: Any) -> Any:
     return next(iter(get_args(hint)), None)
 
 
-def _is_class(kind: Any) -> bool:
+def _is_class(kind: Any) -> TypeGuard[type[Any]]:
     """Whether subclasses can be told by it: Any, TypedDicts and protocols say nothing at run time."""
     return isinstance(kind, type) and kind is not Any and not is_typeddict(kind) and not is_protocol(kind)
 

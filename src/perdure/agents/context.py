@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, cast
 
 from typing_extensions import TypeVar
 
-from perdure.agents.patch import diff
+from perdure.agents.patch import apply, diff
 from perdure.agents.state import State
 from perdure.durable.step import Body, Step
 from perdure.types.base import Json, plain
@@ -65,6 +65,13 @@ class NetworkRun(Generic[S]):
         self._scheduled.append(name)
 
 
+class Saved(NamedTuple):
+    """What a step had changed at some moment."""
+
+    patch: JsonPatch | None
+    scheduled: tuple[str, ...]
+
+
 class Context(Generic[S]):
     """The first parameter of tools, hooks and prompts that want to know where they are.
 
@@ -77,6 +84,7 @@ class Context(Generic[S]):
         "_doc",
         "_env",
         "_io",
+        "_kept",
         "_key",
         "_loop",
         "_scheduled",
@@ -96,6 +104,7 @@ class Context(Generic[S]):
         self._state: State[S] | None = None
         self._scheduled: list[str] = []
         self._body: Body | None = None
+        self._kept: JsonPatch | None = None
         self.call = call
         self.child_usage = Usage()
 
@@ -153,7 +162,7 @@ class Context(Generic[S]):
     def state(self) -> State[S]:
         """Data, messages and results of the run."""
         if self._state is None:
-            env, doc = self._env, self._doc
+            env, doc = self._env, apply(self._doc, self._kept) if self._kept else self._doc
             self._state = cast(
                 "State[S]",
                 State.lazy(
@@ -169,8 +178,19 @@ class Context(Generic[S]):
             Unserialisable: the data hold something that has no JSON form.
         """
         if self._state is None or not self._state.touched:
-            return None
+            return self._kept
         return diff(self._doc, self._env.kind.dump(self._state.data)) or None
+
+    def save(self) -> Saved:
+        """Remember what this step has changed so far, before an attempt that may fail."""
+        return Saved(self.patch(), tuple(self._scheduled))
+
+    def restore(self, saved: Saved) -> None:
+        """Undo what a failed attempt has changed, and let its inner steps be entered again."""
+        self._state = None
+        self._kept = saved.patch
+        self._scheduled[:] = saved.scheduled
+        self._body = None
 
     def take_scheduled(self) -> tuple[str, ...]:
         """The agents that this step has put into the queue."""

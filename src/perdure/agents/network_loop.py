@@ -158,9 +158,13 @@ class NetworkLoop:
         assert action is not None
         return action
 
+    def _turns(self) -> list[AgentLoop]:
+        """The turns that are open, a routing agent's included."""
+        return [*self.current, self.asking] if self.asking is not None else self.current
+
     def _closing(self) -> Action:
         reason = self.stopping or "cancelled"
-        for loop in [*self.current, *([self.asking] if self.asking is not None else [])]:
+        for loop in self._turns():
             open_call = loop.abandon("interrupted", _WHY.get(reason, "The run ended before this call was answered."))
             if open_call is not None:
                 return open_call
@@ -217,6 +221,8 @@ class NetworkLoop:
             if self.stopping is None:
                 self.stopping = "error"
             self.error = self.error or payload.error
+            for loop in self._turns():
+                loop.fold(record)
         elif isinstance(payload, CancelAsked):
             self.stopping = payload.reason
             self.stop_detail = payload.detail

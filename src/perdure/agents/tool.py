@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -59,10 +60,19 @@ class Tool(Generic[P, R_co, S_contra]):
             raise DefinitionError(
                 f"Tool {self.name!r}: effect={effect!r} is unknown; it is 'pure', 'idempotent', 'once' or 'steps'."
             )
-        if timeout is not None and timeout <= 0:
-            raise DefinitionError(f"Tool {self.name!r}: timeout={timeout} must be a number of seconds above 0.")
-        if retries < 0:
-            raise DefinitionError(f"Tool {self.name!r}: retries={retries} must not be negative.")
+        if timeout is not None and not (_is_number(timeout) and timeout > 0):
+            raise DefinitionError(f"Tool {self.name!r}: timeout={timeout!r} must be a number of seconds above 0.")
+        if type(retries) is not int or retries < 0:
+            raise DefinitionError(f"Tool {self.name!r}: retries={retries!r} must be a whole number from 0.")
+        if not isinstance(requires_approval, bool) and not callable(requires_approval):
+            raise DefinitionError(
+                f"Tool {self.name!r}: requires_approval={requires_approval!r} must be True, False or a function of the "
+                "arguments."
+            )
+        if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+            raise DefinitionError(
+                f"Tool {self.name!r} is a generator; return its values as a list, and report progress by ctx.emit(…)."
+            )
         self.fn = fn
         self.__wrapped__ = fn
         self.__name__ = self.name
@@ -127,6 +137,10 @@ class Tool(Generic[P, R_co, S_contra]):
 
     def __repr__(self) -> str:
         return f"Tool({self.name!r}, effect={self.effect!r})"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 @overload

@@ -101,25 +101,30 @@ class Projector:
             case rec.StepDone():
                 return [ev.StepFinished(name=payload.name, **self._at(step, None, seq))]
             case rec.StepFailed():
-                return self._close_step(step)
+                return self._close_message(payload.step)
             case rec.ChildDone() | rec.CancelAsked():
                 return []
 
     def close(self, reason: rec.StopReason) -> list[ev.AnyEvent]:
         """Close whatever is open."""
         out: list[ev.AnyEvent] = []
-        for step in [*self._messages, *self._tools]:
-            out += self._close_step(step)
+        for step in [*self._messages]:
+            out += self._close_message(step)
+        for step in [*self._tools]:
+            out += self._close_tool(step)
         for prefix, agent in self._agents.items():
             out.append(ev.AgentFinished(stop_reason=reason, **self._at(prefix, agent)))
         self._agents.clear()
         return out
 
-    def _close_step(self, step: str) -> list[ev.AnyEvent]:
+    def _close_message(self, step: str) -> list[ev.AnyEvent]:
         agent = self._messages.pop(step, None)
-        if agent is not None:
-            message_id = self.message_id(step)
-            return [ev.MessageFinished(message_id=message_id, interrupted=True, **self._at(step, agent))]
+        if agent is None:
+            return []
+        message_id = self.message_id(step)
+        return [ev.MessageFinished(message_id=message_id, interrupted=True, **self._at(step, agent))]
+
+    def _close_tool(self, step: str) -> list[ev.AnyEvent]:
         opened = self._tools.pop(step, None)
         if opened is not None:
             name, tool, call_id = opened

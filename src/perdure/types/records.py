@@ -172,8 +172,9 @@ class WaitOpened(Base, tag="wait"):
 
 
 class StepFailed(Base, tag="failed"):
-    """A step ended with an exception that ends the run."""
+    """A step ended with an exception that ends the run; whatever it leaves open is closed by records of its own."""
 
+    step: str
     error: ErrorInfo
 
 

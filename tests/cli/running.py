@@ -76,6 +76,19 @@ class Terminal:
             if not self._read(1.0):
                 raise AssertionError(f"{text!r} was not shown before the end: {self.shown!r}")
 
+    def interrupt(self, until: str) -> None:
+        """Press Ctrl-C as a person does: again, if nothing happens.
+
+        Python may miss the first one, if it comes just before it begins to wait for a key.
+        """
+        for _ in range(PATIENCE // 5):
+            self.type("\x03")
+            end = time.monotonic() + 5
+            while time.monotonic() < end and self._read(0.2):
+                if until in self.shown:
+                    return
+        raise AssertionError(f"{until!r} was not shown: {self.shown!r}")
+
     def end(self) -> int:
         """Read to the end; the exit code."""
         while self._read(PATIENCE):

@@ -92,7 +92,8 @@ class TestTerminal:
     def test_ctrl_c_at_the_prompt_does_not_leave(self, folder: Path) -> None:
         with terminal("chat", str(folder)) as screen:
             screen.wait_for("> ")
-            screen.type("half a quest\x03")
-            screen.wait_for("Ctrl-D or /quit leaves.")
+            screen.type("half a quest")
+            screen.wait_for("half a quest")
+            screen.interrupt(until="Ctrl-D or /quit leaves.")
             screen.type("/quit\r")
             assert screen.end() == 0

@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 path, question = None, path  # a question alone
             code = run_demo(Options(path, question, given.model, given.base_url, given.json))
         sys.stdout.flush()
+    except KeyboardInterrupt:  # pressed twice, or before there was anything to stop
+        return 130
     except BrokenPipeError:  # the reader went away, as in `perdure demo | head`; nobody is left to be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

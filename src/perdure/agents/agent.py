@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 Out_co = TypeVar("Out_co", covariant=True, default=Any)
 S_contra = TypeVar("S_contra", contravariant=True, default=Any)
 O = TypeVar("O")  # noqa: E741  # the output, in signatures only
-A = TypeVar("A")
-B = TypeVar("B")
-C = TypeVar("C")
 S = TypeVar("S")
 
 
@@ -141,19 +138,18 @@ class Agent(AgentDefinition, Generic[Out_co, S_contra]):
     ) -> None: ...
     @overload
     def __init__(
-        self: Agent[A | B, S],
+        self: Agent[O, object],
         name: str,
         *,
-        output_type: tuple[type[A], type[B]],
-        system: Prompt[S] = None,
+        output_type: tuple[type[O], ...],
+        system: str | None = None,
         description: str = "",
         model: Model | str | None = None,
-        tools: Sequence[ToolLike[S]] = (),
         tool_choice: str = "auto",
         hooks: HooksLike = (),
         settings: ModelSettings | None = None,
         prefill: str | None = None,
-        enabled: bool | Callable[[Context[S]], bool | Awaitable[bool]] = True,
+        enabled: bool = True,
         max_iter: int | None = 25,
         parallel_tools: bool = True,
         strict: bool = False,
@@ -162,10 +158,10 @@ class Agent(AgentDefinition, Generic[Out_co, S_contra]):
     ) -> None: ...
     @overload
     def __init__(
-        self: Agent[A | B | C, S],
+        self: Agent[O, S],
         name: str,
         *,
-        output_type: tuple[type[A], type[B], type[C]],
+        output_type: tuple[type[O], ...],
         system: Prompt[S] = None,
         description: str = "",
         model: Model | str | None = None,

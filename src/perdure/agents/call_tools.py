@@ -41,8 +41,8 @@ async def call_tool(env: Env, note: Call, key: str, io: RunIO) -> ToolDone | Kee
         Exception: what a hook raised; what the tool raised if its agent is strict.
     """
     call, loop = note.open.call, note.loop
-    agent = env.agent_of(loop)
-    plan = env.plan(agent)
+    plan = env.plan(loop)
+    agent = plan.agent
     if io.projector is not None:
         io.emit(io.projector.begin_tool(key, agent.name, call.name, call.id, call.input))
     over = env.ledger.exceeded(tool=True)

@@ -54,7 +54,7 @@ async def run_child(
                 "run_id": child_id,
             }
             place = (env.ledger, env.run_id, key)
-            running = env.launch(definition, input, inherited, place)
+            running = env.launch(env, definition, input, inherited, place)
             running.env.fallback = _fallback(env, ctx)
             env.children[child_id] = running
             result = await running.drive()
@@ -63,7 +63,7 @@ async def run_child(
             given = {id: answer for id, answer in env.answers().items() if id in wanted}
             result = await running.answer(given)
         else:
-            result = running.result
+            result = running.result()
         if result.status == "waiting":
             await body.park(result.waits)
         ctx.child_usage += result.usage
@@ -75,7 +75,7 @@ async def run_child(
 
 def _fallback(env: Env, ctx: Context[Any]) -> Any:
     """The model of a child that names none: its parent agent's."""
-    return env.plan(ctx.agent).model if ctx.call is not None else None
+    return env.model_for(ctx.agent) if ctx.call is not None else None
 
 
 def agent_tool(agent: AgentDefinition, name: str | None, description: str | None) -> Tool[Any, Any, object]:

@@ -63,6 +63,14 @@ class Definition:
             found = self._caches[key] = make()
         return found
 
+    def kept(self, key: str) -> Any:
+        """Get what `keep` was given, or None."""
+        return self._caches.get(key)
+
+    def keep(self, key: str, value: Any) -> None:
+        """Keep something worked out from this definition alone."""
+        self._caches[key] = value
+
 
 class AgentDefinition(Definition):
     """Everything that an agent is; see `Agent` for what the arguments mean."""

@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from perdure.agents.agent_loop import AgentLoop, LoopRules
+from perdure.agents.agent_loop import AgentLoop
 from perdure.agents.budget import Ledger
 from perdure.agents.context import Context
-from perdure.agents.definition import AgentDefinition, NetworkDefinition, RoutingDefinition
+from perdure.agents.definition import AgentDefinition, NetworkDefinition
 from perdure.agents.hooks import HookChain, Hooks, settle
+from perdure.agents.roster import Roster
 from perdure.agents.state_kind import StateKind
 from perdure.agents.tool import Tool
 from perdure.agents.toolsets import Toolset
@@ -21,7 +22,7 @@ from perdure.durable.drive import RunIO
 from perdure.durable.step import Body
 from perdure.models.model import DEFAULT_SETTINGS, Model, ModelSettings, ToolSpec
 from perdure.types.base import encode_json
-from perdure.types.errors import DefinitionError, NoModel, UnknownName
+from perdure.types.errors import DefinitionError, NoModel
 from perdure.types.messages import Message, TextMessage, ToolCall
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def make_toolbox(tools: Sequence[Tool[..., Any, Any]], agent: str, output: Outpu
 
 
 class Plan:
-    """What is worked out once per agent and run."""
+    """What is worked out once per agent and run, or once per agent where the run has no say in it."""
 
     __slots__ = ("agent", "chain", "dynamic", "model", "output", "settings", "system", "toolbox", "via_tool")
 
@@ -95,6 +96,11 @@ class Plan:
         self.system: TextMessage | None = None
         if isinstance(agent.system, str) and env.turn_prompt is None:
             self.system = agent.cached("system", lambda: TextMessage("system", agent.system))  # type: ignore[arg-type]
+
+    @property
+    def holds_for_all(self) -> bool:
+        """Whether all runs that change nothing of the agent share it: a model's name may come to mean another."""
+        return not self.dynamic and self.model is self.agent.model
 
     def _static_toolbox(self) -> Toolbox:
         tools = [one for one in self.agent.tools if isinstance(one, Tool)]
@@ -119,7 +125,6 @@ class Env:
     __slots__ = (
         "_acquired",
         "_plans",
-        "agents",
         "children",
         "definition",
         "fallback",
@@ -133,8 +138,8 @@ class Env:
         "network",
         "options",
         "resources",
+        "roster",
         "router",
-        "routing_agents",
         "run_child",
         "run_id",
         "session_id",
@@ -149,25 +154,23 @@ class Env:
         *,
         kernel: Kernel,
         definition: AgentDefinition | NetworkDefinition,
-        network: NetworkDefinition | None,
-        agents: dict[str, AgentDefinition],
         kind: StateKind[Any],
         hooks: tuple[Hooks, ...],
         ledger: Ledger,
         run_id: str,
         session_id: str,
         options: Mapping[str, Any],
-        launch: Callable[[Any, Any, Mapping[str, Any], tuple[Ledger, str, str]], Running],
+        launch: Callable[[Env, Any, Any, Mapping[str, Any], tuple[Ledger, str, str]], Running],
         run_child: Callable[[Env, Context[Any], Any, Any, Mapping[str, Any]], Awaitable[RunResult[Any, Any]]],
     ) -> None:
         self.run_child = run_child
         self.launch = launch
         self.kernel = kernel
         self.definition = definition
-        self.network = network
-        self.agents = agents
+        self.network = definition if isinstance(definition, NetworkDefinition) else None
         self.kind = kind
         self.hooks = hooks
+        self.roster = _roster(definition, hooks, options)
         self.ledger = ledger
         self.run_id = run_id
         self.session_id = session_id
@@ -182,59 +185,37 @@ class Env:
         self.fallback: Model | None = None
         self.children: dict[str, Running] = {}
         self.loop: NetworkLoop | None = None
-        self.routing_agents: dict[str, RoutingDefinition] = {}
-        self._plans: dict[int, Plan] = {}
+        self._plans: dict[str, Plan] = {}
         self._acquired: list[Toolset[Any]] = []
 
     # -- looking up --------------------------------------------------------------------------------------------------
 
+    @property
+    def agents(self) -> dict[str, AgentDefinition]:
+        """Who takes part, by name."""
+        return self.roster.agents
+
     def agent_of(self, loop: AgentLoop) -> AgentDefinition:
         """The agent whose turn a loop is."""
         if loop.prefix.startswith("route/"):
-            return self.routing_agents[loop.rules.agent].agent
-        return self.find_agent(loop.rules.agent, loop.args)
+            return self.roster.routing[loop.rules.agent].agent
+        return self.roster.find(loop.rules.agent, loop.args)
 
-    def find_agent(self, name: str, args: dict[str, Any] | None = None) -> AgentDefinition:
-        """Find an agent by the name in a decision, building it if the network can.
-
-        Raises:
-            UnknownName: nobody has this name and the network builds none.
-        """
-        if args is None:
-            found = self.agents.get(name)
-            if found is not None:
-                return found
-        if self.network is not None and self.network.resolve is not None:
-            key = f"{name}:{encode_json(args).decode()}"
-            if key not in self.agents:
-                self.agents[key] = self.network.resolve(name, args or {})
-            return self.agents[key]
-        raise UnknownName("agent", name, list(self.agents))
-
-    def rules(self, name: str, args: dict[str, Any] | None = None) -> LoopRules:
-        """What the loop must know of an agent."""
-        agent = self.find_agent(name, args)
-        max_iter = self.options["max_iter"] if self.network is None and "max_iter" in self.options else agent.max_iter
-        finish = any(one.on_finish is not None for one in (*self.hooks, *agent.hooks))
-        return LoopRules(
-            agent.name if args is None else name,
-            max_iter,
-            agent.parallel_tools,
-            agent.stop_when,
-            finish,
-            False,
-            agent.output_retries,
-        )
-
-    def routing_rules(self, name: str) -> LoopRules:
-        """What the loop must know of a routing agent: it is asked again only while its calls fail."""
-        return LoopRules(name, 3, False, once_chosen=True)
-
-    def plan(self, agent: AgentDefinition) -> Plan:
-        """What is worked out once for an agent in this run."""
-        found = self._plans.get(id(agent))
+    def plan(self, loop: AgentLoop) -> Plan:
+        """What is worked out once for the agent whose turn a loop is."""
+        found = self._plans.get(loop.prefix)
         if found is None:
-            found = self._plans[id(agent)] = Plan(self, agent)
+            found = self._plans[loop.prefix] = self._plan_for(self.agent_of(loop))
+        return found
+
+    def _plan_for(self, agent: AgentDefinition) -> Plan:
+        if self.model is not None or self.settings is not None or self.hooks or self.turn_prompt is not None:
+            return Plan(self, agent)
+        found = agent.kept("plan")
+        if found is None:
+            found = Plan(self, agent)
+            if found.holds_for_all:
+                agent.keep("plan", found)
         return found
 
     def model_for(self, agent: AgentDefinition) -> Model:
@@ -278,7 +259,7 @@ class Env:
     async def available(self, ctx: Context[Any]) -> list[AgentDefinition]:
         """The agents of the network that are enabled now."""
         found: list[AgentDefinition] = []
-        for agent in (self.network.agents if self.network is not None else self.agents).values():
+        for agent in (self.network.agents if self.network is not None else self.roster.agents).values():
             enabled = agent.enabled
             if enabled is True or (callable(enabled) and await settle(enabled(ctx))):
                 found.append(agent)
@@ -321,6 +302,15 @@ class Env:
             known = [plan.toolbox.tools[name] for plan in self._plans.values() if name in plan.toolbox.tools]
             effect = known[0].effect if known else "once"
         return Body(io, key, effect, self.loop.steps, name)
+
+
+def _roster(
+    definition: AgentDefinition | NetworkDefinition, hooks: tuple[Hooks, ...], options: Mapping[str, Any]
+) -> Roster:
+    """Who takes part: one roster for all runs of an agent that say nothing about it, else one of the run's own."""
+    if isinstance(definition, NetworkDefinition) or hooks or "max_iter" in options:
+        return Roster(definition, hooks, (options["max_iter"],) if "max_iter" in options else ())
+    return definition.cached("roster", lambda: Roster(definition))
 
 
 def resolve(model: Model | str | None) -> Model | None:

@@ -37,11 +37,11 @@ async def infer(env: Env, loop: AgentLoop, key: str, io: RunIO) -> InferenceDone
         OutputInvalid: the answer did not fit the output type, also after retries.
         Exception: whatever a prompt function or a hook raised.
     """
-    agent = env.agent_of(loop)
+    plan = env.plan(loop)
+    agent = plan.agent
     over = env.ledger.exceeded()
     if over is not None:
         return InferenceDone(agent.name, stop="budget", stop_detail=over)
-    plan = env.plan(agent)
     ctx: Context[Any] = Context(env, io, key, loop, loop.doc)
     toolbox = await env.toolbox(plan, ctx) if plan.dynamic else plan.toolbox
     system = plan.system if plan.system is not None else await _system(env, plan, ctx)

@@ -66,7 +66,7 @@ class AgentsProgram:
 
 async def _end(env: Env, loop: AgentLoop, key: str, io: RunIO) -> AgentDone:
     """End an agent's turn with its finish hooks."""
-    plan = env.plan(env.agent_of(loop))
+    plan = env.plan(loop)
     ctx: Context[Any] = Context(env, io, key, loop, loop.doc)
     before = AgentResult(
         loop.rules.agent,

@@ -36,7 +36,7 @@ async def route(env: Env, state: NetworkLoop, note: RouteNote, key: str, io: Run
     assert network is not None
     ctx: Context[Any] = Context(env, io, key, None, state.doc)
     if note.asked is not None:
-        routing = env.routing_agents[note.agent or ""]
+        routing = env.roster.routing[note.agent or ""]
         said = AgentResult(routing.name, tuple(note.asked.said), f"{env.run_id}/{key}", io.kernel.clock.now())
         return await _decided(env, ctx, await settle(routing.on_route(ctx, said)), routing.name)
     if note.number == 0 and not await env.available(ctx):
@@ -56,7 +56,7 @@ async def route(env: Env, state: NetworkLoop, note: RouteNote, key: str, io: Run
         router = default_routing_agent()
     answer = router if isinstance(router, RoutingDefinition) else await settle(router(args))
     if isinstance(answer, RoutingDefinition):
-        env.routing_agents[answer.name] = answer
+        env.roster.routing[answer.name] = answer
         return Keep(f"{key}/ask", RouteDone(ask=answer.name, by=_name(router), patch=ctx.patch()))
     return await _decided(env, ctx, answer, _name(router))
 
@@ -73,7 +73,7 @@ def router_args(env: Env, state: NetworkLoop, ctx: Context[Any]) -> RouterArgs[A
         input=user_message.text if user_message is not None else "",
         user_message=user_message,
         network=NetworkRun(env, ctx.state, []),
-        stack=cast("Any", [env.find_agent(name, pick.args) for pick in state.queue for name in pick.agents]),
+        stack=cast("Any", [env.roster.find(name, pick.args) for pick in state.queue for name in pick.agents]),
         call_count=state.call_count,
         decisions=state.routes,
         last_result=results[-1] if results else None,
@@ -107,17 +107,17 @@ def to_picks(env: Env, answer: Any) -> tuple[Pick, ...]:
         _admit(env, answer)
         return (Pick((answer.name,)),)
     if isinstance(answer, str):
-        env.find_agent(answer)
+        env.roster.find(answer)
         return (Pick((answer,)),)
     if isinstance(answer, Route):
         if answer.args is None:
-            env.find_agent(answer.name)
+            env.roster.find(answer.name)
         elif env.network is None or env.network.resolve is None:
             raise DefinitionError(
                 f"The router asked for {answer.name!r} with arguments, and the network has no resolve= to build it."
             )
         else:
-            env.find_agent(answer.name, answer.args)
+            env.roster.find(answer.name, answer.args)
         return (Pick((answer.name,), answer.args),)
     if isinstance(answer, Parallel):
         group = cast("Parallel[Any]", answer)

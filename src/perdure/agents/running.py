@@ -17,7 +17,7 @@ from perdure.agents.state import State
 from perdure.agents.state_kind import StateKind
 from perdure.durable.drive import RunIO, drive, resumed
 from perdure.durable.kernel import Kernel
-from perdure.durable.program import Finish, Waiting
+from perdure.durable.program import Waiting
 from perdure.log.log import NewRun
 from perdure.types.base import encode_json
 from perdure.types.errors import DefinitionError, NeedsRuntime
@@ -64,7 +64,7 @@ class Running:
         NeedsRuntime: something was asked for that needs a place to last.
     """
 
-    __slots__ = ("definition", "env", "io", "loop", "program", "result", "sink", "started", "waiting")
+    __slots__ = ("definition", "env", "io", "loop", "program", "sink", "started", "waiting")
 
     def __init__(
         self,
@@ -88,15 +88,13 @@ class Running:
         env = Env(
             kernel=kernel or Kernel(),
             definition=definition,
-            network=network,
-            agents=dict(network.agents) if network is not None else {definition.name: cast("Any", definition)},
             kind=kind,
             hooks=(*hooks, *network.hooks) if network is not None else hooks,
             ledger=Ledger(budget, parent[0] if parent is not None else None),
             run_id=run_id,
             session_id=session_id,
             options={**options, "results": results} if results else options,
-            launch=self._launch,
+            launch=_launch,
             run_child=run_child,
         )
         env.thread_id = thread_id
@@ -106,8 +104,8 @@ class Running:
         rules = RunRules(
             None if network is not None else definition.name,
             options.get("max_iter", network.max_iter) if network is not None else None,
-            env.rules,
-            env.routing_rules,
+            env.roster.rules,
+            env.roster.routing_rules,
             kind.reducers,
         )
         self.definition = definition
@@ -118,7 +116,6 @@ class Running:
         env.loop = self.loop
         self.io: RunIO | None = None
         self.waiting: Waiting | None = None
-        self.result: RunResult[Any, Any]
         self.started = RunStarted(
             definition.name,
             "agent" if network is None else "network",
@@ -131,12 +128,6 @@ class Running:
             parent[1] if parent is not None else None,
             parent[2] if parent is not None else None,
         )
-
-    def _launch(
-        self, definition: Any, input: Any, options: Mapping[str, Any], place: tuple[Ledger, str, str]
-    ) -> Running:
-        """Make a child run on the same kernel."""
-        return Running(definition, input, options, kernel=self.env.kernel, parent=place)
 
     async def drive(self) -> RunResult[Any, Any]:
         """Drive the run until it is finished or waits, and give what it has reached; failures are in the status.
@@ -190,8 +181,7 @@ class Running:
         finally:
             await self.env.release()
         self.waiting = end if isinstance(end, Waiting) else None
-        self.result = self._result(end)
-        return self.result
+        return self.result()
 
     def _limit(self, io: RunIO) -> None:
         options = self.env.options
@@ -208,14 +198,15 @@ class Running:
         elif deadline is not None:
             io.stop_at(now + deadline, "deadline", f"after {deadline:g} s")
 
-    def _result(self, end: Waiting | Finish) -> RunResult[Any, Any]:
+    def result(self) -> RunResult[Any, Any]:
+        """What the run has reached; made anew each time, so that run and result do not hold each other."""
         env, loop, started = self.env, self.loop, self.started
         doc, kind = loop.doc, env.kind
         said: tuple[Message, ...] = tuple(loop.transcript)
         for turn in loop.current:
             said = (*said, *turn.said)
         earlier: Any = env.options.get("results", ())
-        finished = end.payload if isinstance(end, Finish) else None
+        finished, waiting = loop.finished, self.waiting
         state = State.lazy(lambda: kind.load(doc), lambda: said, lambda: (*earlier, *loop.results), env.thread_id)
         return RunResult(
             status=finished.status if finished is not None else "waiting",
@@ -228,12 +219,19 @@ class Running:
             results=tuple(loop.results),
             state=state,
             usage=finished.usage if finished is not None else loop.total_usage,
-            waits=end.waits if isinstance(end, Waiting) else (),
+            waits=waiting.waits if waiting is not None else (),
             run_id=env.run_id,
             session_id=env.session_id,
             user_id=env.user_id,
             running=self,
         )
+
+
+def _launch(
+    env: Env, definition: Any, input: Any, options: Mapping[str, Any], place: tuple[Ledger, str, str]
+) -> Running:
+    """Make a child run on the same kernel."""
+    return Running(definition, input, options, kernel=env.kernel, parent=place)
 
 
 def _loader(definition: AgentDefinition | NetworkDefinition, has_output: bool, stop_reason: str) -> Any:

@@ -156,8 +156,6 @@ def context(
     env = Env(
         kernel=Kernel(),
         definition=network if network is not None else speaker,
-        network=network,
-        agents=dict(network.agents) if network is not None else {speaker.name: speaker},
         kind=kind,
         hooks=(),
         ledger=Ledger(None),

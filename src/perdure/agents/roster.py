@@ -1,0 +1,85 @@
+"""Who takes part in a run: agents by name, and what the pure loop must know of each.
+
+A roster refers to definitions only, never back to the run that uses it. So one serves every run of a stand-alone agent,
+and what a run leaves behind is freed at once instead of waiting for the garbage collector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from perdure.agents.agent_loop import LoopRules
+from perdure.agents.definition import AgentDefinition, NetworkDefinition, RoutingDefinition
+from perdure.agents.hooks import Hooks
+from perdure.types.base import encode_json
+from perdure.types.errors import UnknownName
+
+
+class Roster:
+    """The agents of a definition's runs.
+
+    Args:
+        definition: the network, or the stand-alone agent.
+        hooks: those that apply besides the agents' own.
+        max_iter: what the run's options say of a stand-alone agent's limit, as a tuple of one; empty if nothing.
+    """
+
+    __slots__ = ("_hooks", "_max_iter", "_resolve", "_rules", "agents", "routing")
+
+    def __init__(
+        self,
+        definition: AgentDefinition | NetworkDefinition,
+        hooks: Sequence[Hooks] = (),
+        max_iter: tuple[int | None, ...] = (),
+    ) -> None:
+        network = definition if isinstance(definition, NetworkDefinition) else None
+        self.agents: dict[str, AgentDefinition] = (
+            dict(network.agents) if network is not None else {definition.name: definition}  # type: ignore[dict-item]
+        )
+        self.routing: dict[str, RoutingDefinition] = {}
+        self._resolve = network.resolve if network is not None else None
+        self._hooks = hooks
+        self._max_iter = max_iter if network is None else ()
+        self._rules: dict[str, LoopRules] = {}
+
+    def find(self, name: str, args: dict[str, Any] | None = None) -> AgentDefinition:
+        """Find an agent by the name in a decision, building it if the network can.
+
+        Raises:
+            UnknownName: nobody has this name and the network builds none.
+        """
+        if args is None:
+            found = self.agents.get(name)
+            if found is not None:
+                return found
+        if self._resolve is not None:
+            key = f"{name}:{encode_json(args).decode()}"
+            if key not in self.agents:
+                self.agents[key] = self._resolve(name, args or {})
+            return self.agents[key]
+        raise UnknownName("agent", name, list(self.agents))
+
+    def rules(self, name: str, args: dict[str, Any] | None = None) -> LoopRules:
+        """What the loop must know of an agent."""
+        if args is not None:
+            return self._rules_of(self.find(name, args), name)
+        found = self._rules.get(name)
+        if found is None:
+            found = self._rules[name] = self._rules_of(self.find(name), None)
+        return found
+
+    def routing_rules(self, name: str) -> LoopRules:
+        """What the loop must know of a routing agent: it is asked again only while its calls fail."""
+        return LoopRules(name, 3, False, once_chosen=True)
+
+    def _rules_of(self, agent: AgentDefinition, name: str | None) -> LoopRules:
+        return LoopRules(
+            name or agent.name,
+            self._max_iter[0] if self._max_iter else agent.max_iter,
+            agent.parallel_tools,
+            agent.stop_when,
+            any(one.on_finish is not None for one in (*self._hooks, *agent.hooks)),
+            False,
+            agent.output_retries,
+        )

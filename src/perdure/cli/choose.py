@@ -13,8 +13,8 @@ from perdure.models.resolve import compatible, model_from_environment, resolve_m
 from perdure.types.errors import ConfigurationError, MissingExtra
 
 OFFLINE = (
-    "No language model: answers are extractive, quoted from the files. For one, set OPENAI_API_KEY, ANTHROPIC_API_KEY, "
-    "GEMINI_API_KEY or XAI_API_KEY, or pass --model or --base-url."
+    "No language model: answers are extractive, quoted from the files. For one, set a provider's key or pass --model; "
+    "perdure --help lists them."
 )
 
 

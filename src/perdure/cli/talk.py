@@ -18,7 +18,7 @@ from perdure.cli.paint import CITATION, Painter
 from perdure.types.errors import AuthenticationFailed, ModelError, ModelUnreachable, PerdureError, RunError
 from perdure.types.messages import Message
 
-DEFAULT_QUESTION = "Who decides which agent runs next?"
+DEFAULT_QUESTION = "What is a network, and who decides which agent runs next?"
 STOPPED = 130
 _OWN = "Perdure's own documents"
 HELP = """\

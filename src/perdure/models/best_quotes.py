@@ -39,7 +39,7 @@ def best_quotes(question: str, found: Sequence[Quote], limit: int = _MAX_QUOTES)
         if coverage < (_MIN_COVERAGE if shared < 2 else _MIN_COVERAGE_OF_SEVERAL):
             continue
         score = ranking.score(number, query) * (0.5 + coverage)
-        score *= 0.6 if one.weak or len(own) < 3 else 1.0
+        score *= 0.45 if one.weak or len(own) < 3 else 1.0
         score *= 0.7 if not set(own) & set(query) else 1.0  # only its heading matches
         score *= _about(one, set(query), defined)
         score *= 1.0 - 0.2 * number / len(found)  # the tools ranked it lower
@@ -48,7 +48,7 @@ def best_quotes(question: str, found: Sequence[Quote], limit: int = _MAX_QUOTES)
     chosen: list[Quote] = []
     for score, number in scored:
         one = found[number]
-        if score < 0.5 * scored[0][0] or len(chosen) == limit:
+        if score < 0.55 * scored[0][0] or len(chosen) == limit:
             break
         if not any(_same(one.text, other.text) for other in chosen):
             chosen.append(one)

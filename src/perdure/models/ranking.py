@@ -25,7 +25,8 @@ _STOP = """
     show since so some something such tell than that the their theirs them then there therefore these they thing things
     this those though through to too under until up upon us use used uses using very via want was way we were what
     whatever when where whether which while who whom whose why will with within without would yes yet you your yours
-    explain describe i'm it's that's what's don't doesn't isn't aren't can't won't i've you're there's let's"""
+    explain describe happen happens happened i'm it's that's what's don't doesn't isn't
+    aren't can't won't i've you're there's let's"""
 STOP_WORDS = frozenset(_STOP.split())
 """Words that say nothing about what is asked for."""
 

@@ -86,7 +86,7 @@ class Assembler:
         calls: list[ToolCall] = []
         ids: set[str] = set()
         for block in self._blocks.values():
-            body = "".join(block.pieces)
+            body = _sound("".join(block.pieces))
             if block.kind is ToolCallChunk:
                 calls.append(ToolCall(_unique(block.id, ids), block.name, parse_arguments(body), block.opaque))
                 continue
@@ -113,6 +113,17 @@ class Assembler:
         """Why the answer ended; a tool call counts as `tool` whatever the provider said."""
         reason: FinishReason = self.finished.reason if self.finished is not None else "stop"
         return "tool" if self.has_calls and reason == "stop" else reason
+
+
+def _sound(text: str) -> str:
+    """Join surrogate pairs that were cut apart, and replace halves without their other half: no log could keep them."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def _unique(id: str, taken: set[str]) -> str:

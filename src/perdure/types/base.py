@@ -82,7 +82,7 @@ def plain(value: Any, what: str = "value") -> Json:
 def find_unserialisable(value: object, path: str = "", depth: int = 0) -> str | None:
     """Say where in a value the part is that has no JSON form, as `path: type`; None if there is none."""
     if depth > 50:
-        return f"{path or '.'}: nested too deeply, or refers to itself"
+        return f"{path[:80] or '.'}…: nested too deeply, or refers to itself"
     if isinstance(value, Mapping):
         items = [(f"{path}.{key}", part) for key, part in cast("Mapping[Any, Any]", value).items()]
     elif isinstance(value, (list, tuple, set, frozenset)):
@@ -90,6 +90,11 @@ def find_unserialisable(value: object, path: str = "", depth: int = 0) -> str | 
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
         items = [(f"{path}.{name}", getattr(cast("object", value), name)) for name in names]
+    elif not isinstance(value, type) and (hasattr(value, "__struct_fields__") or hasattr(value, "model_fields_set")):
+        fields: Sequence[str] = getattr(value, "__struct_fields__", None) or list(
+            getattr(type(value), "model_fields", ())
+        )
+        items = [(f"{path}.{name}", getattr(value, name)) for name in fields]
     else:
         items = []
     for where, part in items:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import mimetypes
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
@@ -165,23 +166,39 @@ def file(source: str | bytes | Path, *, media_type: str | None = None, name: str
 def _load(
     source: str | bytes | Path, media_type: str | None, default: str
 ) -> tuple[bytes | None, str | None, str, str | None]:
-    if isinstance(source, bytes):
-        return source, None, media_type or default, None
-    if isinstance(source, str) and source.startswith("data:"):
-        head, _, body = source[5:].partition(",")
-        kind, _, encoding = head.partition(";")
-        if encoding != "base64":
-            raise DefinitionError("A data: address must be base64-encoded, such as data:image/png;base64,…")
-        return base64.b64decode(body), None, media_type or kind or default, None
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        name = source.rsplit("/", 1)[-1].partition("?")[0]
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source), None, media_type or default, None
+    if not isinstance(source, (str, Path)):
+        raise DefinitionError(f"The source is a {type(source).__name__}; give a path, bytes, or an address.")
+    if isinstance(source, str) and source[:5].lower() == "data:":
+        return _decode_data(source, media_type, default)
+    if isinstance(source, str) and source[:8].lower().startswith(("http://", "https://")):
+        name = _ADDRESS_END.split(source.partition("//")[2], maxsplit=1)[0].partition("/")[2].rpartition("/")[2]
         return None, source, media_type or mimetypes.guess_type(name)[0] or default, name
     path = Path(source)
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise DefinitionError(f"Cannot read {path}: {error.strerror or error}. Give a readable file.") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise DefinitionError(f"Cannot read {str(path)[:200]!r}: {why}. Give a readable file.") from error
     return data, None, media_type or mimetypes.guess_type(path.name)[0] or default, path.name
+
+
+_ADDRESS_END = re.compile("[?#]")
+
+
+def _decode_data(address: str, media_type: str | None, default: str) -> tuple[bytes, None, str, None]:
+    head, _, body = address[5:].partition(",")
+    kind, *parameters = head.split(";")
+    try:
+        if "base64" not in parameters:
+            raise ValueError("it has no ;base64")
+        data = base64.b64decode("".join(body.split()), validate=True)
+    except ValueError as error:
+        raise DefinitionError(
+            f"The data: address cannot be read ({error}). It must be base64-encoded, such as data:image/png;base64,…"
+        ) from error
+    return data, None, media_type or kind or default, None
 
 
 def system(content: str) -> TextMessage:
@@ -212,14 +229,17 @@ def read_input(value: Input) -> tuple[tuple[Message, ...], str | None]:
     """
     if isinstance(value, str):
         messages: tuple[Message, ...] = (TextMessage("user", value),) if value else ()
-        if len(value) > MAX_MESSAGE_BYTES // 4:
-            _check_size(messages)
+        if len(value) > MAX_MESSAGE_BYTES // 4 or not value.isascii():
+            _check(messages)
         return messages, None
     prompt: str | None = None
     if value is None:
         messages = ()
     elif isinstance(value, UserMessage):
-        messages = (TextMessage("user", value.content, id=value.id),) if value.content else ()
+        content = value.content
+        if isinstance(content, Sequence) and not isinstance(content, str):
+            content = tuple(TextPart(one) if isinstance(one, str) else one for one in content)
+        messages = (TextMessage("user", content, id=value.id),) if content else ()
         prompt = value.system_prompt
     elif isinstance(value, (TextPart, ImagePart, FilePart)):
         messages = (TextMessage("user", (value,)),)
@@ -231,7 +251,7 @@ def read_input(value: Input) -> tuple[tuple[Message, ...], str | None]:
         raise DefinitionError(
             f"The input is a {type(value).__name__}; give text, parts from text(), image() or file(), or messages."
         )
-    _check_size(messages)
+    _check(messages)
     return messages, prompt
 
 
@@ -240,7 +260,8 @@ def _read_sequence(values: Sequence[Any]) -> tuple[Message, ...]:
     parts: list[Part] = []
     for one in values:
         if isinstance(one, str):
-            parts.append(TextPart(one))
+            if one:
+                parts.append(TextPart(one))
         elif isinstance(one, (TextPart, ImagePart, FilePart)):
             parts.append(one)
         elif isinstance(one, (TextMessage, ToolCallMessage, ToolResultMessage, ReasoningMessage)):
@@ -257,13 +278,24 @@ def _read_sequence(values: Sequence[Any]) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _check_size(messages: tuple[Message, ...]) -> None:
-    size = len(encode_json(messages))
-    if size > MAX_MESSAGE_BYTES:
+def _check(messages: tuple[Message, ...]) -> None:
+    """Refuse what is too large, and what could be written but not read again."""
+    try:
+        data = encode_json(messages)
+        if len(data) <= MAX_MESSAGE_BYTES:
+            _messages_decoder.decode(data)
+            return
+    except UnicodeEncodeError as error:
         raise DefinitionError(
-            f"The input is {size / 1e6:.1f} MB and at most {MAX_MESSAGE_BYTES / 1e6:.1f} MB are accepted; "
-            "give large files by address, or in pieces."
-        )
+            f"The input has a character that is no valid text (half of a surrogate pair) at {error.start}; replace it, "
+            'such as by text.encode("utf-8", "replace").decode().'
+        ) from error
+    except (TypeError, ValueError, NotImplementedError, RecursionError, msgspec.MsgspecError) as error:
+        raise DefinitionError(f"The input holds a message of a wrong shape: {error}.") from error
+    raise DefinitionError(
+        f"The input is {len(data) / 1e6:.1f} MB and at most {MAX_MESSAGE_BYTES / 1e6:.1f} MB are accepted; "
+        "give large files by address, or in pieces."
+    )
 
 
 def messages_text(messages: Iterable[Message]) -> str:
@@ -301,6 +333,6 @@ def parse_arguments(raw: str) -> dict[str, Any] | str:
         return {}
     try:
         value = decode_json(raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
         return raw
     return cast("dict[str, Any]", value) if isinstance(value, dict) else raw

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from perdure.models.call import ProviderModel
+from perdure.models.gemini_client import GeminiClient, GeminiStream
 from perdure.models.gemini_stream import GeminiDecoder
 from perdure.models.model import Capabilities, ModelRequest, ModelSettings, ToolSpec
 from perdure.models.openai_common import lay_over
@@ -64,30 +65,15 @@ class GeminiModel(ProviderModel):
         self.key_variables = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
         self.capabilities = Capabilities(structured_output="yes" if _combines(name) else "alone")
 
-    def _connect(self, sdk: Any, key: str) -> Any:
-        # One attempt: without this, the SDK would sleep and try again by itself. The version is the one that knows
-        # every field and model, and that other servers speak.
-        options: Body = {"headers": self._headers, "retry_options": {"attempts": 1}, "api_version": "v1beta"}
-        if self.base_url:
-            options["base_url"] = self.base_url
-        return sdk.Client(api_key=key, vertexai=False, http_options=options)
+    def _connect(self, sdk: Any, key: str) -> GeminiClient:
+        return GeminiClient(sdk, key, self.base_url, self._headers)
 
     @staticmethod
-    async def _disconnect(client: Any) -> None:
-        await client.aio.aclose()
-        client.close()
+    async def _disconnect(client: GeminiClient) -> None:
+        await client.aclose()
 
-    async def _open(self, client: Any, request: ModelRequest) -> Any:
-        # The body goes in as a whole, just as it is on the wire. The SDK insists on contents of its own, which the
-        # body replaces.
-        return await client.aio.models.generate_content_stream(
-            model=self.name,
-            contents=GO_ON,
-            config={
-                "http_options": {"extra_body": encode(self.name, request)},
-                "automatic_function_calling": {"disable": True},
-            },
-        )
+    async def _open(self, client: GeminiClient, request: ModelRequest) -> GeminiStream:
+        return await client.stream(self.name, encode(self.name, request))
 
     def _decoder(self, request: ModelRequest) -> GeminiDecoder:
         names = {safe_name(one.name): one.name for one in request.tools}

@@ -191,10 +191,21 @@ class TestFaces:
     def test_an_old_locale_gets_plain_characters(self, folder: Path, locale: str) -> None:
         (folder / "boats.md").write_text("A ketch — das Schiff für Ä — has two masts.\n", encoding="utf-8")
         more = {"LC_ALL": locale, "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
-        result = run("demo", str(folder), "How many masts has a ketch?", **more)
+        result = run("demo", str(folder), "How many masts has a ketch?", cwd=None, **more)
         assert (result.returncode, result.stderr) == (0, "")
         assert result.stdout.isascii()
         assert "has two masts. (boats.md:1)" in result.stdout
+
+    def test_a_question_in_another_encoding_is_read_as_far_as_it_goes(self, folder: Path) -> None:
+        question = "How many masts has a ketch, \xe4?".encode("latin-1")
+        command = [*COMMAND, "demo", str(folder), question]
+        shown = subprocess.run(command, env=environment(), capture_output=True, check=False)
+        assert (shown.returncode, shown.stderr) == (0, b"")
+        assert b"A ketch has two" in shown.stdout
+        command = [*COMMAND, "chat", str(folder)]
+        shown = subprocess.run(command, env=environment(), input=question, capture_output=True, check=False)
+        assert (shown.returncode, shown.stderr) == (0, b"")
+        assert b"A ketch has two" in shown.stdout
 
     def test_in_a_pipe_nothing_is_coloured(self, folder: Path) -> None:
         assert "\x1b" not in run("demo", str(folder), "masts", TERM="xterm-256color").stdout

@@ -1,6 +1,7 @@
 """The demo's network with a scripted model: what its agents see, and what they may read."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,8 @@ async def test_a_wrong_place_is_told_to_the_model(folder: Path, arguments: dict[
     (folder.parent / "secret.md").write_text("secret", encoding="utf-8")
     model = ScriptedModel(call("search_files", query="x"), call("read_lines", **arguments), say("Sorry."))
     result = await library_desk.run("?", model=model, resources=[Library.open(folder)])
-    assert message in result.results[1].tool_calls[0].content["error"]["message"]
+    told: Any = result.results[1].tool_calls[0].content
+    assert message in told["error"]["message"]
 
 
 async def test_a_model_that_does_not_search_still_gets_an_answer(folder: Path) -> None:

@@ -54,6 +54,11 @@ class TestReading:
         hit = Library.open(tmp_path).lines("a.md", 5, 5)
         assert (hit.start, hit.end, hit.text) == (5, 5, "three sloops")
 
+    def test_a_name_that_is_not_unicode_is_left_out(self, tmp_path: Path) -> None:
+        write(tmp_path, a_DOT_md="text")
+        (tmp_path / os.fsdecode(b"gr\xfc\xdfe.md")).write_text("text", encoding="utf-8")
+        assert Library.open(tmp_path).skipped.last == {"has a name that is not UTF-8": "gr??e.md"}
+
     def test_folders_too_deep_are_left_out(self, tmp_path: Path) -> None:
         write(tmp_path, a_DOT_md="text", **{"__".join(["d"] * 12) + "__b_DOT_md": "text"})
         assert list(Library.open(tmp_path).skipped.counts) == ["lies too deep"]

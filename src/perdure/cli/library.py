@@ -183,6 +183,9 @@ def _folder(folder: Path, root: Path, skipped: Skipped, depth: int) -> Iterator[
         name = (folder / entry.name).relative_to(root).as_posix()
         if entry.name.startswith("."):
             continue
+        if not _is_unicode(name):
+            skipped.add("has a name that is not UTF-8", name.encode("utf-8", "replace").decode())
+            continue
         if entry.is_symlink() and not _inside(folder / entry.name, root):
             skipped.add("leads out of the folder", name)
         elif entry.is_dir(follow_symlinks=False):
@@ -195,6 +198,15 @@ def _folder(folder: Path, root: Path, skipped: Skipped, depth: int) -> Iterator[
             skipped.add("lies too deep", one.relative_to(root).as_posix())
         else:
             yield from _folder(one, root, skipped, depth + 1)
+
+
+def _is_unicode(name: str) -> bool:
+    """Tell a name that can be shown and kept from one of bytes in another encoding."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _inside(link: Path, root: Path) -> bool:

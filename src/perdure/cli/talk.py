@@ -54,7 +54,7 @@ class Turn(NamedTuple):
 def run_demo(options: Options) -> int:
     """Answer one question about files."""
     painter = Painter(sys.stderr if options.json else None)
-    question = (options.question or DEFAULT_QUESTION).strip() or DEFAULT_QUESTION
+    question = _readable(options.question or "").strip() or DEFAULT_QUESTION
     try:
         library, chosen = open_library(options.path), choose(options.model, options.base_url)
         if not options.json:
@@ -91,6 +91,8 @@ def run_chat(options: Options) -> int:
     painter.line("/help shows what you can type.", "dim")
     if sys.stdin.isatty():
         _line_editing()
+    elif (reconfigure := getattr(sys.stdin, "reconfigure", None)) is not None:
+        reconfigure(errors="replace")
     messages: tuple[Message, ...] = ()
     failed = False
     with asyncio.Runner() as runner:
@@ -224,7 +226,7 @@ def _read_line(painter: Painter) -> str | None:
         try:
             if sys.stdin.isatty():
                 painter.line()
-                return input("> ")
+                return _readable(input("> "))
             line = sys.stdin.readline()
         except EOFError:
             painter.line()
@@ -235,10 +237,16 @@ def _read_line(painter: Painter) -> str | None:
             continue
         if not line:
             return None
+        line = _readable(line)
         if line.strip():
             painter.line()
             painter.line(f"> {line.strip()}", "bold")
         return line
+
+
+def _readable(text: str) -> str:
+    """Replace what came in as bytes of another encoding; it could not be sent or kept."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _line_editing() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
+
+import msgspec
 
 from perdure.types.base import Base
+from perdure.types.errors import DefinitionError
 
 
 class Usage(Base):
@@ -43,12 +46,33 @@ class Usage(Base):
 
 
 class Prices(Base):
-    """US dollars per million tokens of one model; cached input costs as plain input unless said otherwise."""
+    """US dollars per million tokens of one model; cached input costs as plain input unless said otherwise.
+
+    Plain numbers are taken as they are written, so that 0.1 is a tenth and not the binary number nearest to it.
+
+    Raises:
+        DefinitionError: a price is no number, or is negative.
+    """
 
     input: Decimal
     output: Decimal
     cache_read: Decimal | None = None
     cache_write: Decimal | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            given = getattr(self, name)
+            if type(given) is Decimal and given.is_finite() and given >= 0:
+                continue
+            if given is None and name.startswith("cache"):
+                continue
+            try:
+                price = Decimal(str(given))
+            except InvalidOperation:
+                price = Decimal(-1)
+            if not price.is_finite() or price < 0:
+                raise DefinitionError(f"Prices({name}={given!r}): give US dollars per million tokens, from 0.")
+            msgspec.structs.force_setattr(self, name, price)
 
     def cost(self, usage: Usage) -> Decimal:
         """Price a usage in US dollars."""

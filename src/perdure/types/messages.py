@@ -94,6 +94,11 @@ class ToolCallMessage(Base, tag="tool_call"):
     role: Literal["assistant"] = "assistant"
     stop_reason: Literal["tool"] = "tool"
 
+    @property
+    def content(self) -> tuple[ToolCall, ...]:
+        """The calls, under the name that every message has for what it holds."""
+        return self.tools
+
 
 class ToolResultMessage(Base, tag="tool_result"):
     """The answer to one tool call: `{"data": …}` or `{"error": {"name", "message"}}`."""

@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import msgspec
-
-from perdure.types.base import Base
+from perdure.types.base import Base, decode_json, encode_json
 from perdure.types.messages import Message
 from perdure.types.records import ErrorInfo, JsonPatch, Outcome, StopReason
 from perdure.types.usage import Usage
-from perdure.types.waits import Wait
+from perdure.types.waits import Wait, WaitAnswer
 
 
 class Event(Base, kw_only=True):
@@ -205,7 +203,7 @@ class WaitResolved(Event, tag=True, kw_only=True):
     """A wait is over."""
 
     wait_id: str
-    answer: Any
+    answer: WaitAnswer
 
 
 class StateChanged(Event, tag=True, kw_only=True):
@@ -300,7 +298,7 @@ def envelope(event: AnyEvent, *, seq: int, timestamp: float) -> dict[str, Any]:
     Returns:
         `type, timestamp` (milliseconds), `data, source, category, intent, context, seq`, all plain JSON values.
     """
-    fields: dict[str, Any] = msgspec.to_builtins(event)
+    fields: dict[str, Any] = decode_json(encode_json(event))
     name = type_name(event)
     data = {key: value for key, value in fields.items() if key not in _CONTEXT and key not in ("type", "seq")}
     return {

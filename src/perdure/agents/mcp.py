@@ -9,6 +9,7 @@ is a result that the model can read; a server that cannot be reached ends the ru
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,10 +25,13 @@ from perdure.agents.tool import Effect, Predicate, Tool
 from perdure.agents.toolsets import AnyTool, Toolset
 from perdure.models.call import load_sdk
 from perdure.models.schema import safe_name
-from perdure.types.errors import DefinitionError, ModelRetry
+from perdure.types.errors import DefinitionError, ModelRetry, ToolServerUnreachable
 
 if TYPE_CHECKING:
     from mcp.types import Tool as Listed
+
+
+_log = logging.getLogger(__name__)
 
 
 class MCPServer(Toolset[Any]):
@@ -167,11 +171,17 @@ class MCPServer(Toolset[Any]):
                 said = {"progress": progress, "total": total, "message": message}
                 ctx.emit({key: value for key, value in said.items() if value is not None})
 
-        async with self._held() as session:
-            try:
+        try:
+            async with self._held() as session:
                 result = await session.call(name, arguments, report)
-            finally:
-                is_over = True
+        except ToolServerUnreachable as error:
+            # The whole message is for a developer; a model needs to know no command or address.
+            _log.warning("%s", error)
+            raise ToolServerUnreachable(
+                f"The MCP server {self.name!r} could not be reached, so nothing was done."
+            ) from error
+        finally:
+            is_over = True
         if result.is_error:
             raise ModelRetry(read_error(result))
         return read_result(result)

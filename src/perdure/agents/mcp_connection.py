@@ -61,7 +61,9 @@ class Connection:
         self._listed_at = 0
         self._changes = 0
         self._is_told = True
-        self.where = f"MCP server {server!r} ({endpoint.shown})"
+        self._is_closing = False
+        self.name = f"MCP server {server!r}"
+        self.where = f"{self.name} ({endpoint.shown})"
         self.lost = False
         # What the first run has set in its context is nothing to those that share the connection later.
         self._task = asyncio.create_task(self._live(before), name=self.where, context=Variables())
@@ -88,7 +90,7 @@ class Connection:
                     tasks.cancel_scope.cancel()
         except Exception as error:
             self._failure = said_by(error)
-            if self._client is not None and self._over.is_set():
+            if self._client is not None and self._is_closing:
                 _log.warning("Closing the %s went wrong: %s", self.where, self._words(self._failure))
         finally:
             self.lost = True
@@ -144,6 +146,7 @@ class Connection:
         Raises:
             asyncio.CancelledError: the caller was cancelled meanwhile; the connection is down all the same.
         """
+        self._is_closing = self._is_closing or not self.lost
         self.give_up()
         if not self._ready.is_set():
             self._task.cancel()
@@ -234,22 +237,23 @@ class Connection:
             raise ModelRetry(self._words(error)) from None
         except (ValidationError, RuntimeError) as error:
             raise ToolServerError(
-                f"The {self.where} answered the call of {tool!r} in a way that is not MCP: {self._words(error)}"
+                f"The {self.name} answered the call of {tool!r} in a way that is not MCP: {self._words(error)}"
             ) from error
 
     def _check(self, error: MCPError) -> None:
         """Say whether an error means that the connection, or the server's side of it, is gone."""
-        from mcp.types import CONNECTION_CLOSED, INVALID_REQUEST
+        from mcp.types import CONNECTION_CLOSED, INTERNAL_ERROR, INVALID_REQUEST
 
-        if error.code in (CONNECTION_CLOSED, INVALID_REQUEST) and self._trace.status in (400, 404):
+        bare = error.code == INTERNAL_ERROR and error.message == _BARE
+        if self._trace.status in (400, 404) and (bare or error.code in (CONNECTION_CLOSED, INVALID_REQUEST)):
             self.give_up()
-            raise NotTaken from error
+            raise NotTaken(f"{error.message} (HTTP {self._trace.status})") from error
         # A server may use the same code for an error of its own; then the words are its own, too.
         if error.code == CONNECTION_CLOSED and (
             self.lost or error.message.startswith(("Connection closed", "SSE stream"))
         ):
             self.give_up()
-            raise BrokenOff from error
+            raise BrokenOff(error.message) from error
 
     # -- words -------------------------------------------------------------------------------------------------------
 
@@ -259,6 +263,8 @@ class Connection:
         if status is not None:  # what the exception says has the whole URL in it
             return f"HTTP {status}"
         text = self._endpoint.hide(str(error)).strip()
+        if text == _BARE and self._trace.status is not None:
+            text = f"{text} (HTTP {self._trace.status})"
         return text[:_MOST_WORDS] if text else type(error).__name__
 
     def _unreachable(self) -> ToolServerUnreachable:
@@ -276,17 +282,26 @@ class Connection:
             told.__cause__ = failure
         return told
 
-    async def broke_off(self, tool: str) -> ToolServerError:
-        """Describe how the connection ended in the middle of a call, once it has."""
+    async def broke_off(self, doing: str) -> ToolServerError:
+        """Describe how the connection ended in the middle of something, once it has.
+
+        What a model may read is short; what helps a developer is a note and a warning.
+        """
         await asyncio.wait([self._task], timeout=CLOSE_LIMIT)
-        why = f": {self._words(self._failure)}" if self._failure is not None else ""
-        return ToolServerError(
-            f"The {self.where} broke off while {tool!r} ran{why}. Whether it took effect is not known. "
-            f"{self._endpoint.advice(self._trace)}"
+        told = ToolServerError(
+            f"The {self.name} broke off in the middle of {doing!r}. Whether that took effect is not known; "
+            "check before repeating it."
         )
+        why = f"{self._words(self._failure)}. " if self._failure is not None else ""
+        note = f"The {self.where} broke off in the middle of {doing!r}. {why}{self._endpoint.advice(self._trace)}"
+        told.add_note(note)
+        _log.warning("%s", note)
+        return told
 
 
 _MOST_WORDS = 1000
+_BARE = "Server returned an error response"
+"""What the SDK says for an HTTP status with nothing of the protocol in it."""
 
 
 def _must_listen(client: Client) -> bool:

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from perdure.types.errors import DefinitionError
 
@@ -167,6 +167,7 @@ class Address:
             *self._headers.values(),
             *(value.split(" ", 1)[-1] for value in self._headers.values()),
             *(part for part in parts.path.split("/") if len(part) > _LONGEST_SHOWN),
+            *(value for _, value in parse_qsl(parts.query)),
             *(part for part in (parts.query, parts.password, parts.fragment) if part),
         )
 

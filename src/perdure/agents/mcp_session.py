@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure.agents.mcp_connection import BrokenOff, Connection, NotTaken
 from perdure.agents.mcp_endpoint import Endpoint
+from perdure.types.errors import ModelRetry
 
 if TYPE_CHECKING:
     from mcp.shared.dispatcher import ProgressFnT
@@ -101,6 +102,9 @@ class Session:
                 return await connection.call(tool, arguments, progress)
             except NotTaken:
                 connection = await self._connected()
+            try:
                 return await connection.call(tool, arguments, progress)
+            except NotTaken as refused:
+                raise ModelRetry(f"The MCP server {self._server!r} refused the call: {refused}.") from refused
         except BrokenOff as broken:
             raise await connection.broke_off(tool) from broken

@@ -39,7 +39,7 @@ class Mended:
 
     async def receive(self) -> Any:
         """Take the next message."""
-        return _mend(await self._inner.receive())
+        return mend(await self._inner.receive())
 
     async def aclose(self) -> None:
         """Close it from this side."""
@@ -50,7 +50,7 @@ class Mended:
 
     async def __anext__(self) -> Any:
         try:
-            return _mend(await self._inner.__anext__())
+            return mend(await self._inner.__anext__())
         except StopAsyncIteration:
             self._closed()
             raise
@@ -63,7 +63,8 @@ class Mended:
         await self._inner.__aexit__(*args)
 
 
-def _mend(item: Any) -> Any:
+def mend(item: Any) -> Any:
+    """Make the schemas in a list of tools plain objects, in place; everything else passes unchanged."""
     result: Any = getattr(getattr(item, "message", None), "result", None)
     if isinstance(result, dict):
         tools: Any = cast("dict[str, Any]", result).get("tools")

@@ -22,11 +22,11 @@ from perdure.durable.program import Keep
 from perdure.durable.retry import TOOL_BACKOFF
 from perdure.durable.step import Suspended
 from perdure.durable.threads import in_thread
-from perdure.types.base import decode_json, encode_json, find_unserialisable
+from perdure.types.base import decode_json, encode_json, find_unserialisable, plain
 from perdure.types.errors import ModelRetry, NotDone, UnknownName, Unserialisable
 from perdure.types.ids import derive_id
 from perdure.types.messages import MAX_MESSAGE_BYTES, ToolCall, ToolResultMessage
-from perdure.types.records import Outcome, ToolDone, WaitOpened
+from perdure.types.records import Outcome, Started, ToolDone, WaitOpened
 from perdure.types.usage import Usage
 from perdure.types.waits import Approval
 
@@ -56,14 +56,16 @@ async def call_tool(env: Env, note: Call, key: str, io: RunIO) -> ToolDone | Kee
         known = ", ".join(plan.toolbox.tools) or "none"
         return _error(agent.name, call, "UnknownTool", f"There is no tool named {call.name!r}. Known: {known}.")
     ctx: Context[Any] = Context(env, io, key, loop, loop.doc, call)
+    handling = _Handling(env, plan, tool, ctx, note, key, io)
     try:
-        return await _Handling(env, plan, tool, ctx, note, key, io).perform()
+        return await handling.perform()
     except Suspended as suspended:
         return Keep(f"{key}/wait/{note.open.rounds}", WaitOpened(agent.name, suspended.waits))
     except asyncio.CancelledError:
         if not io.interrupted():
             return _error(agent.name, call, "CancelledError", "The tool cancelled itself.")
-        outcome: Outcome = "interrupted" if tool.effect in ("pure", "idempotent") else "unknown"
+        certain = tool.effect in ("pure", "idempotent") or not handling.entered
+        outcome: Outcome = "interrupted" if certain else "unknown"
         return _error(agent.name, call, "interrupted", _CUT[outcome], outcome)
 
 
@@ -77,7 +79,7 @@ _CUT = {
 class _Handling:
     """The way of one call from its arguments to its result."""
 
-    __slots__ = ("call", "ctx", "env", "io", "key", "note", "plan", "tool")
+    __slots__ = ("call", "ctx", "entered", "env", "io", "key", "note", "plan", "tool")
 
     def __init__(
         self,
@@ -97,6 +99,7 @@ class _Handling:
         self.key = key
         self.io = io
         self.call = note.open.call
+        self.entered = False
 
     async def perform(self) -> ToolDone | Keep:
         """Go the whole way."""
@@ -124,6 +127,8 @@ class _Handling:
                 if wait is not None:
                     return Keep(f"{self.key}/wait/{self.note.open.rounds}", WaitOpened(agent, (wait,)))
         if done is None:
+            if self.env.kernel.durable and tool.effect == "once":
+                await self.io.keep(None, Started(self.key))  # from here on a crash leaves the outcome in doubt
             done = await self._run(bound)
         if plan.chain.after_tool:
             done = await self._after(plan, done)
@@ -137,22 +142,26 @@ class _Handling:
             except ModelRetry as veto:
                 return call, _error(plan.agent.name, self.call, "denied", str(veto), "denied")
             if isinstance(answer, ToolCall):
-                call = msgspec.structs.replace(call, input=answer.input)
-            elif isinstance(answer, ToolResultMessage):
-                return call, self._done(answer.content, "error" if answer.is_error else "ok")
+                args = plain(answer.input, f"call of {call.name!r}, as the hook before_tool returned it,")
+                call = msgspec.structs.replace(call, input=args)
             elif answer is not None:
-                return call, self._encoded(answer)
+                return call, self._answered(answer, "before_tool")
         return call, None
 
     async def _after(self, plan: Plan, done: ToolDone) -> ToolDone:
         for hook in plan.chain.after_tool:
             answer = await settle(hook(self.ctx, self.call, done.result))
-            if isinstance(answer, ToolResultMessage):
-                done = self._done(answer.content, "error" if answer.is_error else "ok")
-            elif answer is not None:
-                done = self._encoded(answer)
+            if answer is not None:
+                done = self._answered(answer, "after_tool")
         patch = self.ctx.patch() if done.outcome == "ok" else None
         return msgspec.structs.replace(done, patch=patch)
+
+    def _answered(self, answer: Any, hook: str) -> ToolDone:
+        """Turn what a hook returned into a result."""
+        what = f"result of the tool {self.tool.name!r}, as the hook {hook} returned it,"
+        if isinstance(answer, ToolResultMessage):
+            return self._done(plain(answer.content, what), "error" if answer.is_error else "ok")
+        return self._done({"data": plain(answer, what)}, "ok")
 
     async def _approval(self, call: ToolCall) -> Approval | None:
         """Say whether a person must be asked, and what."""
@@ -173,6 +182,7 @@ class _Handling:
         attempt = 0
         while True:
             attempt += 1
+            self.entered = True
             try:
                 if tool.timeout is None:
                     value = await self._handle(bound)
@@ -213,6 +223,7 @@ class _Handling:
         return self.tool.effect != "once" or isinstance(error, NotDone)
 
     async def _wait(self, error: Exception, attempt: int) -> None:
+        self.entered = not isinstance(error, NotDone)
         await self.io.attempt_failed(self.key, attempt, error, TOOL_BACKOFF.wait(attempt))
 
     def _timed_out(self) -> ToolDone:

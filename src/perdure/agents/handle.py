@@ -19,6 +19,10 @@ Out = TypeVar("Out", default=Any)
 S = TypeVar("S", default=Any)
 
 
+_going_on: set[Run[Any, Any]] = set()
+"""Runs that are not over: the event loop itself keeps no task alive."""
+
+
 class Run(Generic[Out, S]):
     """A run in the background: its id, status, events and result; it can be cancelled.
 
@@ -35,6 +39,7 @@ class Run(Generic[Out, S]):
             running.drive(), name=f"perdure-{running.env.run_id}"
         )
         self._task.add_done_callback(self._end)
+        _going_on.add(self)
 
     @property
     def id(self) -> str:
@@ -100,6 +105,7 @@ class Run(Generic[Out, S]):
         more.set()
 
     def _end(self, task: asyncio.Task[Any]) -> None:
+        _going_on.discard(self)
         self._over = True
         self._more.set()
         if not task.cancelled():

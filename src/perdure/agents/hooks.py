@@ -12,7 +12,19 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
+import msgspec
+
+from perdure.agents.result import AgentResult
 from perdure.types.errors import DefinitionError
+from perdure.types.messages import (
+    Message,
+    ReasoningMessage,
+    TextMessage,
+    ToolCallMessage,
+    ToolResultMessage,
+    dump_messages,
+    load_messages,
+)
 
 Hook: TypeAlias = Callable[..., Any | Awaitable[Any]]
 
@@ -69,6 +81,43 @@ def read_hooks(value: object, where: str) -> tuple[Hooks, ...]:
         if all(isinstance(one, Hooks) for one in given):
             return tuple(one for one in given if isinstance(one, Hooks))
     raise DefinitionError(f"{where}: hooks= takes a Hooks value or a sequence of them, not {value!r}.")
+
+
+def read_messages(answer: object, known: Sequence[Message], hook: str) -> tuple[Message, ...]:
+    """Check messages that a hook returned; those that it was given are known to be good.
+
+    Raises:
+        DefinitionError: it returned something else, or messages that cannot be kept.
+    """
+    if not isinstance(answer, Sequence) or isinstance(answer, (str, bytes)):
+        raise DefinitionError(
+            f"The hook {hook} returned {type(answer).__name__}; return messages, Stop(…) from on_start, or nothing."
+        )
+    messages: tuple[Any, ...] = tuple(answer)  # pyright: ignore[reportUnknownArgumentType,reportUnknownVariableType]
+    given = {id(one) for one in known}
+    fresh = [one for one in messages if id(one) not in given]
+    for one in fresh:
+        if not isinstance(one, (TextMessage, ToolCallMessage, ToolResultMessage, ReasoningMessage)):
+            raise DefinitionError(f"The hook {hook} returned messages with a {type(one).__name__} among them.")
+    try:
+        load_messages(dump_messages(fresh))
+    except (TypeError, ValueError, NotImplementedError, RecursionError, msgspec.MsgspecError) as error:
+        raise DefinitionError(f"The hook {hook} returned messages that cannot be kept: {error}") from error
+    return messages
+
+
+def read_result(answer: object, before: AgentResult, hook: str) -> AgentResult:
+    """Check what a hook returned in place of a result; nothing leaves it as it was.
+
+    Raises:
+        DefinitionError: it returned something else, or messages that cannot be kept.
+    """
+    if answer is None or answer is before:
+        return before
+    if not isinstance(answer, AgentResult):
+        raise DefinitionError(f"The hook {hook} returned {type(answer).__name__}; return an AgentResult or nothing.")
+    read_messages(answer.messages, before.messages, hook)
+    return answer
 
 
 class HookChain:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from perdure.agents.agent_loop import AgentLoop
 from perdure.agents.context import Context
 from perdure.agents.env import Env, Plan, Toolbox
-from perdure.agents.hooks import Stop, settle
+from perdure.agents.hooks import Stop, read_messages, read_result, settle
 from perdure.agents.output import ANSWER_TOOL
 from perdure.agents.prompt import prompt_ref
 from perdure.agents.result import AgentResult, final_text
@@ -21,7 +21,7 @@ from perdure.types.assemble import Assembler
 from perdure.types.base import Json
 from perdure.types.chunks import ModelEvent, ReasoningChunk, Restarted, TextChunk, ToolCallChunk
 from perdure.types.errors import BadResponse, DefinitionError, ModelError, ModelRetry, ModelTimeout, OutputInvalid
-from perdure.types.messages import Message, ReasoningMessage, TextMessage, ToolCallMessage, ToolResultMessage
+from perdure.types.messages import Message, TextMessage, ToolCallMessage, ToolResultMessage
 from perdure.types.records import InferenceDone
 from perdure.types.usage import Usage
 
@@ -60,7 +60,7 @@ async def infer(env: Env, loop: AgentLoop, key: str, io: RunIO) -> InferenceDone
                 scheduled=ctx.take_scheduled(),
             )
         if answer is not None:
-            prompt = _checked(answer, "on_start")
+            prompt = read_messages(answer, prompt, "on_start")
             changed = True
 
     request = _request(env, plan, toolbox, loop, prompt)
@@ -79,7 +79,7 @@ async def infer(env: Env, loop: AgentLoop, key: str, io: RunIO) -> InferenceDone
     if plan.chain.on_response:
         result = AgentResult(agent.name, said, f"{env.run_id}/{key}", io.kernel.clock.now(), usage=usage)
         for hook in plan.chain.on_response:
-            result = _result(await settle(hook(ctx, result)), result, "on_response")
+            result = read_result(await settle(hook(ctx, result)), result, "on_response")
         said = result.messages
     done = InferenceDone(
         agent.name,
@@ -345,21 +345,3 @@ def _give_up(plan: Plan, loop: AgentLoop, problem: ModelRetry, done: InferenceDo
             f"Agent {plan.agent.name!r}: {done.provider}:{done.model} gave no valid answer in "
             f"{loop.feedbacks + 1} attempts; the last problem: {problem}"
         )
-
-
-def _checked(answer: Any, hook: str) -> tuple[Message, ...]:
-    given = type(answer).__name__
-    if isinstance(answer, Sequence) and not isinstance(answer, (str, bytes)):
-        messages: tuple[Any, ...] = tuple(cast("Sequence[Any]", answer))
-        kinds = (TextMessage, ToolCallMessage, ToolResultMessage, ReasoningMessage)
-        if all(isinstance(one, kinds) for one in messages):
-            return messages
-    raise DefinitionError(f"The hook {hook} returned {given}; return messages, Stop(…), or nothing.")
-
-
-def _result(answer: Any, before: AgentResult, hook: str) -> AgentResult:
-    if answer is None:
-        return before
-    if isinstance(answer, AgentResult):
-        return answer
-    raise DefinitionError(f"The hook {hook} returned {type(answer).__name__}; return an AgentResult or nothing.")

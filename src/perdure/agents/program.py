@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,14 +10,13 @@ from perdure.agents.agent_loop import AgentLoop, Call, End, Infer
 from perdure.agents.call_tools import call_tool
 from perdure.agents.context import Context
 from perdure.agents.env import Env
-from perdure.agents.hooks import HookChain, settle
+from perdure.agents.hooks import HookChain, read_result, settle
 from perdure.agents.infer import infer
 from perdure.agents.network_loop import NetworkLoop, Route, RunRules
 from perdure.agents.result import AgentResult
 from perdure.agents.routing import route
 from perdure.durable.drive import RunIO
 from perdure.durable.program import Action, Do, Keep
-from perdure.types.errors import DefinitionError
 from perdure.types.events import AnyEvent
 from perdure.types.records import AgentDone, Payload, Record
 
@@ -59,7 +59,9 @@ class AgentsProgram:
                 return await _end(env, what.loop, do.key, io)
             assert isinstance(what, Route)
             return await route(env, state, what, do.key, io)
-        except Exception as error:
+        except (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
             await _tell(env, what, do.key, io, error)
             raise
 
@@ -79,12 +81,7 @@ async def _end(env: Env, loop: AgentLoop, key: str, io: RunIO) -> AgentDone:
     result = before
     for hook in plan.chain.on_finish:
         answer = await settle(hook(ctx, result))
-        if isinstance(answer, AgentResult):
-            result = answer
-        elif answer is not None:
-            raise DefinitionError(
-                f"The hook on_finish returned {type(answer).__name__}; return an AgentResult or nothing."
-            )
+        result = read_result(answer, result, "on_finish")
     return AgentDone(
         loop.rules.agent,
         loop.stop_reason,
@@ -97,7 +94,7 @@ async def _end(env: Env, loop: AgentLoop, key: str, io: RunIO) -> AgentDone:
     )
 
 
-async def _tell(env: Env, what: Any, key: str, io: RunIO, error: Exception) -> None:
+async def _tell(env: Env, what: Any, key: str, io: RunIO, error: BaseException) -> None:
     """Tell the error hooks, and note on the error where it happened."""
     loop = getattr(what, "loop", None)
     where = f"run {env.run_id}, step {key}"
@@ -113,4 +110,7 @@ async def _tell(env: Env, what: Any, key: str, io: RunIO, error: Exception) -> N
         doc = loop.doc if isinstance(loop, AgentLoop) else env.loop.doc if env.loop is not None else None
         ctx: Context[Any] = Context(env, io, key, loop, doc)
         for hook in chain.on_error:
-            await settle(hook(ctx, error))
+            try:
+                await settle(hook(ctx, error))
+            except Exception as worse:
+                error.add_note(f"the hook on_error raised {type(worse).__name__}: {worse}")

@@ -139,6 +139,11 @@ def _admit(env: Env, agent: AgentDefinition) -> None:
         return
     if env.kernel.durable:
         raise UnknownName("agent", agent.name, list(env.agents))
+    if known is not None:
+        raise DefinitionError(
+            f"The router of {env.definition.name!r} returned an agent from outside which is named {agent.name!r} like "
+            "one that takes part; rename one of them."
+        )
     env.agents[agent.name] = agent
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self
@@ -40,7 +41,14 @@ class RunStream(Generic[Out, S]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.run.cancel()
+        cancelled: asyncio.CancelledError | None = None
+        while self.run.status == "running":
+            try:
+                await self.run.cancel()
+            except asyncio.CancelledError as again:
+                cancelled = again  # the run is ending already: leave no task behind, then pass it on
+        if cancelled is not None:
+            raise cancelled
 
     @property
     def run(self) -> Run[Out, S]:

@@ -16,7 +16,7 @@ from perdure.durable.kernel import Kernel
 from perdure.durable.program import Do, Finish, Keep, Program, Waiting
 from perdure.log.log import Entry, Token
 from perdure.types.errors import PerdureError
-from perdure.types.events import AnyEvent, RunResumed, RunWaiting, Sink
+from perdure.types.events import AnyEvent, RunFailed, RunResumed, RunWaiting, Sink
 from perdure.types.project import Projector
 from perdure.types.records import (
     AttemptFailed,
@@ -42,6 +42,7 @@ class RunIO:
     """
 
     __slots__ = (
+        "_cancelling",
         "_cut_off",
         "_open",
         "_pending",
@@ -70,6 +71,7 @@ class RunIO:
         self.cause: BaseException | None = None
         self.fold: Callable[[Record], object] | None = None
         self.cancelled_outside = False
+        self._cancelling = 0
         self._cut_off = False
         self._open = False
         self._pending: list[Entry] = []
@@ -111,8 +113,9 @@ class RunIO:
         if self._cut_off:
             self._cut_off = False
             task.uncancel()
+            self.cancelled_outside = task.cancelling() > self._cancelling
             return True
-        if task.cancelling():
+        if task.cancelling() > self._cancelling:
             self.cancelled_outside = True
             self.stop = self.stop or "cancelled"
             return True
@@ -129,6 +132,7 @@ class RunIO:
     def opened(self, task: asyncio.Task[Any] | None) -> None:
         """Say which task drives the run now, if any."""
         self._task = task
+        self._cancelling = task.cancelling() if task is not None else 0
         if task is None and self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -155,8 +159,8 @@ class RunIO:
         """Give a payload as the fold will see it, at the place of the last record."""
         return Record(self.seq, self.token.run_id, self.token.session_id, key, payload, self.kernel.clock.now())
 
-    async def keep(self, key: str, payload: Payload) -> None:
-        """Commit the record of an inner step at once, and fold it."""
+    async def keep(self, key: str | None, payload: Payload) -> None:
+        """Commit a record at once, in the middle of a step, and fold it."""
         record = self.hold(key, payload)
         await self.flush()
         if self.fold is not None:
@@ -194,20 +198,29 @@ async def drive(program: Program[S], state: S, io: RunIO) -> Waiting | Finish:
     """
     io.opened(asyncio.current_task())
     io.fold = partial(program.fold, state)
+    driver = _Driver(program, state, io)
     try:
-        return await _Driver(program, state, io).loop()
+        return await driver.loop()
+    except BaseException as error:
+        await driver.abandon(error)
+        raise
     finally:
         io.opened(None)
 
 
+_NOT_OURS = (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)
+"""What ends the task or the process and not just a step."""
+
+
 class _Driver:
-    __slots__ = ("failing", "folded_stop", "io", "program", "running", "state")
+    __slots__ = ("ended", "failing", "folded_stop", "io", "program", "running", "state")
 
     def __init__(self, program: Program[Any], state: Any, io: RunIO) -> None:
         self.program = program
         self.state = state
         self.io = io
         self.running: dict[str, asyncio.Task[Payload | Keep]] = {}
+        self.ended = False
         self.failing = False
         self.folded_stop = False
 
@@ -264,7 +277,9 @@ class _Driver:
             if io.interrupted():
                 return  # the step has nothing to keep; the stop is folded next
             payload = self.failed(do, error)
-        except Exception as error:
+        except _NOT_OURS:
+            raise
+        except BaseException as error:
             payload = self.failed(do, error)
         finally:
             io.window(False)
@@ -283,7 +298,9 @@ class _Driver:
     async def one(self, do: Do) -> Payload | Keep:
         try:
             return await self.program.perform(self.state, do, self.io)
-        except Exception as error:
+        except _NOT_OURS:
+            raise
+        except BaseException as error:
             return self.failed(do, error)
 
     def failed(self, do: Do, error: BaseException) -> Payload:
@@ -330,6 +347,18 @@ class _Driver:
         self.folded_stop = True
         self.take(None, CancelAsked(io.stop or "cancelled", io.stop_detail))
 
+    async def abandon(self, error: BaseException) -> None:
+        """Leave nothing behind when the run cannot go on, such as when the log refuses a record."""
+        io = self.io
+        for task in self.running.values():
+            task.cancel()
+        if self.running:
+            await asyncio.wait(self.running.values())
+        if io.projector is not None and not self.ended:
+            token = io.token
+            end = RunFailed(error=describe(error), run_id=token.run_id, session_id=token.session_id)
+            io.emit([*io.projector.close("error"), end])
+
     async def wait(self, action: Waiting) -> Waiting:
         io = self.io
         await io.flush()
@@ -346,6 +375,7 @@ class _Driver:
             )
         await io.settle()
         self.take(None, action.payload)
+        self.ended = True
         await io.flush()
         if io.cancelled_outside:
             raise asyncio.CancelledError

@@ -8,6 +8,16 @@ from typing import Any
 class PerdureError(Exception):
     """The root of everything that Perdure raises."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let an error be copied and sent to another process, whatever its own arguments are."""
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(kind: type[PerdureError], args: tuple[Any, ...], known: dict[str, Any]) -> PerdureError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(known)
+    return error
+
 
 class DefinitionError(PerdureError, ValueError):
     """An agent, tool, network or option was defined wrongly; raised when it is made, not when it runs."""

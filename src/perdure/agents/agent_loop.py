@@ -8,7 +8,9 @@ patches apply in call order when the round closes, however the calls ended.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
+
+import msgspec
 
 from perdure.agents.patch import Patch, Reducers, apply, merge
 from perdure.durable.program import Do, Keep, Waiting
@@ -18,20 +20,22 @@ from perdure.types.messages import Message, ToolCall, ToolCallMessage, ToolResul
 from perdure.types.records import (
     AgentDone,
     Answered,
+    Claimed,
     ErrorInfo,
     InferenceDone,
     Outcome,
     Record,
+    Started,
     StepFailed,
     StopReason,
     ToolDone,
     WaitOpened,
 )
-from perdure.types.usage import Usage
+from perdure.types.usage import NOTHING, Usage
 from perdure.types.waits import Deny, Wait, WaitAnswer
 
 
-class LoopRules(NamedTuple):
+class LoopRules(msgspec.Struct, frozen=True):
     """What the loop must know of an agent's definition.
 
     `max_iter` is the most inferences (None: no limit; 0 counts as 1), `stop_tools` the tools whose success ends the
@@ -48,14 +52,14 @@ class LoopRules(NamedTuple):
     output_retries: int = 2
 
 
-class Infer(NamedTuple):
+class Infer(msgspec.Struct, frozen=True):
     """The note of an inference to be performed."""
 
     loop: AgentLoop
     number: int
 
 
-class Call(NamedTuple):
+class Call(msgspec.Struct, frozen=True):
     """The note of a tool call to be performed; `approved` are the arguments that a person allowed."""
 
     loop: AgentLoop
@@ -63,7 +67,7 @@ class Call(NamedTuple):
     approved: dict[str, Any] | None
 
 
-class End(NamedTuple):
+class End(msgspec.Struct, frozen=True):
     """The note of an agent's turn to be ended, with its finish hooks."""
 
     loop: AgentLoop
@@ -72,7 +76,7 @@ class End(NamedTuple):
 class OpenCall:
     """A call of the current round."""
 
-    __slots__ = ("answers", "call", "done", "error", "key", "number", "rounds", "waits")
+    __slots__ = ("answers", "call", "done", "error", "in_doubt", "key", "number", "rounds", "started", "waits")
 
     def __init__(self, call: ToolCall, number: int, key: str) -> None:
         self.call = call
@@ -83,6 +87,8 @@ class OpenCall:
         self.waits: tuple[Wait, ...] = ()
         self.answers: dict[str, WaitAnswer] = {}
         self.rounds = 0
+        self.started = False
+        self.in_doubt = False
 
     @property
     def unanswered(self) -> list[Wait]:
@@ -146,7 +152,7 @@ class AgentLoop:
         self.said: list[Message] = []
         self.inferences = 0
         self.feedbacks = 0
-        self.usage = Usage()
+        self.usage = NOTHING
         self.calls: list[OpenCall] = []
         self.round: Mapping[str, OpenCall] = {}
         self.phase: Literal["infer", "tools", "end", "done"] = "infer"
@@ -188,6 +194,8 @@ class AgentLoop:
         for one in self.calls:
             if one.done is not None:
                 continue
+            if one.in_doubt:
+                return Keep(one.key, self.not_run(one, "unknown", _IN_DOUBT))
             missing = one.unanswered
             if missing:
                 waits += missing
@@ -235,6 +243,11 @@ class AgentLoop:
             one = self.round[(record.key or "").rsplit("/wait/", 1)[0]]
             one.waits = payload.waits
             one.rounds += 1
+        elif isinstance(payload, Started):
+            self.round[payload.step].started = True
+        elif isinstance(payload, Claimed):
+            for one in self.calls:
+                one.in_doubt = one.started  # a start of an older epoch, and nothing closed it
         elif isinstance(payload, Answered):
             for one in self.calls:
                 if any(wait.id == payload.wait_id for wait in one.waits):
@@ -341,6 +354,7 @@ class AgentLoop:
             self.phase = "end"
 
 
+_IN_DOUBT = "The process died while this tool ran; whether it took effect is unknown. Check before repeating it."
 _CUT: frozenset[StopReason] = frozenset({"cancelled", "interrupted", "deadline", "error"})
 
 

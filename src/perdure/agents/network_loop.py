@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from perdure.agents.agent_loop import AgentLoop, LoopRules
 from perdure.agents.patch import Reducers, apply, diff, merge
@@ -23,6 +25,7 @@ from perdure.types.records import (
     Answered,
     CancelAsked,
     ChildDone,
+    Claimed,
     ErrorInfo,
     InferenceDone,
     Pick,
@@ -31,17 +34,18 @@ from perdure.types.records import (
     RunFinished,
     RunStarted,
     RunStatus,
+    Started,
     StepDone,
     StepFailed,
     StopReason,
     ToolDone,
     WaitOpened,
 )
-from perdure.types.usage import Usage
+from perdure.types.usage import NOTHING, Usage
 from perdure.types.waits import Wait, WaitAnswer
 
 
-class RunRules(NamedTuple):
+class RunRules(msgspec.Struct, frozen=True):
     """What the loop must know of the definition.
 
     `first` is the agent of a stand-alone run, None for a network; `max_iter` the most agent turns (None or 0: no
@@ -55,7 +59,7 @@ class RunRules(NamedTuple):
     reducers: Reducers
 
 
-class Route(NamedTuple):
+class Route(msgspec.Struct, frozen=True):
     """The note of a routing decision; `asked` is the turn of the routing agent that was asked, if it is over."""
 
     number: int
@@ -73,6 +77,7 @@ class NetworkLoop:
         "call_count",
         "current",
         "doc",
+        "earlier",
         "error",
         "finished",
         "group_doc",
@@ -95,6 +100,7 @@ class NetworkLoop:
     def __init__(self, rules: RunRules) -> None:
         self.rules = rules
         self.run_id = ""
+        self.earlier: Sequence[Message] = ()
         self.started: RunStarted | None = None
         self.transcript: list[Message] = []
         self.doc: Json = None
@@ -107,7 +113,7 @@ class NetworkLoop:
         self.call_count = 0
         self.routes = 0
         self.routed = False
-        self.usage = Usage()
+        self.usage = NOTHING
         self.texts: set[str] = set()
         self.steps: dict[str, StepDone | ChildDone] = {}
         self.answers: dict[str, WaitAnswer] = {}
@@ -226,6 +232,11 @@ class NetworkLoop:
         elif isinstance(payload, CancelAsked):
             self.stopping = payload.reason
             self.stop_detail = payload.detail
+        elif isinstance(payload, Started):
+            self._loop_of(payload.step).fold(record)
+        elif isinstance(payload, Claimed):
+            for loop in self.current:
+                loop.fold(record)
         elif isinstance(payload, (StepDone, ChildDone)):
             self.steps[record.key or ""] = payload
         elif isinstance(payload, RunFinished):
@@ -235,7 +246,7 @@ class NetworkLoop:
     def _start(self, record: Record, payload: RunStarted) -> None:
         self.started = payload
         self.run_id = record.run_id
-        self.transcript = [*payload.history, *payload.messages]
+        self.transcript = [*self.earlier, *payload.history, *payload.messages]
         self.doc = payload.state
         if self.rules.first is not None:
             self._begin(Pick((self.rules.first,)))
@@ -267,13 +278,13 @@ class NetworkLoop:
         loop.scheduled = []
 
     def _agent_done(self, record: Record, payload: AgentDone) -> Sequence[AnyEvent]:
-        key = record.key or ""
-        loop = next(one for one in self.current if one.prefix == key)
+        loop = self._loop_of(record.key or "")
         loop.fold(record)
         if loop.scheduled:
             self._schedule(loop)
-        if any(one.phase != "done" for one in self.current):
-            return ()
+        for one in self.current:
+            if one.phase != "done":
+                return ()
         return self._group_done(record)
 
     def _group_done(self, record: Record) -> Sequence[AnyEvent]:

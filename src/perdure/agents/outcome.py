@@ -30,15 +30,15 @@ class RunResult(Generic[Out, S]):
     """
 
     __slots__ = (
+        "_data",
         "_load",
         "_output",
         "_running",
+        "_state",
         "messages",
-        "new_messages",
         "results",
         "run_id",
         "session_id",
-        "state",
         "status",
         "stop_detail",
         "stop_reason",
@@ -56,9 +56,8 @@ class RunResult(Generic[Out, S]):
         output: Any,
         load: Callable[[Any], Any] | None,
         messages: tuple[Message, ...],
-        new_messages: tuple[Message, ...],
         results: tuple[AgentResult, ...],
-        state: State[S],
+        data: Callable[[], S],
         usage: Usage,
         waits: tuple[Wait, ...],
         run_id: str,
@@ -72,9 +71,9 @@ class RunResult(Generic[Out, S]):
         self._output = output
         self._load = load
         self.messages = messages
-        self.new_messages = new_messages
         self.results = results
-        self.state = state
+        self._data = data
+        self._state: State[S] | None = None
         self.usage = usage
         self.waits = waits
         self.run_id = run_id
@@ -101,6 +100,21 @@ class RunResult(Generic[Out, S]):
             self._output = self._load(self._output)
             self._load = None
         return cast("Out", self._output)
+
+    @property
+    def new_messages(self) -> tuple[Message, ...]:
+        """What this run added to the conversation, its input first."""
+        running = self._running
+        return self.messages[len(running.loop.earlier) + len(running.started.history) :]
+
+    @property
+    def state(self) -> State[S]:
+        """The data as the run has left them, with all messages and results."""
+        if self._state is None:
+            env = self._running.env
+            earlier: tuple[AgentResult, ...] = env.options.get("results", ())
+            self._state = State[S].lazy(self._data, self.messages, (*earlier, *self.results), env.thread_id)
+        return self._state
 
     @property
     def text(self) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 from perdure.agents.budget import Budget, Ledger
@@ -18,13 +19,14 @@ from perdure.agents.state_kind import StateKind
 from perdure.durable.drive import RunIO, drive, resumed
 from perdure.durable.kernel import Kernel
 from perdure.durable.program import Waiting
-from perdure.log.log import NewRun
+from perdure.log.log import NewRun, Token
 from perdure.types.base import encode_json
 from perdure.types.errors import DefinitionError, NeedsRuntime
 from perdure.types.events import Sink
 from perdure.types.ids import check_id, new_id
 from perdure.types.messages import Input, Message, read_input
-from perdure.types.records import Answered, RunStarted
+from perdure.types.records import Answered, Claimed, InferenceDone, Payload, Record, RunStarted, ToolDone
+from perdure.types.usage import Usage
 from perdure.types.waits import WaitAnswer
 
 OPTIONS = frozenset(
@@ -83,7 +85,8 @@ class Running:
         messages, turn_prompt = read_input(input)
         kind, doc, history, results, thread_id = _read_state(definition, options)
         run_id = options.get("run_id") or new_id("run")
-        session_id = options.get("session_id") or thread_id or new_id("session")
+        # a session of the run's own follows from the run, so that the same run is in the same session
+        session_id = options.get("session_id") or thread_id or f"session_{run_id.removeprefix('run_')}"
         budget: Budget | None = options.get("budget")
         env = Env(
             kernel=kernel or Kernel(),
@@ -123,7 +126,7 @@ class Running:
             history,
             turn_prompt,
             doc,
-            _kept(options),
+            _kept(options) if options else {},
             env.user_id,
             parent[1] if parent is not None else None,
             parent[2] if parent is not None else None,
@@ -136,15 +139,61 @@ class Running:
             asyncio.CancelledError: the calling task was cancelled; the run is closed before.
         """
         env = self.env
-        new = NewRun(env.run_id, env.session_id, self.definition.name, "", env.user_id, self.started.parent)
-        accepted = await env.kernel.log.accept(new, self.started)
+        accepted = await env.kernel.log.accept(self.new_run(), self.started)
         assert accepted.token is not None  # an own session in an own log is free
-        io = self.io = RunIO(env.kernel, accepted.token, self.sink, accepted.head)
+        return await self.begin(accepted.token, accepted.head)
+
+    def new_run(self, input_hash: str = "") -> NewRun:
+        """The run as a log takes it in."""
+        env, started = self.env, self.started
+        return NewRun(
+            env.run_id,
+            env.session_id,
+            self.definition.name,
+            input_hash,
+            env.user_id,
+            started.parent,
+            started.parent_key,
+        )
+
+    async def begin(self, token: Token, head: int, earlier: Sequence[Message] = ()) -> RunResult[Any, Any]:
+        """Drive a run that was accepted and whose turn it is.
+
+        Args:
+            token: proof of owning the run.
+            head: the sequence number of the session's last record.
+            earlier: the session's conversation before this turn.
+        """
+        io = self.io = RunIO(self.env.kernel, token, self.sink, head)
         self._limit(io)
+        self.loop.earlier = earlier
         record = io.record(None, self.started)
         self.loop.fold(record)
         if io.projector is not None:
             io.emit(io.projector.record(record))
+        return await self._go_on(io)
+
+    def recall(self, records: Sequence[Record], earlier: Sequence[Message] = ()) -> None:
+        """Fold what the log has of this run, without driving it.
+
+        Args:
+            records: the run's records, in order; others are passed over.
+            earlier: the session's conversation before this turn.
+        """
+        self.loop.earlier = earlier
+        for record in records:
+            if record.run_id == self.env.run_id:
+                self.loop.fold(record)
+                used = _usage_of(record.payload)
+                if used is not None:
+                    self.env.ledger.charge(used)
+
+    async def take_up(self, token: Token, head: int, claimed: Claimed) -> RunResult[Any, Any]:
+        """Drive a recalled run on, as its new owner."""
+        io = self.io = RunIO(self.env.kernel, token, self.sink, head)
+        self._limit(io)
+        await io.keep(None, claimed)
+        self.loop.fold(io.record(None, claimed))
         return await self._go_on(io)
 
     async def resume(self, answers: Mapping[str, WaitAnswer]) -> RunResult[Any, Any]:
@@ -200,14 +249,11 @@ class Running:
 
     def result(self) -> RunResult[Any, Any]:
         """What the run has reached; made anew each time, so that run and result do not hold each other."""
-        env, loop, started = self.env, self.loop, self.started
-        doc, kind = loop.doc, env.kind
+        env, loop = self.env, self.loop
         said: tuple[Message, ...] = tuple(loop.transcript)
         for turn in loop.current:
             said = (*said, *turn.said)
-        earlier: Any = env.options.get("results", ())
         finished, waiting = loop.finished, self.waiting
-        state = State.lazy(lambda: kind.load(doc), lambda: said, lambda: (*earlier, *loop.results), env.thread_id)
         return RunResult(
             status=finished.status if finished is not None else "waiting",
             stop_reason=finished.stop_reason if finished is not None else None,
@@ -215,9 +261,8 @@ class Running:
             output=finished.output if finished is not None else None,
             load=_loader(self.definition, finished.has_output, finished.stop_reason) if finished is not None else None,
             messages=said,
-            new_messages=said[len(started.history) :],
             results=tuple(loop.results),
-            state=state,
+            data=partial(env.kind.load, loop.doc),
             usage=finished.usage if finished is not None else loop.total_usage,
             waits=waiting.waits if waiting is not None else (),
             run_id=env.run_id,
@@ -225,6 +270,15 @@ class Running:
             user_id=env.user_id,
             running=self,
         )
+
+
+def _usage_of(payload: Payload) -> Usage | None:
+    """What a recalled step has consumed, so that a budget counts it once and no more."""
+    if isinstance(payload, InferenceDone):
+        return payload.usage
+    if isinstance(payload, ToolDone) and payload.outcome not in ("not_run", "denied"):
+        return payload.usage + Usage(tool_calls=1)
+    return None
 
 
 def _launch(
@@ -261,7 +315,7 @@ def _as_text(value: Any) -> str:
 
 
 def _kept(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: options[name] for name in ("max_iter", "tool_choice") if name in options} if options else {}
+    return {name: options[name] for name in ("max_iter", "tool_choice") if name in options}
 
 
 def _read_state(

@@ -148,6 +148,19 @@ class AgentDone(Base, tag="agent_finished"):
     detail: str = ""
 
 
+class Started(Base, tag="started"):
+    """A tool that must not run twice is about to run: an open start of an older epoch is in doubt."""
+
+    step: str
+
+
+class Claimed(Base, tag="claim"):
+    """A new owner has the run; `died` says that the one before it died with it."""
+
+    epoch: int
+    died: bool = False
+
+
 class StepDone(Base, tag="step"):
     """A step that a user wrote inside a tool."""
 
@@ -218,6 +231,8 @@ Payload: TypeAlias = (
     | ToolDone
     | RouteDone
     | AgentDone
+    | Started
+    | Claimed
     | StepDone
     | ChildDone
     | WaitOpened

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from perdure.types.base import Base
 from perdure.types.errors import DefinitionError
-from perdure.types.usage import Usage
+from perdure.types.usage import NOTHING, Usage
 
 
 class Budget(Base):
@@ -36,7 +36,7 @@ class Ledger:
     """What a run has consumed against its budget; a child run's ledger also charges its parent's.
 
     Args:
-        budget: the limits; None counts without a limit.
+        budget: the limits; without any, nothing is counted here.
         parent: the ledger of the run that started this one.
     """
 
@@ -45,11 +45,12 @@ class Ledger:
     def __init__(self, budget: Budget | None, parent: Ledger | None = None) -> None:
         self.budget = budget
         self.parent = parent
-        self.used = Usage()
+        self.used = NOTHING
 
     def charge(self, usage: Usage) -> None:
-        """Count what a call consumed, here and above."""
-        self.used += usage
+        """Count what a call consumed, here and above, where a limit asks for it."""
+        if self.budget is not None:
+            self.used += usage
         if self.parent is not None:
             self.parent.charge(usage)
 

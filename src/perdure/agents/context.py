@@ -14,7 +14,7 @@ from perdure.types.errors import UnknownName
 from perdure.types.events import ToolProgress
 from perdure.types.ids import derive_id
 from perdure.types.messages import Message, ToolCall
-from perdure.types.usage import Usage
+from perdure.types.usage import NOTHING
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -106,7 +106,7 @@ class Context(Generic[S]):
         self._body: Body | None = None
         self._kept: JsonPatch | None = None
         self.call = call
-        self.child_usage = Usage()
+        self.child_usage = NOTHING
 
     # -- where we are ------------------------------------------------------------------------------------------------
 

@@ -66,11 +66,11 @@ class State(Generic[S]):
     def lazy(
         cls,
         load: Callable[[], S],
-        messages: Callable[[], tuple[Message, ...]],
-        results: Callable[[], tuple[AgentResult, ...]],
+        messages: Callable[[], tuple[Message, ...]] | tuple[Message, ...],
+        results: Callable[[], tuple[AgentResult, ...]] | tuple[AgentResult, ...],
         thread_id: str | None,
     ) -> State[S]:
-        """Make a state whose parts are only worked out when they are read."""
+        """Make a state whose parts, where they are functions, are only worked out when they are read."""
         self = cls.__new__(cls)
         self._load = load
         self._messages = messages

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+import msgspec
 
 from perdure.types.events import AnyEvent
 from perdure.types.records import Payload, Record, RunFinished
@@ -12,27 +14,27 @@ from perdure.types.waits import Wait
 S = TypeVar("S")
 
 
-class Do(NamedTuple):
+class Do(msgspec.Struct, frozen=True):
     """A step to be performed; `key` is the place that its record closes, `what` the program's own note of it."""
 
     key: str
     what: Any
 
 
-class Keep(NamedTuple):
+class Keep(msgspec.Struct, frozen=True):
     """A step with nothing to perform: only its record is kept."""
 
     key: str
     payload: Payload
 
 
-class Waiting(NamedTuple):
+class Waiting(msgspec.Struct, frozen=True):
     """Nothing can be done until these are answered."""
 
     waits: tuple[Wait, ...]
 
 
-class Finish(NamedTuple):
+class Finish(msgspec.Struct, frozen=True):
     """The run is over."""
 
     payload: RunFinished

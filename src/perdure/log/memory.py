@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 import time
 from collections.abc import Callable, Sequence
 
@@ -18,6 +18,7 @@ from perdure.types.records import (
     encode_payload,
 )
 
+_nonces = itertools.count(1)
 OWNER = "memory"
 """Who owns every run here: the one process that the log lives in."""
 
@@ -52,7 +53,7 @@ class _Run:
             self.session.queue.remove(self.new.id)
         self.status = "running"
         self.epoch += 1
-        self.nonce = os.urandom(6).hex()
+        self.nonce = f"{next(_nonces):x}"
         return Token(self.new.id, self.new.session_id, self.epoch, self.nonce)
 
 
@@ -112,6 +113,7 @@ class MemoryLog:
                 f"The run {token.run_id!r} belongs to another owner since epoch {run.epoch}; this one must stop."
             )
         now = self._now()
+        cancelled = run.cancelled
         fresh: list[tuple[str, str | None, bytes, float]] = []
         keys: dict[str, bytes] = {}
         for key, payload in entries:
@@ -129,9 +131,11 @@ class MemoryLog:
                 if payload.status == "completed" and run.cancelled:
                     raise CancelWins(f"The run {token.run_id!r} was cancelled before it had finished.")
                 status = payload.status
+            elif isinstance(payload, CancelAsked):
+                cancelled = True
             fresh.append((token.run_id, key, data, now))
         run.closed.update(keys)
-        run.cancelled = run.cancelled or any(isinstance(entry.payload, CancelAsked) for entry in entries)
+        run.cancelled = cancelled
         session = run.session
         session.rows += fresh
         if status is not None:

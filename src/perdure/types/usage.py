@@ -32,6 +32,10 @@ class Usage(Base):
         return self.input_tokens + self.output_tokens
 
     def __add__(self, other: Usage) -> Usage:
+        if other is NOTHING:
+            return self
+        if self is NOTHING:
+            return other
         cost = self.cost if other.cost is None else other.cost if self.cost is None else self.cost + other.cost
         return Usage(
             self.input_tokens + other.input_tokens,
@@ -43,6 +47,10 @@ class Usage(Base):
             self.tool_calls + other.tool_calls,
             cost,
         )
+
+
+NOTHING = Usage()
+"""What sums begin with."""
 
 
 class Prices(Base):

@@ -199,6 +199,8 @@ class AgentLoop:
             missing = one.unanswered
             if missing:
                 waits += missing
+                if not self.rules.parallel_tools:
+                    break
                 continue
             own = one.waits[0] if one.waits and one.waits[0].run_id == self.run_id else None
             answer = one.answers[own.id] if own is not None else None
@@ -236,6 +238,8 @@ class AgentLoop:
         if isinstance(payload, ToolDone):
             one = self.round[record.key or ""]
             one.done = payload
+            if payload.patch and not self.rules.parallel_tools:
+                self.doc = apply(self.doc, payload.patch)  # one after another, so the next call sees it
             return self._close_round(record)
         if isinstance(payload, AgentDone):
             self._over(payload)
@@ -294,7 +298,7 @@ class AgentLoop:
         results = [one.done for one in self.calls if one.done is not None]
         self.said += [done.result for done in results]
         self.usage += _usage_of(results)
-        patches: list[Patch | None] = [done.patch for done in results]
+        patches: list[Patch | None] = [done.patch for done in results] if self.rules.parallel_tools else []
         if any(patches):
             self.doc, overlaps = merge(self.doc, patches, self.reducers)
             if overlaps and record is not None:

@@ -34,7 +34,7 @@ async def route(env: Env, state: NetworkLoop, note: RouteNote, key: str, io: Run
     """
     network = env.network
     assert network is not None
-    ctx: Context[Any] = Context(env, io, key, None, state.doc)
+    ctx: Context[Any] = Context(env, io, key, None, note.asked.doc if note.asked is not None else state.doc)
     if note.asked is not None:
         routing = env.roster.routing[note.agent or ""]
         said = AgentResult(routing.name, tuple(note.asked.said), f"{env.run_id}/{key}", io.kernel.clock.now())

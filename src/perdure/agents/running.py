@@ -318,6 +318,27 @@ def _kept(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: options[name] for name in ("max_iter", "tool_choice") if name in options}
 
 
+def _said_in(state: State[Any]) -> tuple[Message, ...]:
+    """What was said according to a state: its messages, then what its results have beyond them.
+
+    A state that a run has left holds what its results say among the messages too.
+    """
+    messages = state.messages
+    beyond: list[Message] = []
+    place = 0
+    for result in state.results:
+        found = place
+        for one in result.messages:
+            while found < len(messages) and messages[found] != one:
+                found += 1
+            found += 1
+        if found <= len(messages):
+            place = found
+        else:
+            beyond += result.messages
+    return (*messages, *beyond)
+
+
 def _read_state(
     definition: AgentDefinition | NetworkDefinition, options: Mapping[str, Any]
 ) -> tuple[StateKind[Any], Any, tuple[Message, ...], tuple[Any, ...], str | None]:
@@ -331,7 +352,7 @@ def _read_state(
         if history and (state.messages or state.results):
             raise DefinitionError("messages= and a State with messages or results were given; give one of the two.")
         results = state.results
-        history = history or (*state.messages, *(one for result in results for one in result.messages))
+        history = history or _said_in(state)
         thread_id = state.thread_id
         given = state.data
         session_id = options.get("session_id")

@@ -22,7 +22,7 @@ from perdure.durable.program import Keep
 from perdure.durable.retry import TOOL_BACKOFF
 from perdure.durable.step import Suspended
 from perdure.durable.threads import in_thread
-from perdure.types.base import decode_json, encode_json, find_unserialisable, plain
+from perdure.types.base import decode_json, encode_json, find_unserialisable, plain, sound
 from perdure.types.errors import ModelRetry, NotDone, UnknownName, Unserialisable
 from perdure.types.ids import derive_id
 from perdure.types.messages import MAX_MESSAGE_BYTES, ToolCall, ToolResultMessage
@@ -238,7 +238,7 @@ class _Handling:
         """Turn what a tool returned into a result; what cannot be kept is an error that says where."""
         if value is None:
             return self._done({"data": f"{self.tool.name} successfully executed"}, "ok")
-        if type(value) is str and len(value) < MAX_MESSAGE_BYTES // 4:
+        if type(value) is str and len(value) < MAX_MESSAGE_BYTES // 4 and sound(value) is value:
             return self._done({"data": value}, "ok")
         try:
             data = encode_json(value)
@@ -273,5 +273,5 @@ class _Handling:
 def _error(
     agent: str, call: ToolCall, name: str, message: str, outcome: Outcome = "error", usage: Usage = _FREE
 ) -> ToolDone:
-    content = {"error": {"name": name, "message": message}}
+    content = {"error": {"name": name, "message": sound(message)}}
     return ToolDone(agent, ToolResultMessage(call, content), outcome, usage=usage)

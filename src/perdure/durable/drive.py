@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 from perdure.durable.kernel import Kernel
 from perdure.durable.program import Do, Finish, Keep, Program, Waiting
 from perdure.log.log import Entry, Token
+from perdure.types.base import sound
 from perdure.types.errors import PerdureError
 from perdure.types.events import AnyEvent, RunFailed, RunResumed, RunWaiting, Sink
 from perdure.types.project import Projector
@@ -179,7 +180,7 @@ class RunIO:
 
 def describe(error: BaseException, where: str = "") -> ErrorInfo:
     """Write an exception as it is kept and shown: no stack, its notes left out."""
-    return ErrorInfo(type(error).__name__, str(error) or type(error).__name__, where)
+    return ErrorInfo(type(error).__name__, sound(str(error)) or type(error).__name__, where)
 
 
 async def drive(program: Program[S], state: S, io: RunIO) -> Waiting | Finish:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from perdure.types.base import sound
 from perdure.types.chunks import Finished, FinishReason, ModelEvent, ReasoningChunk, Restarted, TextChunk, ToolCallChunk
 from perdure.types.messages import (
     Message,
@@ -86,7 +87,7 @@ class Assembler:
         calls: list[ToolCall] = []
         ids: set[str] = set()
         for block in self._blocks.values():
-            body = _sound("".join(block.pieces))
+            body = sound("".join(block.pieces))
             if block.kind is ToolCallChunk:
                 calls.append(ToolCall(_unique(block.id, ids), block.name, parse_arguments(body), block.opaque))
                 continue
@@ -113,17 +114,6 @@ class Assembler:
         """Why the answer ended; a tool call counts as `tool` whatever the provider said."""
         reason: FinishReason = self.finished.reason if self.finished is not None else "stop"
         return "tool" if self.has_calls and reason == "stop" else reason
-
-
-def _sound(text: str) -> str:
-    """Join surrogate pairs that were cut apart, and replace halves without their other half: no log could keep them."""
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
 
 
 def _unique(id: str, taken: set[str]) -> str:

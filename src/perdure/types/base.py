@@ -108,6 +108,17 @@ def find_unserialisable(value: object, path: str = "", depth: int = 0) -> str | 
     return None
 
 
+def sound(text: str) -> str:
+    """Make a text that can be kept: join surrogate pairs that were cut apart, and replace halves without the other."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
 def convert(value: Any, kind: type[T]) -> T:
     """Read plain JSON values as one of our types.
 

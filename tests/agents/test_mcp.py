@@ -10,6 +10,7 @@ import pytest
 
 from perdure import Agent, MissingExtra, Network, RunCancelled, RunFailed, ToolServerError, Toolset, mcp, tool
 from perdure import events as ev
+from perdure.agents import mcp_connection
 from perdure.agents.mcp import MCPServer
 from perdure.testing import ScriptedModel, call, calls, context, delay, say
 from perdure.types.errors import NotDone, ToolServerUnreachable
@@ -282,7 +283,19 @@ async def test_a_call_after_a_wait_connects_again(pids: Path):
     assert len(started(pids)) > 1 and not any(is_alive(pid) for pid in started(pids))
 
 
-async def test_cancelling_who_connects_leaves_nothing(pids: Path):
+async def test_a_server_that_will_not_go_is_gone_also_when_who_closes_it_is_cancelled(pids: Path):
+    server = mcp("r", command=rude("stubborn"), env={"RUDE_PIDS": str(pids)})
+    await server.acquire()
+    closing = asyncio.create_task(server.release())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert [is_alive(pid) for pid in started(pids)] == [False]
+
+
+async def test_cancelling_who_connects_leaves_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(mcp_connection, "CLOSE_LIMIT", 1000.0)  # it must not take the limit to end
     server = mcp("silent", command=rude("silent"))
     one, two = (asyncio.create_task(server.acquire()) for _ in range(2))
     await asyncio.sleep(0)
@@ -424,6 +437,20 @@ async def test_b23_cancelling_a_run_cancels_its_request(pids: Path):
 async def test_what_else_a_run_holds_is_released_when_a_server_is_not_there(pids: Path):
     agent = Agent("Asker", tools=[odd(pids), mcp("no", command=["no-such-program"])], model=ScriptedModel("never"))
     with pytest.raises(RunFailed, match="'no'"):
+        await agent.run("go")
+    assert [is_alive(pid) for pid in started(pids)] == [False]
+
+
+async def test_a_toolset_that_cannot_be_released_keeps_no_other_open(pids: Path):
+    class Broken(Toolset[Any]):
+        async def list_tools(self, ctx: Any) -> list[Any]:
+            return []
+
+        async def release(self) -> None:
+            raise RuntimeError("stuck")
+
+    agent = Agent("Asker", tools=[quick(pids), Broken()], model=ScriptedModel("done"))
+    with pytest.raises(RuntimeError, match="stuck"):
         await agent.run("go")
     assert [is_alive(pid) for pid in started(pids)] == [False]
 

@@ -284,9 +284,13 @@ class Env:
         return plan.toolbox
 
     async def release(self) -> None:
-        """Give back what the run has acquired."""
-        while self._acquired:
-            await self._acquired.pop().release()
+        """Give back what the run has acquired: all of it, also if one of them fails or the task is cancelled."""
+        try:
+            while self._acquired:
+                await self._acquired.pop().release()
+        finally:
+            if self._acquired:
+                await self.release()
 
     def body(self, io: RunIO | None, key: str, call: ToolCall | None) -> Body:
         """Open the body of a tool, for its inner steps.

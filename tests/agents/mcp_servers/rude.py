@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from typing import Any
 
@@ -100,6 +101,10 @@ def main() -> None:
             call(id, message["params"])
         else:
             send({"id": id, "error": {"code": -32601, "message": "no such method"}})
+    if MODE == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True:
+            signal.pause()
 
 
 main()

@@ -78,7 +78,13 @@ one_of_three = Agent("Three", output_type=(Invoice, Refusal, Question))
 assert_type(one_of_three, Agent[Invoice | Refusal | Question, object])
 assert_type(Agent("Either", output_type=(Invoice, Refusal), tools=[answer]), Agent[Invoice | Refusal, Support])
 
+# a lambda says nothing about the state, so the tools say it; they must come first
+lettered = Agent("Lettered", system=lambda ctx: ctx.run_id, enabled=lambda ctx: ctx.user_id is not None)
+assert_type(lettered, Agent[str, Any])
+assert_type(Agent("Lettered", tools=[answer], system=lambda ctx: ctx.state.data.user), Agent[str, Support])
+
 Agent("Torn", tools=[answer, charge])  # pyright: ignore[reportArgumentType]
+Agent("Torn", system=prompt, tools=[charge])  # pyright: ignore[reportArgumentType]
 Agent("Undecorated", tools=[print])  # pyright: ignore[reportArgumentType]
 Agent("Misspelt", sytem="…")  # pyright: ignore[reportCallIssue]
 

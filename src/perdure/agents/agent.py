@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Generic, overload
 
 from typing_extensions import TypeVar, Unpack
@@ -10,7 +10,7 @@ from typing_extensions import TypeVar, Unpack
 from perdure.agents import doors
 from perdure.agents.children import agent_tool
 from perdure.agents.context import Context
-from perdure.agents.definition import AgentDefinition, Prompt
+from perdure.agents.definition import AgentDefinition, Enabled, Prompt
 from perdure.agents.hooks import HooksLike
 from perdure.agents.options import RunOptions
 from perdure.agents.tool import Tool
@@ -88,7 +88,7 @@ class Agent(AgentDefinition, Generic[Out_co, S_contra]):
         hooks: HooksLike = (),
         settings: ModelSettings | None = None,
         prefill: str | None = None,
-        enabled: bool | Callable[[Context[S]], bool | Awaitable[bool]] = True,
+        enabled: Enabled[S] = True,
         max_iter: int | None = 25,
         parallel_tools: bool = True,
         strict: bool = False,
@@ -129,7 +129,7 @@ class Agent(AgentDefinition, Generic[Out_co, S_contra]):
         hooks: HooksLike = (),
         settings: ModelSettings | None = None,
         prefill: str | None = None,
-        enabled: bool | Callable[[Context[S]], bool | Awaitable[bool]] = True,
+        enabled: Enabled[S] = True,
         max_iter: int | None = 25,
         parallel_tools: bool = True,
         strict: bool = False,
@@ -170,7 +170,7 @@ class Agent(AgentDefinition, Generic[Out_co, S_contra]):
         hooks: HooksLike = (),
         settings: ModelSettings | None = None,
         prefill: str | None = None,
-        enabled: bool | Callable[[Context[S]], bool | Awaitable[bool]] = True,
+        enabled: Enabled[S] = True,
         max_iter: int | None = 25,
         parallel_tools: bool = True,
         strict: bool = False,

@@ -30,7 +30,13 @@ from perdure.models.model import Model, ModelSettings
 from perdure.types.errors import DefinitionError
 
 S = TypeVar("S", default=Any)
-Prompt: TypeAlias = str | Callable[[Context[S]], "str | Awaitable[str]"] | None
+# The last of each is for lambdas, whose context says nothing about the state; a function's own annotation comes first.
+Prompt: TypeAlias = (
+    str | Callable[[Context[S]], "str | Awaitable[str]"] | Callable[[Context[Any]], "str | Awaitable[str]"] | None
+)
+Enabled: TypeAlias = (
+    bool | Callable[[Context[S]], "bool | Awaitable[bool]"] | Callable[[Context[Any]], "bool | Awaitable[bool]"]
+)
 Resolve: TypeAlias = Callable[[str, dict[str, Any]], "AgentDefinition"]
 
 
@@ -101,7 +107,7 @@ class AgentDefinition(Definition):
     hooks: tuple[Hooks, ...]
     settings: ModelSettings | None
     prefill: str | None
-    enabled: bool | Callable[[Context[Any]], bool | Awaitable[bool]]
+    enabled: Enabled[Any]
     max_iter: int | None
     parallel_tools: bool
     strict: bool
@@ -121,7 +127,7 @@ class AgentDefinition(Definition):
         hooks: HooksLike = (),
         settings: ModelSettings | None = None,
         prefill: str | None = None,
-        enabled: bool | Callable[[Context[Any]], bool | Awaitable[bool]] = True,
+        enabled: Enabled[Any] = True,
         max_iter: int | None = 25,
         parallel_tools: bool = True,
         strict: bool = False,

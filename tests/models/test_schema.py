@@ -352,6 +352,15 @@ def test_an_all_of_with_one_part_is_that_part() -> None:
     assert gemini_schema(schema)["properties"]["p"]["properties"] == {"x": {"type": "integer"}}
 
 
+def test_parts_that_go_round_in_a_circle_end() -> None:
+    more = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+    both = {"properties": {"next": {"allOf": [more, {"$ref": "#/$defs/A"}]}}, "required": ["next"]}
+    schema = {**both, "$defs": {"A": {"type": "object", **both}}}
+    assert openai_strict(schema) is None
+    assert anthropic_strict(schema) is None
+    check_gemini(gemini_schema(schema))
+
+
 def test_an_enumeration_without_a_type_gets_one() -> None:
     schema = {"properties": {"a": {"enum": ["x", "y"]}, "b": {"const": 3}, "c": {"enum": ["x", None]}}}
     made = openai_strict({**schema, "required": ["a", "b", "c"]})

@@ -350,6 +350,7 @@ async def test_the_environment_cannot_send_requests_elsewhere(
     model = gemini(NAME, base_url=server.url)
     assert (await ask(model, "Hi")).text == "Hi"
     assert server.requests[0].headers["x-goog-api-key"] == "from-the-environment"
+    assert server.requests[0].path.startswith("/v1beta/models/")
     await model.aclose()
 
 

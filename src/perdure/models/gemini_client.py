@@ -33,8 +33,6 @@ class GeminiClient:
         options: dict[str, Any] = {
             "headers": dict(headers),
             "httpx_async_client": self.http,
-            # One attempt: without this, the SDK would sleep and try again by itself.
-            "retry_options": {"attempts": 1},
             # The version that knows every field and model, and that other servers speak.
             "api_version": "v1beta",
         }

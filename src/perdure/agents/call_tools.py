@@ -49,13 +49,14 @@ async def call_tool(env: Env, note: Call, key: str, io: RunIO) -> ToolDone | Kee
     if over is not None:
         return _error(agent.name, call, "budget", f"Not run: {over}.", "not_run")
     env.ledger.charge(Usage(tool_calls=1))
-    tool = plan.toolbox.tools.get(call.name)
+    ctx: Context[Any] = Context(env, io, key, loop, loop.doc, call)
+    tools = (await env.toolbox_of_calls(plan, ctx) if plan.dynamic else plan.toolbox).tools
+    tool = tools.get(call.name)
     if tool is None:
         if agent.strict:
-            raise UnknownName("tool", call.name, list(plan.toolbox.tools))
-        known = ", ".join(plan.toolbox.tools) or "none"
+            raise UnknownName("tool", call.name, list(tools))
+        known = ", ".join(tools) or "none"
         return _error(agent.name, call, "UnknownTool", f"There is no tool named {call.name!r}. Known: {known}.")
-    ctx: Context[Any] = Context(env, io, key, loop, loop.doc, call)
     handling = _Handling(env, plan, tool, ctx, note, key, io)
     try:
         return await handling.perform()

@@ -5,6 +5,7 @@ Every step is performed in an `Env`. What it works out once per agent and run (m
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -56,10 +57,12 @@ def make_toolbox(tools: Sequence[Tool[..., Any, Any]], agent: str, output: Outpu
     """Collect the tools of an inference.
 
     Raises:
-        DefinitionError: two tools have one name.
+        DefinitionError: two tools have one name, or one is none.
     """
     by_name: dict[str, Tool[..., Any, Any]] = {}
     for one in tools:
+        if not isinstance(one, Tool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DefinitionError(f"Agent({agent!r}): a toolset listed {one!r}, which is no tool; make it one by tool(…).")
         if one.name in by_name:
             raise DefinitionError(
                 f"Agent({agent!r}): two tools are named {one.name!r}; put one into a toolset and use .prefixed(…)."
@@ -124,6 +127,7 @@ class Env:
 
     __slots__ = (
         "_acquired",
+        "_acquiring",
         "_plans",
         "children",
         "definition",
@@ -187,6 +191,7 @@ class Env:
         self.loop: NetworkLoop | None = None
         self._plans: dict[str, Plan] = {}
         self._acquired: list[Toolset[Any]] = []
+        self._acquiring: asyncio.Lock | None = None
 
     # -- looking up --------------------------------------------------------------------------------------------------
 
@@ -274,14 +279,32 @@ class Env:
         listed: list[Tool[..., Any, Any]] = []
         for one in plan.agent.tools:
             if isinstance(one, Toolset):
-                if one not in self._acquired:
-                    await one.acquire()
-                    self._acquired.append(one)
+                await self._hold(one)
                 listed += await one.list_tools(ctx)
             else:
                 listed.append(one)
         plan.toolbox = make_toolbox(listed, plan.agent.name, plan.output if plan.via_tool else None)
         return plan.toolbox
+
+    async def toolbox_of_calls(self, plan: Plan, ctx: Context[Any]) -> Toolbox:
+        """The tools that the model was offered when it made its calls, held again if the run has waited since."""
+        if plan.toolbox is EMPTY_TOOLBOX:
+            return await self.toolbox(plan, ctx)
+        for one in plan.agent.tools:
+            if isinstance(one, Toolset):
+                await self._hold(one)
+        return plan.toolbox
+
+    async def _hold(self, one: Toolset[Any]) -> None:
+        """Acquire a toolset once, also if agents that run at once all want it."""
+        if one in self._acquired:
+            return
+        if self._acquiring is None:
+            self._acquiring = asyncio.Lock()
+        async with self._acquiring:
+            if one not in self._acquired:
+                await one.acquire()
+                self._acquired.append(one)
 
     async def release(self) -> None:
         """Give back what the run has acquired: all of it, also if one of them fails or the task is cancelled."""
@@ -303,8 +326,9 @@ class Env:
         name = call.name if call is not None else key
         effect = "steps"
         if call is not None:
-            known = [plan.toolbox.tools[name] for plan in self._plans.values() if name in plan.toolbox.tools]
-            effect = known[0].effect if known else "once"
+            plan = self._plans.get(key.partition("/infer/")[0])
+            tool = plan.toolbox.tools.get(name) if plan is not None else None
+            effect = tool.effect if tool is not None else "once"
         return Body(io, key, effect, self.loop.steps, name)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from perdure.agents.agent_loop import AgentLoop
 from perdure.agents.context import Context
+from perdure.agents.definition import AgentDefinition
 from perdure.agents.env import Env, Plan, Toolbox
 from perdure.agents.hooks import Stop, read_messages, read_result, settle
 from perdure.agents.output import ANSWER_TOOL
@@ -109,7 +110,7 @@ async def _system(env: Env, plan: Plan, ctx: Context[Any]) -> TextMessage | None
 
 def _request(env: Env, plan: Plan, toolbox: Toolbox, loop: AgentLoop, prompt: tuple[Message, ...]) -> ModelRequest:
     agent = plan.agent
-    choice: str = env.options.get("tool_choice") or agent.tool_choice
+    choice = _choice(env, agent, toolbox, loop)
     if loop.inferences > 0 and choice != "none":
         choice = "auto"  # a forced choice holds for the first inference, or the turn would never end
     if plan.via_tool and choice == "auto":
@@ -122,6 +123,27 @@ def _request(env: Env, plan: Plan, toolbox: Toolbox, loop: AgentLoop, prompt: tu
         agent.prefill,
         plan.settings,
     )
+
+
+def _choice(env: Env, agent: AgentDefinition, toolbox: Toolbox, loop: AgentLoop) -> str:
+    """Which tool must be called: as the run says, else as the agent says; who routes is not meant by the run.
+
+    Raises:
+        DefinitionError: it is a tool that the agent does not have now.
+    """
+    wanted: str | None = env.options.get("tool_choice") if not loop.prefix.startswith("route/") else None
+    if wanted is not None and env.network is not None and wanted not in (*_CHOICES, *toolbox.tools):
+        wanted = None  # it is meant for another agent of the network
+    choice = wanted or agent.tool_choice
+    if choice not in _CHOICES and choice not in toolbox.tools:
+        raise DefinitionError(
+            f"Agent {agent.name!r}: tool_choice={choice!r} is none of its tools "
+            f"({', '.join(toolbox.tools) or 'it has none'}), nor 'auto', 'any' or 'none'."
+        )
+    return choice
+
+
+_CHOICES = ("auto", "any", "none")
 
 
 class _Answer:

@@ -85,6 +85,7 @@ class Tool(Generic[P, R_co, S_contra]):
         self.strict = strict
         self._parameters = parameters
         self._signature: Signature | None = None
+        self._origin: Tool[..., Any, Any] | None = None
         self._spec: ToolSpec | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
@@ -97,7 +98,10 @@ class Tool(Generic[P, R_co, S_contra]):
         if self._signature is None:
             from perdure.agents.signature import read_signature
 
-            self._signature = read_signature(self.fn, parameters=self._parameters, context_type=Context)
+            if self._origin is not None:
+                self._signature = self._origin.signature
+            else:
+                self._signature = read_signature(self.fn, parameters=self._parameters, context_type=Context)
         return self._signature
 
     @property
@@ -133,7 +137,11 @@ class Tool(Generic[P, R_co, S_contra]):
             "parameters": self._parameters,
             "strict": self.strict,
         }
-        return Tool(changes.pop("fn", self.fn), **{**options, **changes})
+        fn = changes.pop("fn", self.fn)
+        copy: Tool[P, R_co, S_contra] = Tool(fn, **{**options, **changes})
+        if fn is self.fn and "parameters" not in changes:
+            copy._origin = self._origin or self  # what was read from the function is read once
+        return copy
 
     def __repr__(self) -> str:
         return f"Tool({self.name!r}, effect={self.effect!r})"

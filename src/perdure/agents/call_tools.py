@@ -47,7 +47,7 @@ async def call_tool(env: Env, note: Call, key: str, io: RunIO) -> ToolDone | Kee
         io.emit(io.projector.begin_tool(key, agent.name, call.name, call.id, call.input))
     over = env.ledger.exceeded(tool=True)
     if over is not None:
-        return _error(agent.name, call, "budget", f"Not run: {over}.", "not_run")
+        return _error(agent.name, call, "budget", over, "not_run")
     env.ledger.charge(Usage(tool_calls=1))
     ctx: Context[Any] = Context(env, io, key, loop, loop.doc, call)
     tools = (await env.toolbox_of_calls(plan, ctx) if plan.dynamic else plan.toolbox).tools

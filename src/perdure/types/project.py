@@ -82,6 +82,8 @@ class Projector:
                 out = self.begin_agent(step, payload.agent)
                 self._agents.pop(prefix, None)
                 out += self._changed(payload.patch, step, payload.agent, seq)
+                if payload.stop_reason == "budget":
+                    out.append(ev.BudgetExceeded(detail=payload.detail, **self._at(step, payload.agent, seq)))
                 out.append(ev.AgentFinished(stop_reason=payload.stop_reason, **self._at(step, payload.agent, seq)))
                 return out
             case rec.RunStarted():
@@ -150,8 +152,6 @@ class Projector:
             if self._messages.pop(step, None) is not None:
                 cut = done.interrupted
                 out.append(ev.MessageFinished(message_id=message_id, messages=done.messages, interrupted=cut, **at))
-        if done.stop == "budget":
-            out.append(ev.BudgetExceeded(detail=done.stop_detail, **at))
         if done.usage.model_calls:
             out.append(ev.UsageUpdated(usage=done.usage, **at))
         return out + self._changed(done.patch, step, done.agent, seq)

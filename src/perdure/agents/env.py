@@ -62,7 +62,9 @@ def make_toolbox(tools: Sequence[Tool[..., Any, Any]], agent: str, output: Outpu
     by_name: dict[str, Tool[..., Any, Any]] = {}
     for one in tools:
         if not isinstance(one, Tool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise DefinitionError(f"Agent({agent!r}): a toolset listed {one!r}, which is no tool; make it one by tool(…).")
+            raise DefinitionError(
+                f"Agent({agent!r}): a toolset listed {one!r}, which is no tool; make it one by tool(…)."
+            )
         if one.name in by_name:
             raise DefinitionError(
                 f"Agent({agent!r}): two tools are named {one.name!r}; put one into a toolset and use .prefixed(…)."

@@ -158,10 +158,9 @@ async def test_several_runs_in_one_recorder() -> None:
 
 def test_what_was_reset_is_not_text() -> None:
     recorder = EventRecorder()
-    at = {"run_id": "r", "message_id": "m"}
-    recorder.add(events.TextDelta(text="wro", **at))
-    recorder.add(events.MessageReset(reason="connection lost", **at))
-    recorder.add(events.TextDelta(text="right", **at))
+    recorder.add(events.TextDelta(text="wro", run_id="r", message_id="m"))
+    recorder.add(events.MessageReset(reason="connection lost", run_id="r", message_id="m"))
+    recorder.add(events.TextDelta(text="right", run_id="r", message_id="m"))
     assert recorder.text == "right"
 
 
@@ -204,6 +203,13 @@ async def test_each_event_that_comes_twice_is_noticed() -> None:
             twice = EventRecorder()
             twice.events = [*whole.events[: n + 1], event, *whole.events[n + 1 :]]
             assert type(event).__name__ in flawed(twice)
+
+
+async def test_what_was_closed_may_not_be_opened_again() -> None:
+    recorder = await record(say("Hello."))
+    at = recorder.types().index(events.MessageFinished) + 1
+    recorder.events[at:at] = [recorder.of(events.MessageStarted)[0], recorder.of(events.MessageFinished)[0]]
+    assert "this message was opened already" in flawed(recorder)
 
 
 async def test_a_second_terminal_event_is_named() -> None:

@@ -101,8 +101,6 @@ class Output:
 
     def partial(self, text: str) -> Any | None:
         """Read the beginning of an answer as far as it goes; None if there is nothing yet."""
-        if self._adapter is None:
-            return None
         from pydantic import ValidationError
         from pydantic_core import from_json
 
@@ -112,8 +110,10 @@ class Output:
                 value = cast("dict[str, Any]", value).get("result") if isinstance(value, dict) else None
             if value is None:
                 return None
+            if self._adapter is None:
+                return self.load(value)
             return self._adapter.validate_python(value, experimental_allow_partial="trailing-strings")
-        except (ValidationError, ValueError):
+        except (ValidationError, ValueError, msgspec.ValidationError):
             return None
 
 

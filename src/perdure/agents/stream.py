@@ -11,8 +11,9 @@ from typing_extensions import TypeVar
 
 from perdure.agents.handle import Run
 from perdure.agents.outcome import RunResult
+from perdure.agents.output import ANSWER_TOOL, Output
 from perdure.types.errors import DefinitionError
-from perdure.types.events import AnyEvent, MessageReset, MessageStarted, TextDelta, ToolArgsDelta
+from perdure.types.events import AnyEvent, MessageReset, TextDelta, ToolArgsDelta, ToolCallStarted
 
 if TYPE_CHECKING:
     from perdure.agents.running import Running
@@ -81,24 +82,18 @@ class RunStream(Generic[Out, S]):
         Raises:
             DefinitionError: the output type is text.
         """
-        from perdure.agents.output import Output
-
         kind = self._running.definition.output_type
         if kind is str:
             raise DefinitionError("partials() needs an output_type; for text use .text().")
         output = Output(kind)
-        collected = ""
+        answers = _Answers()
         last: Any = None
         async for event in self.run.events():
-            if isinstance(event, (MessageStarted, MessageReset)):
-                collected = ""
-            piece = _json_piece(event)
-            if piece:
-                collected += piece
-                value = output.partial(collected)
-                if value is not None and value != last:
-                    last = value
-                    yield value
+            collected = answers.take(event)
+            value = output.partial(collected) if collected else None
+            if value is not None and value != last:
+                last = value
+                yield value
 
     async def result(self) -> RunResult[Out, S]:
         """Wait for the run's end.
@@ -110,5 +105,27 @@ class RunStream(Generic[Out, S]):
         return await self.run.result()
 
 
-def _json_piece(event: AnyEvent) -> str:
-    return event.text if isinstance(event, (TextDelta, ToolArgsDelta)) else ""
+class _Answers:
+    """What agents have written so far of structured answers: texts, and arguments of calls that give the answer."""
+
+    def __init__(self) -> None:
+        self._written: dict[tuple[str, str], str] = {}
+
+    def take(self, event: AnyEvent) -> str:
+        """Take an event; if it adds to an answer, give that answer so far."""
+        if isinstance(event, TextDelta):
+            place = (event.message_id, "")
+            self._written.setdefault(place, "")
+        elif isinstance(event, ToolArgsDelta):
+            place = (event.message_id, event.call_id)
+        else:
+            if isinstance(event, ToolCallStarted) and event.tool == ANSWER_TOOL:
+                self._written[event.message_id, event.call_id] = ""
+            elif isinstance(event, MessageReset):
+                for one in [one for one in self._written if one[0] == event.message_id]:
+                    del self._written[one]
+            return ""
+        if place not in self._written:
+            return ""  # the arguments of another tool
+        self._written[place] += event.text
+        return self._written[place]

@@ -18,6 +18,7 @@ from perdure.agents.hooks import settle
 from perdure.agents.signature import ArgumentsInvalid
 from perdure.agents.tool import Tool
 from perdure.durable.drive import RunIO
+from perdure.durable.limit import TimeLimit
 from perdure.durable.program import Keep
 from perdure.durable.retry import TOOL_BACKOFF
 from perdure.durable.step import Suspended
@@ -179,7 +180,7 @@ class _Handling:
         """Call the handler, again where its effect allows it, and make of its end a result."""
         tool = self.tool
         before = self.ctx.save()
-        limit: asyncio.Timeout | None = None
+        limit: TimeLimit | None = None
         attempt = 0
         while True:
             attempt += 1
@@ -188,12 +189,12 @@ class _Handling:
                 if tool.timeout is None:
                     value = await self._handle(bound)
                 else:
-                    async with (limit := asyncio.timeout(tool.timeout)):
+                    with (limit := TimeLimit(tool.timeout)):
                         value = await self._handle(bound)
                 return self._encoded(value)
             except TimeoutError as error:
                 self.ctx.restore(before)
-                if limit is not None and limit.expired():
+                if limit is not None and limit.expired:
                     if self._may_repeat(error, attempt) and (tool.signature.is_async or tool.effect == "pure"):
                         await self._wait(error, attempt)
                         continue

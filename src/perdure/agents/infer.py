@@ -15,6 +15,7 @@ from perdure.agents.output import ANSWER_TOOL
 from perdure.agents.prompt import prompt_ref
 from perdure.agents.result import AgentResult, final_text
 from perdure.durable.drive import RunIO
+from perdure.durable.limit import TimeLimit
 from perdure.durable.retry import MODEL_BACKOFF
 from perdure.models.model import Model, ModelRequest
 from perdure.types import events as ev
@@ -194,10 +195,11 @@ class _Answer:
                 "step": self.key,
                 "message_id": self.message_id,
             }
-        prefill = request.prefill if model.capabilities.prefill else None
+        prefill = request.prefill if request.prefill and model.capabilities.prefill else None
+        limit = TimeLimit(request.settings.timeout)
         stream = model.stream(request)
         try:
-            async with asyncio.timeout(request.settings.timeout):
+            with limit:
                 async for piece in stream:
                     if prefill and type(piece) is TextChunk:
                         piece = TextChunk(prefill + piece.text, piece.block, piece.opaque)
@@ -206,10 +208,8 @@ class _Answer:
                     if io.sink is not None:
                         self.show(piece)
         except TimeoutError as error:
-            seconds = request.settings.timeout
-            raise ModelTimeout(
-                f"no whole answer within {seconds:g} s", provider=model.provider, model=model.name
-            ) from error
+            why = f"no whole answer within {limit.seconds:g} s" if limit.expired else str(error) or "timed out"
+            raise ModelTimeout(why, provider=model.provider, model=model.name) from error
         except (AttributeError, TypeError) as error:
             if isinstance(stream, (str, bytes)) or not hasattr(stream, "__aiter__"):
                 raise BadResponse(
@@ -219,9 +219,10 @@ class _Answer:
                 ) from error
             raise
         finally:
-            close = getattr(stream, "aclose", None)
-            if close is not None and self.assembler.finished is None:
-                await close()
+            if self.assembler.finished is None:
+                close = getattr(stream, "aclose", None)
+                if close is not None:
+                    await close()
         if self.assembler.finished is None:
             raise BadResponse("the answer broke off before its end", provider=model.provider, model=model.name)
 

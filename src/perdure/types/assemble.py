@@ -33,13 +33,18 @@ class Assembler:
 
     Blocks keep the order in which they began; neighbouring tool calls become one message. A call without an id, or
     with one that another call of the answer has, gets `call_<n>` made unique, because results are matched by id.
+
+    Attributes:
+        finished: the last piece, once it has come.
+        has_calls: whether the answer so far has a tool call.
     """
 
-    __slots__ = ("_blocks", "finished")
+    __slots__ = ("_blocks", "finished", "has_calls")
 
     def __init__(self) -> None:
         self._blocks: dict[tuple[type, int], _Block] = {}
         self.finished: Finished | None = None
+        self.has_calls = False
 
     def add(self, piece: ModelEvent) -> None:
         """Take the next piece; unknown ones are ignored, since providers add kinds."""
@@ -51,6 +56,7 @@ class Assembler:
             if piece.opaque is not None:  # type: ignore[union-attr]
                 block.opaque = piece.opaque  # type: ignore[union-attr]
         elif isinstance(piece, ToolCallChunk):
+            self.has_calls = True
             block = self._block(kind, piece.block)
             block.name = block.name or piece.name
             block.id = block.id or piece.id
@@ -63,6 +69,7 @@ class Assembler:
         elif isinstance(piece, Restarted):
             self._blocks = {}
             self.finished = None
+            self.has_calls = False
 
     def _block(self, kind: type, number: int) -> _Block:
         block = self._blocks.get((kind, number))
@@ -74,11 +81,6 @@ class Assembler:
     def text(self) -> str:
         """The text so far."""
         return "".join("".join(block.pieces) for block in self._blocks.values() if block.kind is TextChunk)
-
-    @property
-    def has_calls(self) -> bool:
-        """Whether the answer so far has a tool call."""
-        return any(block.kind is ToolCallChunk for block in self._blocks.values())
 
     def messages(self) -> tuple[Message, ...]:
         """Say what the model said, as messages in order."""

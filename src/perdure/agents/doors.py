@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from perdure.agents.outcome import RunResult, raise_for
@@ -53,18 +55,28 @@ def run_sync(definition: Any, input: Input, options: Mapping[str, Any]) -> RunRe
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(run(definition, input, options))
-    box: list[RunResult[Any, Any]] = []
-    failed: list[BaseException] = []
+    ended: Future[RunResult[Any, Any]] = Future()
+    tasks: list[asyncio.Task[Any] | None] = []
+
+    async def whole() -> RunResult[Any, Any]:
+        tasks.append(asyncio.current_task())
+        return await run(definition, input, options)
 
     def work() -> None:
         try:
-            box.append(asyncio.run(run(definition, input, options)))
+            ended.set_result(asyncio.run(whole()))
         except BaseException as error:
-            failed.append(error)
+            ended.set_exception(error)
 
-    thread = threading.Thread(target=work, name="perdure-run-sync", daemon=True)
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=context.run, args=(work,), name="perdure-run-sync", daemon=True)
     thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return box[0]
+    try:
+        thread.join()
+    except BaseException:  # somebody interrupts the wait: the run must not go on unseen
+        for task in tasks:
+            if task is not None:
+                task.get_loop().call_soon_threadsafe(task.cancel)
+        thread.join()
+        raise
+    return ended.result()

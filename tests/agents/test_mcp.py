@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from perdure import Agent, MissingExtra, Network, RunCancelled, RunFailed, ToolS
 from perdure import events as ev
 from perdure.agents import mcp_connection
 from perdure.agents.mcp import MCPServer
+from perdure.agents.mcp_endpoint import Trace
 from perdure.testing import ScriptedModel, call, calls, context, delay, say
 from perdure.types.errors import NotDone, ToolServerUnreachable
 from perdure.types.waits import Approve
@@ -371,7 +373,7 @@ async def test_a_failed_connection_is_tried_again_by_the_next_who_asks(tmp_path:
         await server.acquire()
     here.write_text(Path(rude("")[1]).read_text(encoding="utf-8"), encoding="utf-8")
     async with server:
-        assert len(await server.list_tools()) == 4
+        assert len(await server.list_tools()) == 6
 
 
 async def test_b23_a_server_that_dies_in_mid_call_closes_the_call_and_comes_back(
@@ -386,6 +388,25 @@ async def test_b23_a_server_that_dies_in_mid_call_closes_the_call_and_comes_back
     assert "something terrible happened" in caplog.text
     assert got[1] == {"data": {"result": "saw x"}}
     assert [is_alive(pid) for pid in started(pids)] == [False, False]
+
+
+async def test_a_talkative_server_fills_no_disk_and_its_last_words_are_kept(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    sizes: list[int] = []
+
+    def measured(trace: Trace) -> None:
+        trim(trace)
+        assert trace.log is not None
+        sizes.append(os.fstat(trace.log.fileno()).st_size)
+
+    trim = Trace.trim
+    monkeypatch.setattr(Trace, "trim", measured)
+    with caplog.at_level(logging.WARNING, "perdure"):
+        got, _ = await asked(mcp("r", command=rude("normal")), call("r-shout"), call("r-leave"))
+    assert got[0] == {"data": "r-shout successfully executed"}
+    assert sizes == [0, 0, 0]
+    assert caplog.text.count("goodbye") == 1 and "\0" not in caplog.text and "shouted" not in caplog.text
 
 
 async def test_calls_beside_the_one_that_kills_the_server_are_closed_too(pids: Path):

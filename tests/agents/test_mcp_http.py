@@ -9,7 +9,7 @@ import pytest
 
 from perdure import Agent, RunFailed, mcp, tool
 from perdure.agents.mcp import MCPServer
-from perdure.testing import ScriptedModel, call, calls, context, say
+from perdure.testing import ScriptedModel, call, calls, say
 from perdure.types.errors import ToolServerUnreachable
 from tests.agents.mcp_servers import EVERYTHING, ODD, Served, free_port, served, why_no_reference_server
 from tests.wire.harness import RawServer, raw
@@ -101,10 +101,9 @@ async def test_b23_tools_are_listed_each_time_when_nobody_says_that_they_changed
         assert "web-grown" not in await listed(server)
         own.kill()  # and with it the stream on which it would tell of changes
         own.start()
-        grow = next(one for one in await server.list_tools() if one.name == "web-grow")
+        await asked([at(own, "http")], call("web-grow"))
         async with asyncio.timeout(20):
-            while "web-grown" not in await listed(server):  # as above
-                await grow(context(), {})
+            while "web-grown" not in await listed(server):  # noqa: ASYNC110  # as above
                 await asyncio.sleep(0)
 
 

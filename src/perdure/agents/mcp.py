@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -80,7 +81,8 @@ class MCPServer(Toolset[Any]):
             MissingExtra: the package `mcp` is not installed.
             ToolServerUnreachable: the server could not be reached; the message says why and what to do.
         """
-        load_sdk("mcp", "mcp")
+        if sys.modules.get("mcp") is None:
+            await asyncio.to_thread(load_sdk, "mcp", "mcp")  # a second in which other runs go on
         loop = asyncio.get_running_loop()
         session = self._session(loop)
         try:

@@ -175,6 +175,7 @@ class Connection:
             BrokenOff: the connection ended meanwhile.
             ToolServerError: the server gave no list, or not in time.
         """
+        self._trace.trim()
         try:
             async with asyncio.timeout(self._timeout), self._listing:
                 if self._listed is None or self._listed_at != self._changes or not self._is_told:

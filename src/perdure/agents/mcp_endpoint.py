@@ -6,6 +6,7 @@ An endpoint opens a transport of the SDK and says in words why one could not be 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -27,6 +28,7 @@ LARGEST_EVENT = 16 * 1024 * 1024
 _SHORTEST_SECRET = 8
 _LONGEST_SHOWN = 20
 _MOST_SAID = 600
+_LONGEST_LOG = 1024 * 1024
 _LAUNCHERS = re.compile(r"(python[\d.]*|pypy[\d.]*|node|npx|bunx|uvx|deno)(\.exe)?\Z")
 _PLAIN = re.compile(r"[\w@./\\+-]+\Z")
 
@@ -34,11 +36,17 @@ _PLAIN = re.compile(r"[\w@./\\+-]+\Z")
 class Trace:
     """What happened on a transport, for the words of a failure."""
 
-    __slots__ = ("said", "status")
+    __slots__ = ("log", "said", "status")
 
     def __init__(self) -> None:
         self.status: int | None = None
         self.said = ""
+        self.log: IO[str] | None = None
+
+    def trim(self) -> None:
+        """Forget what a process that is open for long wrote long ago."""
+        if self.log is not None and os.fstat(self.log.fileno()).st_size > _LONGEST_LOG:
+            self.log.truncate(0)
 
 
 class Endpoint(Protocol):
@@ -102,10 +110,12 @@ class Command:
         server = StdioServerParameters(command=program, args=args, env=self._env, cwd=self._cwd)
         # A file, because the process writes whenever it likes; a notebook's stderr would be none.
         with TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+            trace.log = log
             try:
                 async with stdio_client(server, errlog=log) as streams:
                     yield streams
             finally:
+                trace.log = None
                 trace.said = self.hide(_end_of(log))
 
     def hide(self, text: str) -> str:
@@ -134,7 +144,7 @@ def _told(command: Sequence[str]) -> Sequence[str]:
 def _end_of(log: IO[str]) -> str:
     size = log.seek(0, 2)
     log.seek(max(0, size - 4 * _MOST_SAID))
-    return log.read()[-_MOST_SAID:].strip()
+    return log.read()[-_MOST_SAID:].strip("\0 \r\n")  # where it was trimmed there are zeros
 
 
 class Address:

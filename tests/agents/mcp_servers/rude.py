@@ -38,7 +38,8 @@ def tools(cursor: str | None) -> dict[str, Any]:
         return {"tools": listed, **({"nextCursor": str(page + 1)} if page < 3 else {})}
     if MODE == "endless":
         return {"tools": [{"name": "one", "inputSchema": schema}], "nextCursor": "again"}
-    found = [{"name": name, "inputSchema": schema} for name in ("change", "refuse", "own_code", "echo")]
+    able = ("change", "refuse", "own_code", "shout", "leave", "echo")
+    found = [{"name": name, "inputSchema": schema} for name in able]
     if STATE["changed"]:
         found.append({"name": "grown", "inputSchema": schema})
     return {"tools": found}
@@ -61,6 +62,14 @@ def call(id: Any, params: dict[str, Any]) -> None:
         send({"id": id, "error": {"code": -32602, "message": "the text is too short"}})
     elif name == "own_code":
         send({"id": id, "error": {"code": -32000, "message": "the printer is out of paper"}})
+    elif name == "shout":
+        sys.stderr.write("x" * 2_000_000 + " was shouted\n")
+        sys.stderr.flush()
+        send({"id": id, "result": {"content": []}})
+    elif name == "leave":
+        sys.stderr.write("goodbye\n")
+        sys.stderr.flush()
+        os._exit(6)
     elif name == "bad_output":
         send({"id": id, "result": {"content": [], "structuredContent": {"any": "thing"}}})
     else:

@@ -144,6 +144,8 @@ class TestForcedTools:
         assert first == ("search_files", {"query": "masts"})
         then = await call(question, *found("masts: 2"), tools=(answer, SEARCH), tool_choice="any")
         assert then == ("final", {"masts": 2})
+        other = spec("find_more", "Search elsewhere", query={"type": "string"})
+        assert await call(question, *found("masts: 2"), tools=(other, answer, SEARCH), tool_choice="any") == then
 
 
 class TestAnswers:
@@ -196,6 +198,21 @@ class TestAnswers:
         assert "no answer" in answer
         assert "Who is the king of Norway?" in answer
         assert "none of the" in answer
+
+    async def test_one_word_of_many_is_no_match(self) -> None:
+        question = user("Which king of Norway built the first ketch for his fleet?")
+        assert "no answer" in await say(question, *found([{"path": "a.md", "text": GUIDE}]))
+
+    async def test_links_are_shown_by_their_text_and_comments_are_not_shown(self) -> None:
+        text = "<!-- A ketch has\ntwo masts. -->\n\nSee [the rigs](rigs.md): a ketch has two masts.\n"
+        results = found([{"path": "a.md", "start": 1, "text": text}])
+        answer = await say(user("How many masts has a ketch?"), *results)
+        assert answer == "See the rigs: a ketch has two masts. (a.md:4)"
+
+    async def test_a_pointer_to_another_page_comes_after_what_says_it(self) -> None:
+        text = "- [Masts of a ketch](rigs.md): masts, ketch\n- Of masts a ketch has two.\n"
+        results = found([{"path": "a.md", "start": 1, "text": text}])
+        assert (await say(user("Masts of a ketch?"), *results)).startswith("Of masts a ketch has two. (a.md:2)")
 
     async def test_it_says_when_nothing_was_found(self) -> None:
         assert "found nothing" in await say(user("Who is the king of Norway?"), *found([]))

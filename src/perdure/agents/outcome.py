@@ -151,13 +151,15 @@ class RunResult(Generic[Out, S]):
         """Write the run's new messages and what it took as text."""
         lines = [line for one in self.new_messages for line in _lines(one)]
         spent = self.usage
-        lines.append(
-            f"— {self.status}"
-            + (f" ({self.stop_reason})" if self.stop_reason else "")
-            + f": {len(self.results)} agents, "
-            f"{spent.model_calls} model calls, {spent.tool_calls} tool calls, {spent.total_tokens} tokens"
-        )
-        return "\n".join(lines)
+        counts = {
+            "agent": len(self.results),
+            "model call": spent.model_calls,
+            "tool call": spent.tool_calls,
+            "token": spent.total_tokens,
+        }
+        reason = f" ({self.stop_reason})" if self.stop_reason else ""
+        took = ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for what, count in counts.items())
+        return "\n".join([*lines, f"— {self.status}{reason}: {took}"])
 
     def __repr__(self) -> str:
         return f"RunResult({self.run_id!r}, status={self.status!r}, stop_reason={self.stop_reason!r})"

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeGuard, get_args, get_type_hints
+from typing import Any, TypeGuard, cast, get_args, get_type_hints
 
 from typing_extensions import is_protocol, is_typeddict
 
@@ -64,6 +64,15 @@ def check_choice(choice: str, tools: Sequence[Any], where: str) -> str:
         f"{where}: tool_choice={choice!r} is none of its tools ({', '.join(sorted(named)) or 'it has none'}), "
         "nor 'auto', 'any' or 'none'."
     )
+
+
+def check_output(kind: Any, where: str) -> Any:
+    """Refuse an output type that is neither a type nor a tuple of types; its schema is made when it is used."""
+    given = cast("tuple[Any, ...]", kind) if isinstance(kind, tuple) else (kind,)
+    marks = ("__origin__", "__args__", "__value__", "__supertype__")
+    if given and all(isinstance(one, type) or any(hasattr(one, mark) for mark in marks) for one in given):
+        return cast("Any", kind)
+    raise DefinitionError(f"{where}: output_type= takes a type or a tuple of types, not {kind!r}.")
 
 
 def check_limit(limit: int | None, where: str) -> int | None:

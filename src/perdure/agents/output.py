@@ -8,6 +8,7 @@ from typing import Any, Union, cast
 
 import msgspec
 
+from perdure.agents.adapters import schema_of, with_structs
 from perdure.models.model import OutputSpec, ToolSpec
 from perdure.types.base import Json, decode_json, encode_json
 from perdure.types.errors import DefinitionError, ModelRetry
@@ -43,11 +44,13 @@ class Output:
                 schema = _inline_root(msgspec.json.schema(one))
                 self._struct = msgspec.json.Decoder(one).decode
             else:
-                self._adapter = TypeAdapter(cast("Any", one))
-                schema = _inline_root(self._adapter.json_schema())
+                self._adapter = TypeAdapter(with_structs(one))
+                schema = _inline_root(schema_of(self._adapter, f"output_type={kind!r}"))
         except (PydanticUserError, TypeError, ValueError) as error:
+            # what pydantic says after this is about its own settings
+            said = str(error).partition("\n")[0].partition(" Set `")[0].rstrip(".")
             raise DefinitionError(
-                f"output_type={kind!r} has no JSON schema: {error}. Use a pydantic model, dataclass, TypedDict, "
+                f"output_type={kind!r} has no JSON schema: {said}. Use a pydantic model, dataclass, TypedDict, "
                 "msgspec struct, or plain types."
             ) from error
         self._wrapped = schema.get("type") != "object"

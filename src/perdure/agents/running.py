@@ -295,10 +295,9 @@ def _loader(definition: AgentDefinition | NetworkDefinition, has_output: bool, s
     from perdure.agents.output import Output
     from perdure.types.errors import ModelRetry, OutputInvalid
 
-    output: Any = definition.cached("output", lambda: Output(definition.output_type))
-
     def load(value: Any) -> Any:
         try:
+            output: Any = definition.cached("output", lambda: Output(definition.output_type))
             if has_output:
                 return output.load(value)
             return output.load(output.check_text(value))

@@ -69,14 +69,13 @@ def run_sync(definition: Any, input: Input, options: Mapping[str, Any]) -> RunRe
             ended.set_exception(error)
 
     context = contextvars.copy_context()
-    thread = threading.Thread(target=context.run, args=(work,), name="perdure-run-sync", daemon=True)
-    thread.start()
+    threading.Thread(target=context.run, args=(work,), name="perdure-run-sync", daemon=True).start()
     try:
-        thread.join()
-    except BaseException:  # somebody interrupts the wait: the run must not go on unseen
-        for task in tasks:
-            if task is not None:
-                task.get_loop().call_soon_threadsafe(task.cancel)
-        thread.join()
+        return ended.result()
+    except BaseException:
+        if not ended.done():  # somebody interrupts the wait, and the run must not go on unseen
+            for task in tasks:
+                if task is not None:
+                    task.get_loop().call_soon_threadsafe(task.cancel)
+            ended.exception()
         raise
-    return ended.result()

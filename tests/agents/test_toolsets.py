@@ -99,16 +99,15 @@ async def test_a_wrapped_tool_keeps_all_else():
 
 
 async def test_what_is_read_from_a_function_is_read_once_for_all_copies(monkeypatch: pytest.MonkeyPatch):
-    from perdure.agents import signature
-
+    tool_file = importlib.import_module("perdure.agents.tool")
     read: list[Any] = []
-    real = signature.read_signature
+    real = tool_file.read_signature
 
     def counted(fn: Any, **options: Any) -> Any:
         read.append(fn)
         return real(fn, **options)
 
-    monkeypatch.setattr(signature, "read_signature", counted)
+    monkeypatch.setattr(tool_file, "read_signature", counted)
     fresh = tool(weather.fn, name="fresh")
     group = toolset(fresh).prefixed("a_").prefixed("b_").approved()
     for _ in range(3):

@@ -6,16 +6,14 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeAlias, overload
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeAlias, overload
 
 from typing_extensions import TypeVar
 
 from perdure.agents.context import Context
+from perdure.agents.signature import Signature, read_signature
 from perdure.models.model import ToolSpec
 from perdure.types.errors import DefinitionError
-
-if TYPE_CHECKING:
-    from perdure.agents.signature import Signature
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True, default=Any)
@@ -48,6 +46,7 @@ class Tool(Generic[P, R_co, S_contra]):
         retries: int = 0,
         parameters: type | dict[str, Any] | None = None,
         strict: bool = False,
+        signature: Signature | None = None,
     ) -> None:
         if not callable(fn):
             raise DefinitionError(f"tool(…) takes a function, not {fn!r}.")
@@ -84,25 +83,13 @@ class Tool(Generic[P, R_co, S_contra]):
         self.retries = retries
         self.strict = strict
         self._parameters = parameters
-        self._signature: Signature | None = None
-        self._origin: Tool[..., Any, Any] | None = None
+        # read at once: names that are local to a function can be found only while that function runs
+        self.signature = signature or read_signature(fn, parameters=parameters, context_type=Context)
         self._spec: ToolSpec | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Call the function, exactly as it was written."""
         return self.fn(*args, **kwargs)
-
-    @property
-    def signature(self) -> Signature:
-        """The function's schema and validator."""
-        if self._signature is None:
-            from perdure.agents.signature import read_signature
-
-            if self._origin is not None:
-                self._signature = self._origin.signature
-            else:
-                self._signature = read_signature(self.fn, parameters=self._parameters, context_type=Context)
-        return self._signature
 
     @property
     def description(self) -> str:
@@ -138,10 +125,8 @@ class Tool(Generic[P, R_co, S_contra]):
             "strict": self.strict,
         }
         fn = changes.pop("fn", self.fn)
-        copy: Tool[P, R_co, S_contra] = Tool(fn, **{**options, **changes})
-        if fn is self.fn and "parameters" not in changes:
-            copy._origin = self._origin or self  # what was read from the function is read once
-        return copy
+        known = self.signature if fn is self.fn and "parameters" not in changes else None
+        return Tool(fn, signature=known, **{**options, **changes})
 
     def __repr__(self) -> str:
         return f"Tool({self.name!r}, effect={self.effect!r})"

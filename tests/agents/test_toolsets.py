@@ -1,6 +1,7 @@
 """Toolsets: wrappers, names, who holds them and for how long, and what is listed when."""
 
 import asyncio
+import importlib
 from collections.abc import Sequence
 from typing import Any
 

@@ -30,14 +30,14 @@ class Budget(Base):
             value = getattr(self, name)
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, _KINDS.get(name, int)):
+            if isinstance(value, bool) or not isinstance(value, _KINDS.get(name, (int,))):
                 raise DefinitionError(f"Budget({name}={value!r}) must be a number" + _WHOLE.get(name, "."))
             if value < 0:
                 raise DefinitionError(f"Budget({name}={value}) is negative.")
 
 
 _KINDS: dict[str, tuple[type, ...]] = {"cost": (Decimal, int, float), "seconds": (int, float)}
-_WHOLE = dict.fromkeys(("tokens", "model_calls", "tool_calls"), " without a fraction.")
+_WHOLE: dict[str, str] = dict.fromkeys(("tokens", "model_calls", "tool_calls"), " without a fraction.")
 
 
 class Ledger:

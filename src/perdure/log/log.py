@@ -75,6 +75,22 @@ class CancelWins(Conflict):
 INBOX = (Answered, CancelAsked)
 """The payloads that anyone may post."""
 
+ENDED = ("completed", "failed", "cancelled")
+"""The statuses of runs that are over."""
+
+
+def stops(payload: Payload) -> bool:
+    """Whether a payload forbids the run to be completed; a spent budget does not, it is a result like any other."""
+    return isinstance(payload, CancelAsked) and payload.reason != "budget"
+
+
+def used_otherwise(run_id: str, definition: str) -> Conflict:
+    """Make the error of a run id that belongs to another run."""
+    return Conflict(
+        f"The run id {run_id!r} was used for {definition!r} with another input; the same id with the same input is "
+        "the same run, so give another id."
+    )
+
 
 class Log(Protocol):
     """Where records are kept, for one container."""
@@ -92,7 +108,7 @@ class Log(Protocol):
         ...
 
     async def claim(self, run_id: str, *, dead: Sequence[str] = ()) -> tuple[Token, int] | None:
-        """Own a run with a new epoch, if nobody alive owns it and its session's turn is its own or free.
+        """Own a run with a new epoch, if nobody alive owns it and it has its session's turn.
 
         Args:
             run_id: the run.
@@ -106,19 +122,23 @@ class Log(Protocol):
         """
         ...
 
-    async def append(self, token: Token, entries: Sequence[Entry], status: RunStatus | None = None) -> int:
+    async def append(
+        self, token: Token, entries: Sequence[Entry], status: RunStatus | None = None, *, repeat: bool = False
+    ) -> int:
         """Write records of one step, all or none; a terminal record ends the run and frees its session.
 
         Args:
             token: proof of owning the run.
-            entries: the records.
+            entries: the records; a step that is closed already with the same payload is not closed again.
             status: the run's status from now on, if it changes without a terminal record.
+            repeat: whether this very append was tried before with an unknown outcome; what the run has of it is not
+                written again.
 
         Returns:
             The sequence number of the last record.
 
         Raises:
-            Conflict: another owner has the run since, or another payload closes a step already.
+            Conflict: another owner has the run since, it has ended, or another payload closes a step already.
             CancelWins: the run was to be completed, and a cancel came first.
         """
         ...

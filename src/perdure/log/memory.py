@@ -6,10 +6,9 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 
-from perdure.log.log import INBOX, Accepted, CancelWins, Entry, NewRun, RunRow, Token
+from perdure.log.log import ENDED, INBOX, Accepted, CancelWins, Entry, NewRun, RunRow, Token, stops, used_otherwise
 from perdure.types.errors import Conflict, UnknownName
 from perdure.types.records import (
-    CancelAsked,
     Payload,
     Record,
     RunFinished,
@@ -33,7 +32,18 @@ class _Session:
 
 
 class _Run:
-    __slots__ = ("cancelled", "closed", "epoch", "new", "nonce", "position", "session", "started_at", "status")
+    __slots__ = (
+        "cancelled",
+        "claimed_at",
+        "closed",
+        "epoch",
+        "new",
+        "nonce",
+        "position",
+        "session",
+        "started_at",
+        "status",
+    )
 
     def __init__(self, new: NewRun, session: _Session, position: int, at: float) -> None:
         self.new = new
@@ -41,6 +51,7 @@ class _Run:
         self.position = position
         self.started_at = at
         self.status: RunStatus = "queued"
+        self.claimed_at = 0
         self.epoch = 0
         self.nonce = ""
         self.cancelled = False
@@ -48,10 +59,8 @@ class _Run:
 
     def take(self) -> Token:
         """Give the run to a new owner."""
-        self.session.turn = self.new.id
-        if self.new.id in self.session.queue:
-            self.session.queue.remove(self.new.id)
         self.status = "running"
+        self.claimed_at = len(self.session.rows)
         self.epoch += 1
         self.nonce = f"{next(_nonces):x}"
         return Token(self.new.id, self.new.session_id, self.epoch, self.nonce)
@@ -70,10 +79,7 @@ class MemoryLog:
         known = self._runs.get(new.id)
         if known is not None:
             if (known.new.input_hash, known.new.definition) != (new.input_hash, new.definition):
-                raise Conflict(
-                    f"The run id {new.id!r} was used for {known.new.definition!r} with another input; the same id with "
-                    "the same input is the same run, so give another id."
-                )
+                raise used_otherwise(new.id, known.new.definition)
             return Accepted(self._row(known), None, 0, True)
         now = self._now()
         data = encode_payload(payload)
@@ -85,71 +91,85 @@ class MemoryLog:
         run = self._runs[new.id] = _Run(new, session, len(rows), now)
         token = None
         if session.turn is None:
+            session.turn = new.id
             token = run.take()
         else:
             session.queue.append(new.id)
         return Accepted(self._row(run), token, len(rows), False)
 
     async def claim(self, run_id: str, *, dead: Sequence[str] = ()) -> tuple[Token, int] | None:
-        """Own a run with a new epoch, if nobody alive owns it and its session's turn is its own or free."""
+        """Own a run with a new epoch, if nobody alive owns it and it has its session's turn."""
         run = self._run(run_id)
         session = run.session
-        if run.status in ("completed", "failed", "cancelled", "parked"):
-            return None
-        if run.status == "running" and OWNER not in dead:
-            return None
-        if session.turn is None:
-            if session.queue[:1] != [run_id]:
-                return None
-        elif session.turn != run_id:
+        free = run.status in ("queued", "waiting") or (run.status == "running" and OWNER in dead)
+        if session.turn != run_id or not free:
             return None
         return run.take(), len(session.rows)
 
-    async def append(self, token: Token, entries: Sequence[Entry], status: RunStatus | None = None) -> int:
+    async def append(
+        self, token: Token, entries: Sequence[Entry], status: RunStatus | None = None, *, repeat: bool = False
+    ) -> int:
         """Write records of one step, all or none; a terminal record ends the run and frees its session."""
         run = self._run(token.run_id)
+        session = run.session
         if run.epoch != token.epoch or run.nonce != token.nonce:
             raise Conflict(
                 f"The run {token.run_id!r} belongs to another owner since epoch {run.epoch}; this one must stop."
             )
+        coded = [(key, payload, encode_payload(payload)) for key, payload in entries]
+        closed = {key: data for key, _, data in coded if key is not None}
+        known: dict[int, int] = {}
+        if repeat or session.turn != token.run_id or not run.closed.keys().isdisjoint(closed):
+            known = self._known(run, coded)
+            if session.turn != token.run_id and len(known) < len(coded):
+                raise Conflict(f"The run {token.run_id!r} is {run.status}; nothing more can be appended to it.")
+            if len(known) == len(coded) and status is None:
+                return max(known.values(), default=len(session.rows))
+        if len(closed) < sum(key is not None for key, _, _ in coded):
+            raise Conflict(f"An append to the run {token.run_id!r} closes a step twice: {', '.join(closed)}.")
         now = self._now()
         cancelled = run.cancelled
         fresh: list[tuple[str, str | None, bytes, float]] = []
-        keys: dict[str, bytes] = {}
-        for key, payload in entries:
-            data = encode_payload(payload)
-            if key is not None:
-                before = run.closed.get(key)
-                if before is not None:
-                    if before == data:
-                        continue
-                    raise Conflict(
-                        f"The step {key!r} of the run {token.run_id!r} is closed already, with another result."
-                    )
-                keys[key] = data
-            if isinstance(payload, RunFinished):
-                if payload.status == "completed" and run.cancelled:
-                    raise CancelWins(f"The run {token.run_id!r} was cancelled before it had finished.")
-                status = payload.status
-            elif isinstance(payload, CancelAsked):
-                cancelled = True
+        for n, (key, payload, data) in enumerate(coded):
+            if n in known:
+                continue
             fresh.append((token.run_id, key, data, now))
-        run.closed.update(keys)
+            cancelled = cancelled or stops(payload)
+            if isinstance(payload, RunFinished):
+                status = payload.status
+        if status == "completed" and cancelled:
+            raise CancelWins(f"The run {token.run_id!r} was cancelled before it had finished.")
         run.cancelled = cancelled
-        session = run.session
+        run.closed |= closed
         session.rows += fresh
         if status is not None:
             run.status = status
-            if status in ("completed", "failed", "cancelled", "parked"):
-                session.turn = None
+            if status in ENDED or status == "parked":
+                session.turn = session.queue.pop(0) if session.queue else None
         return len(session.rows)
+
+    @staticmethod
+    def _known(run: _Run, coded: Sequence[tuple[str | None, Payload, bytes]]) -> dict[int, int]:
+        """Which of these the run has already, with their sequence numbers (rule 3 of the hard cases)."""
+        known: dict[int, int] = {}
+        seqs: dict[tuple[str | None, bytes], int] = {}
+        for seq, (run_id, key, data, _) in enumerate(run.session.rows, 1):
+            if run_id == run.new.id and (key is not None or seq > run.claimed_at):
+                seqs[key, data] = seq
+        for n, (key, _, data) in enumerate(coded):
+            seq = seqs.get((key, data))
+            if seq is not None:
+                known[n] = seq
+            elif key in run.closed:
+                raise Conflict(f"The step {key!r} of the run {run.new.id!r} is closed already, with another result.")
+        return known
 
     async def post(self, run_id: str, payload: Payload) -> int:
         """Write an inbox record, without a token."""
         if not isinstance(payload, INBOX):
             raise TypeError(f"A {type(payload).__name__} cannot be posted; only the owner of the run may append it.")
         run = self._run(run_id)
-        run.cancelled = run.cancelled or isinstance(payload, CancelAsked)
+        run.cancelled = run.cancelled or stops(payload)
         rows = run.session.rows
         rows.append((run_id, None, encode_payload(payload), self._now()))
         return len(rows)

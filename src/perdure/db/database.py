@@ -1,0 +1,161 @@
+"""The `Database` protocol, scripts, and opening a database by its address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+
+from perdure.types.errors import DefinitionError, PerdureError
+
+T = TypeVar("T")
+Row: TypeAlias = tuple[Any, ...]
+
+
+class Sql(NamedTuple):
+    """One statement, with `?` for each parameter."""
+
+    text: str
+    params: Sequence[Any] = ()
+
+
+Script: TypeAlias = Generator[Sql, list[Row], T]
+"""Statements of one transaction: each `yield` gives the rows that the statement returned."""
+
+
+class Guard(NamedTuple):
+    """What every writing transaction asks first: a statement, and what looks at its rows and may raise."""
+
+    statement: Sql
+    check: Callable[[list[Row]], None]
+
+
+class StoreError(PerdureError):
+    """The database cannot do what was asked.
+
+    Args:
+        message: what happened, where, and what to do.
+        retryable: whether the same may work later without anybody changing the request.
+        unknown: whether it is not known if the transaction was committed; else it was not.
+    """
+
+    def __init__(self, message: str, *, retryable: bool = False, unknown: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+        self.unknown = unknown
+
+
+class StoreBusy(StoreError):
+    """Somebody else has held the database, or the same rows, for too long."""
+
+
+class StoreFull(StoreError):
+    """The disk, or the quota, is full."""
+
+
+class StoreReadOnly(StoreError):
+    """The database cannot be written to."""
+
+
+class StoreCorrupt(StoreError):
+    """The file is no database, or is damaged."""
+
+
+class StoreMissing(StoreError):
+    """The database is not there any more."""
+
+
+class StoreTooNew(StoreError):
+    """A newer Perdure has changed the schema so that this one must not write."""
+
+
+class StoreUnreachable(StoreError):
+    """The connection to the database server failed."""
+
+
+class Exists(StoreError):
+    """A row with the same unique key exists already."""
+
+
+class Database(Protocol):
+    """A database that runs scripts."""
+
+    @property
+    def dialect(self) -> Literal["sqlite", "postgres"]:
+        """Which SQL it speaks where the two differ."""
+        ...
+
+    @property
+    def url(self) -> str:
+        """Its address, without a password."""
+        ...
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            StoreError: it cannot be opened; the message says why.
+        """
+        ...
+
+    def guard(self, guard: Guard) -> None:
+        """Ask something at the beginning of every writing transaction from now on; what it raises stops them all."""
+        ...
+
+    async def write(self, make: Callable[[], Script[T]], *, notify: bool = False) -> T:
+        """Run a script in a transaction of its own, and return when that is committed.
+
+        A caller that is cancelled does not know whether its transaction was committed.
+
+        Args:
+            make: makes the script; called again if the transaction must be repeated.
+            notify: whether other processes should look, see `changed`.
+
+        Raises:
+            StoreError: the database failed; `unknown` says whether the commit may have happened.
+            Exception: what the script raised; its transaction is undone.
+        """
+        ...
+
+    async def read(self, make: Callable[[], Script[T]]) -> T:
+        """Run a script that only reads, in one snapshot."""
+        ...
+
+    async def changed(self, seconds: float) -> bool:
+        """Wait until somebody may have written, at most this long; say whether it may have.
+
+        A hint for one caller at a time: who must not miss anything looks anyway from time to time.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Finish what was asked for and disconnect."""
+        ...
+
+
+def open_database(url: str, *, durability: Literal["full", "normal"] = "full") -> Database:
+    """Make the database that an address names; it is not opened yet.
+
+    Args:
+        url: `sqlite:///relative.db`, `sqlite:////absolute.db`, or `postgresql://user@host/name`.
+        durability: SQLite only: `"full"` survives a power loss, `"normal"` a killed process.
+
+    Raises:
+        DefinitionError: the address names no database that is known.
+    """
+    kind, separator, rest = url.partition("://")
+    if kind == "sqlite" and separator:
+        path = rest.removeprefix("/")
+        if not path or "\0" in path:
+            raise DefinitionError(
+                f"The address {url!r} names no file; write sqlite:///name.db or sqlite:////path/name.db."
+            )
+        from perdure.db.sqlite import SqliteDatabase
+
+        return SqliteDatabase(path, durability)
+    if kind in ("postgresql", "postgres") and separator:
+        from perdure.db.postgres import PostgresDatabase
+
+        return PostgresDatabase(url)
+    raise DefinitionError(
+        f"The address {url!r} is unknown. Use sqlite:///name.db, sqlite:////path/name.db or postgresql://user@host/name."
+    )

@@ -1,0 +1,286 @@
+"""PostgreSQL through psycopg 3: a pool of connections, `LISTEN/NOTIFY` as a hint.
+
+Every script is a transaction of its own, in READ COMMITTED: each statement sees what was committed before it began. One
+that loses against another, or whose connection turns out to be dead, is repeated; only an outcome that is not known is
+left to the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from perdure.db.database import (
+    Exists,
+    Guard,
+    Row,
+    Script,
+    Sql,
+    StoreBusy,
+    StoreError,
+    StoreFull,
+    StoreReadOnly,
+    StoreUnreachable,
+)
+from perdure.types.errors import DefinitionError, MissingExtra, PerdureError
+
+if TYPE_CHECKING:
+    import psycopg
+    import psycopg_pool
+
+T = TypeVar("T")
+CHANNEL = "perdure"
+REPEATS = 8
+"""How often a transaction is repeated that lost against another one, or met a dead connection."""
+
+
+class PostgresDatabase:
+    """One PostgreSQL database.
+
+    Args:
+        url: `postgresql://user@host/name`.
+        connections: the most connections at once.
+        patience: seconds to wait for the server, for a free connection, or for rows that others have locked.
+    """
+
+    dialect: Literal["sqlite", "postgres"] = "postgres"
+
+    def __init__(self, url: str, connections: int = 10, patience: float = 30.0) -> None:
+        self._address = url
+        self.url = _shown(url)
+        self._connections = connections
+        self._patience = patience
+        self._guard: list[Guard] = []
+        self._pool: psycopg_pool.AsyncConnectionPool[Any] | None = None
+        self._listener: psycopg.AsyncConnection[Any] | None = None
+
+    async def open(self) -> None:
+        """Open the pool and make sure that the server answers.
+
+        Raises:
+            StoreUnreachable: it does not.
+            MissingExtra: psycopg is not installed.
+            DefinitionError: the address is not one.
+        """
+        try:
+            import psycopg
+            import psycopg_pool
+        except ImportError as error:
+            raise MissingExtra("psycopg", "postgres") from error
+        kwargs = self._options()
+        try:  # the pool would try again and again; a wrong address is said at once
+            first = await psycopg.AsyncConnection.connect(self._address, **kwargs)
+            await first.close()
+        except psycopg.Error as error:
+            raise StoreUnreachable(
+                f"{self.url} does not answer ({_first_line(error)}). Check that the server runs and the address is "
+                "right.",
+                retryable=True,
+            ) from error
+        pool = psycopg_pool.AsyncConnectionPool[Any](
+            self._address,
+            min_size=1,
+            max_size=self._connections,
+            open=False,
+            timeout=self._patience,
+            kwargs=kwargs,
+            configure=self._configure,
+        )
+        await pool.open()
+        self._pool = pool
+
+    def _options(self) -> dict[str, Any]:
+        """How to connect: a server that has gone is noticed, unless the address says otherwise."""
+        import psycopg
+        from psycopg.conninfo import conninfo_to_dict
+
+        try:
+            given = conninfo_to_dict(self._address)
+        except psycopg.Error:
+            raise DefinitionError(  # the driver's own message would show the password
+                f"{self.url} is no address of a PostgreSQL database; write postgresql://user@host/name."
+            ) from None
+        ours = {
+            "connect_timeout": max(2, int(self._patience)),
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": int(self._patience * 1000),
+        }
+        return {"autocommit": True, **{name: value for name, value in ours.items() if name not in given}}
+
+    async def _configure(self, connection: Any) -> None:
+        """Let nobody wait for ever: neither us for locks, nor others for ours if this process stops in the middle."""
+        limit = int(self._patience * 1000)
+        await connection.execute(f"SET lock_timeout = {limit}; SET idle_in_transaction_session_timeout = {limit}")
+
+    def guard(self, guard: Guard) -> None:
+        """Ask something at the beginning of every writing transaction from now on."""
+        self._guard.append(guard)
+
+    async def write(self, make: Callable[[], Script[T]], *, notify: bool = False) -> T:
+        """Run a script in a transaction; one that certainly was not committed is repeated."""
+        for attempt in range(REPEATS):
+            try:
+                return await self._run(make, notify=notify)
+            except (_Lost, StoreUnreachable) as error:
+                if error.unknown or attempt == REPEATS - 1 or isinstance(error, _NoConnection):
+                    raise
+                await asyncio.sleep(0.002 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    async def read(self, make: Callable[[], Script[T]]) -> T:
+        """Run a script that only reads, in one snapshot."""
+        for attempt in range(REPEATS):
+            try:
+                return await self._run(make, begin="BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            except StoreUnreachable as error:
+                if attempt == REPEATS - 1 or isinstance(error, _NoConnection):
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _run(self, make: Callable[[], Script[T]], *, begin: str = "BEGIN", notify: bool = False) -> T:
+        import psycopg
+        import psycopg_pool
+
+        pool = self._pool
+        if pool is None:
+            raise StoreError(f"{self.url} is closed; open it again.")
+        try:
+            connection = await pool.getconn()
+        except psycopg_pool.PoolTimeout as error:
+            raise _NoConnection(
+                f"{self.url}: no connection within {self._patience:g} s: the server is away, or all {self._connections}"
+                " connections are in use. The work goes on when there is one.",
+                retryable=True,
+            ) from error
+        committing = False
+        try:
+            try:
+                await connection.execute(begin)
+                if begin == "BEGIN":
+                    for guard in self._guard:
+                        guard.check(await _execute(connection, guard.statement))
+                value = await _drive(connection, make)
+                if notify:
+                    await connection.execute(f"NOTIFY {CHANNEL}")
+                committing = True
+                await _commit(connection, self.url)
+                return value
+            except BaseException:
+                with suppress(psycopg.Error):  # a dead connection has undone it, and the pool drops it
+                    await connection.execute("ROLLBACK")
+                raise
+        except psycopg.Error as error:
+            raise map_error(error, self.url, unknown=committing) from error
+        finally:
+            await pool.putconn(connection)
+
+    async def changed(self, seconds: float) -> bool:
+        """Wait for a notification; a hint only, so a caller looks again anyway when the time is up."""
+        import psycopg
+
+        try:
+            if self._listener is None or self._listener.closed:
+                self._listener = await psycopg.AsyncConnection.connect(self._address, **self._options())
+                await self._listener.execute(f"LISTEN {CHANNEL}")
+                return True  # whatever happened before we listened
+            async for _ in self._listener.notifies(timeout=seconds, stop_after=1):
+                return True
+            return False
+        except psycopg.Error as error:
+            raise map_error(error, self.url) from error
+
+    async def close(self) -> None:
+        """Close all connections."""
+        pool, self._pool = self._pool, None
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            await listener.close()
+        if pool is not None:
+            await pool.close()
+
+
+class _Lost(StoreBusy):
+    """A transaction lost against another one: the same again may win."""
+
+
+class _NoConnection(StoreUnreachable):
+    """There was no connection to be had, after waiting for one."""
+
+
+async def _drive(connection: Any, make: Callable[[], Script[T]]) -> T:
+    """Run a script's statements; an error of a statement is raised inside the script."""
+    script = make()
+    try:
+        statement = next(script)
+        while True:
+            try:
+                rows = await _execute(connection, statement)
+            except Exception as error:
+                statement = script.throw(error)
+            else:
+                statement = script.send(rows)
+    except StopIteration as end:
+        return end.value
+    finally:
+        script.close()
+
+
+async def _commit(connection: Any, url: str) -> None:
+    done = await connection.execute("COMMIT")
+    if done.statusmessage != "COMMIT":  # after a failed statement the server undoes everything and only says so here
+        raise StoreError(f"{url}: a script went on after one of its statements had failed; nothing was committed.")
+
+
+async def _execute(connection: Any, statement: Sql) -> list[Row]:
+    text = _placeholders(statement.text)
+    async with connection.cursor() as cursor:
+        await cursor.execute(text, statement.params)
+        return cast("list[Row]", await cursor.fetchall()) if cursor.description else []
+
+
+@lru_cache(maxsize=512)
+def _placeholders(text: str) -> str:
+    return text.replace("%", "%%").replace("?", "%s")
+
+
+def _shown(url: str) -> str:
+    """An address without its password."""
+    parts = urlsplit(url)
+    user = f"{parts.username}@" if parts.username else ""
+    query = urlencode([one for one in parse_qsl(parts.query) if one[0] in ("host", "port")], safe="/")
+    return f"{parts.scheme}://{user}{parts.netloc.rpartition('@')[2]}{parts.path}{'?' * bool(query)}{query}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def map_error(error: Exception, url: str, *, unknown: bool = False) -> PerdureError:
+    """Say in our words what PostgreSQL says in its own."""
+    import psycopg
+
+    state = getattr(error, "sqlstate", None) or ""
+    text = _first_line(error)
+    if state in ("40001", "40P01"):
+        return _Lost(f"{url}: the transaction lost against another one ({text}).", retryable=True)
+    if state == "55P03":
+        return StoreBusy(f"{url}: somebody else holds the same rows for too long ({text}).", retryable=True)
+    if state == "23505":
+        return Exists(f"{url}: {text}")
+    if state == "53100":
+        return StoreFull(f"{url}: the server's disk is full ({text}). Free some; the work goes on.", retryable=True)
+    if state == "25006":
+        return StoreReadOnly(f"{url} only reads ({text}); connect to the primary server.")
+    if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
+        return StoreUnreachable(
+            f"The connection to {url} failed ({text}). The work goes on when the server is back.",
+            retryable=True,
+            unknown=unknown,
+        )
+    return StoreError(f"{url}: {text}" + (f" ({state})" if state else ""))

@@ -1,0 +1,277 @@
+"""SQLite through the standard library: WAL, one writer thread with group commit, one reader thread."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from perdure.db.database import (
+    Exists,
+    Guard,
+    Row,
+    Script,
+    Sql,
+    StoreBusy,
+    StoreCorrupt,
+    StoreError,
+    StoreFull,
+    StoreMissing,
+    StoreReadOnly,
+)
+from perdure.db.writer import GROUP, Connection, Worker
+from perdure.types.errors import PerdureError
+
+T = TypeVar("T")
+POLL = 0.02
+"""Seconds between two looks at whether somebody has written."""
+
+
+class SqliteDatabase:
+    """One file, safe for several processes on one machine.
+
+    Args:
+        path: the file; made if it is not there, in a folder that must exist.
+        durability: `"full"` syncs each group of commits, `"normal"` leaves that to checkpoints.
+        patience: seconds to wait for another process that holds the file.
+    """
+
+    dialect: Literal["sqlite", "postgres"] = "sqlite"
+
+    def __init__(self, path: str, durability: Literal["full", "normal"] = "full", patience: float = 30.0) -> None:
+        self.path = Path(path)
+        self.url = f"sqlite:///{path}"
+        self._synchronous = "FULL" if durability == "full" else "NORMAL"
+        self._patience = patience
+        self._guard: list[Guard] = []
+        self._writer: Worker | None = None
+        self._reader: Worker | None = None
+        self._version = -1
+
+    async def open(self) -> None:
+        """Open the file for writing and reading."""
+        if not self.path.parent.is_dir():
+            raise StoreMissing(f"Cannot open {self.path}: there is no folder {self.path.parent}; make it first.")
+        self._writer = Worker("perdure-writer", self._connect_writer, most=GROUP)
+        self._reader = Worker("perdure-reader", self._connect_reader)
+        try:
+            await self._writer.start()
+            await self._reader.start()
+        except BaseException:
+            await self._writer.stop()
+            self._writer = self._reader = None
+            raise
+
+    def _connect_writer(self, first: bool) -> Connection:
+        return _Writer(self.path, self._patience, self._synchronous, self._guard, create=first)
+
+    def _connect_reader(self, first: bool) -> Connection:
+        return _Sqlite(self.path, self._patience)
+
+    def guard(self, guard: Guard) -> None:
+        """Ask something at the beginning of every writing transaction from now on."""
+        self._guard.append(guard)
+
+    async def write(self, make: Callable[[], Script[T]], *, notify: bool = False) -> T:
+        """Run a script in the next group; returns after the group's commit."""
+        if self._writer is None:
+            raise StoreError(f"{self.url} is closed; open it again.")
+        return await self._writer.submit(make)
+
+    async def read(self, make: Callable[[], Script[T]]) -> T:
+        """Run a script that only reads."""
+        if self._reader is None:
+            raise StoreError(f"{self.url} is closed; open it again.")
+        return await self._reader.submit(make)
+
+    async def changed(self, seconds: float) -> bool:
+        """Look every 20 ms whether somebody has written; a look costs some microseconds."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while True:
+            version = await self.read(_data_version)
+            if version != self._version:
+                self._version = version
+                return True
+            left = end - loop.time()
+            if left <= 0:
+                return False
+            await asyncio.sleep(min(POLL, left))
+
+    async def close(self) -> None:
+        """Finish what was asked for and close the file."""
+        writer, reader = self._writer, self._reader
+        self._writer = self._reader = None
+        if reader is not None:
+            await reader.stop()
+        if writer is not None:
+            await writer.stop()
+
+
+def _data_version() -> Script[int]:
+    rows = yield Sql("PRAGMA data_version")
+    return int(rows[0][0])
+
+
+class _Sqlite(Connection):
+    """One connection that reads, used by one thread."""
+
+    _begin = "BEGIN"
+
+    def __init__(self, path: Path, patience: float, *, create: bool = False) -> None:
+        self._path = path
+        self._patience = patience
+        try:
+            # `rw`: a file that was deleted is not silently made again, empty
+            uri = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
+            self._db = sqlite3.connect(uri, uri=True, timeout=patience, isolation_level=None, cached_statements=256)
+            try:
+                self._set_up()
+            except BaseException:
+                self._db.close()
+                raise
+        except sqlite3.Error as error:
+            raise self.error(error) from error
+        self._execute = self._db.execute
+
+    def _set_up(self) -> None:
+        self._db.execute("PRAGMA query_only = ON")
+        self._db.execute("PRAGMA schema_version").fetchall()  # sees whether it is a database
+
+    def begin(self) -> None:
+        self._execute(self._begin)
+
+    def commit(self) -> None:
+        self._execute("COMMIT")
+
+    def rollback(self) -> None:
+        if self._db.in_transaction:
+            self._execute("ROLLBACK")
+
+    def savepoint(self) -> None:
+        self._execute("SAVEPOINT one")
+
+    def release(self) -> None:
+        self._execute("RELEASE one")
+
+    def undo(self) -> None:
+        self._execute("ROLLBACK TO one")
+        self._execute("RELEASE one")
+
+    def execute(self, statement: Sql) -> list[Row]:
+        return self._execute(statement.text, statement.params).fetchall()
+
+    def error(self, error: BaseException, *, committing: bool = False) -> BaseException:
+        if isinstance(error, sqlite3.Error):
+            return map_error(error, self._path, self._patience, committing=committing)
+        return error
+
+    def close(self) -> None:
+        self._db.close()
+
+
+class _Writer(_Sqlite):
+    """The connection that writes."""
+
+    # never deferred: a transaction that begins as a reader cannot always become a writer
+    _begin = "BEGIN IMMEDIATE"
+
+    def __init__(self, path: Path, patience: float, synchronous: str, guards: list[Guard], *, create: bool) -> None:
+        self._synchronous = synchronous
+        self._guards = guards
+        self._seen: tuple[int, int] | None = None
+        super().__init__(path, patience, create=create)
+        self._inode = path.stat().st_ino
+
+    def _set_up(self) -> None:
+        self._use_wal()
+        self._db.execute(f"PRAGMA synchronous = {self._synchronous}")
+        self._db.execute("PRAGMA foreign_keys = ON")
+        self._db.execute("PRAGMA temp_store = MEMORY")
+
+    def _use_wal(self) -> None:
+        """Switch to WAL; another process that does the same at this moment is waited for by asking again."""
+        end = time.monotonic() + self._patience
+        while True:
+            try:
+                mode = self._db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+                break
+            except sqlite3.OperationalError as error:
+                if not _name(error).startswith("SQLITE_BUSY") or time.monotonic() >= end:
+                    raise
+                time.sleep(0.01)
+        if mode != "wal":
+            raise StoreError(
+                f"{self._path} cannot use a write-ahead log (its mode is {mode!r}): keep it on a local disk, not on a "
+                "network file system."
+            )
+
+    def begin(self) -> None:
+        self._execute(self._begin)
+        if self._guards:
+            version = self._execute("PRAGMA data_version").fetchone()[0]
+            if self._seen != (version, len(self._guards)):  # only another process can have changed what they ask
+                for guard in self._guards:
+                    guard.check(self.execute(guard.statement))
+                self._seen = (version, len(self._guards))
+
+    def commit(self) -> None:
+        self._execute("COMMIT")
+        try:
+            same = self._path.stat().st_ino == self._inode
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise StoreMissing(
+                f"The file {self._path} was deleted or replaced while it was open; nothing acknowledged was written "
+                "since. Put it back, and the work goes on.",
+                retryable=True,
+                unknown=True,
+            )
+
+    def close(self) -> None:
+        with suppress(sqlite3.Error):  # the file may be gone or full; what is committed is in the log beside it
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        super().close()
+
+
+def _name(error: sqlite3.Error) -> str:
+    return getattr(error, "sqlite_errorname", None) or ""
+
+
+def map_error(error: sqlite3.Error, path: Path, patience: float, *, committing: bool = False) -> PerdureError:
+    """Say in our words what SQLite says in its own."""
+    text = str(error)
+    name = _name(error)
+    if name == "SQLITE_FULL":
+        return StoreFull(
+            f"The disk of {path} is full. Nothing acknowledged is lost; free some space and the work goes on.",
+            retryable=True,
+        )
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return StoreBusy(
+            f"{path} was locked by another process for {patience:g} s. See which process holds it; the work goes on "
+            "when it lets go.",
+            retryable=True,
+        )
+    if name.startswith("SQLITE_READONLY"):
+        return StoreReadOnly(f"{path} cannot be written to: check the rights of the file, its folder and its disk.")
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return StoreCorrupt(
+            f"{path} is damaged or is no database ({text}). Restore a backup; `perdure doctor` says what can be read."
+        )
+    if name.startswith("SQLITE_CANTOPEN"):
+        return StoreMissing(
+            f"{path} cannot be opened: check that it exists and that you may read and write it.", retryable=True
+        )
+    if name in ("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_ROWID"):
+        return Exists(f"{path}: {text}")
+    if name.startswith("SQLITE_IOERR"):
+        return StoreError(
+            f"Reading or writing {path} failed ({text}, {name}); check the disk.", retryable=True, unknown=committing
+        )
+    return StoreError(f"{path}: {text}" + (f" ({name})" if name else ""))

@@ -1,0 +1,277 @@
+"""A thread that owns a connection: scripts come in through a queue, and what is waiting is committed together.
+
+A group commit is many independent transactions: each script has a savepoint, so that one that fails fails alone, and
+its caller is answered only after the group's commit (rule 3 of the hard cases). A connection that failed is closed and
+opened again before anything else is done: only a new one tells what was really committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any, NamedTuple, TypeVar
+
+from perdure.db.database import Exists, Row, Script, Sql, StoreBusy, StoreError
+
+T = TypeVar("T")
+GROUP = 256
+"""The most scripts in one commit."""
+
+
+class Connection(ABC):
+    """What the thread needs of a connection; every method is called by that thread alone."""
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Begin a transaction."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Commit it."""
+
+    @abstractmethod
+    def rollback(self) -> None:
+        """Undo it, if one is open."""
+
+    @abstractmethod
+    def savepoint(self) -> None:
+        """Mark where one script begins."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Keep what was done since the mark."""
+
+    @abstractmethod
+    def undo(self) -> None:
+        """Undo what was done since the mark."""
+
+    @abstractmethod
+    def execute(self, statement: Sql) -> list[Row]:
+        """Run one statement."""
+
+    @abstractmethod
+    def error(self, error: BaseException, *, committing: bool = False) -> BaseException:
+        """Say an error of the driver in our words."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection."""
+
+
+class _Job:
+    """A script, and who waits for it; the thread's opening and closing have none."""
+
+    __slots__ = ("future", "loop", "make")
+
+    def __init__(self, make: Callable[[], Script[Any]] | None = None) -> None:
+        self.make = make
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self.loop.create_future()
+
+
+class _Done(NamedTuple):
+    """A job and what came of it."""
+
+    job: _Job
+    value: Any = None
+    error: BaseException | None = None
+
+
+class Worker:
+    """The thread and its queue.
+
+    Args:
+        name: the thread's name.
+        connect: makes the connection, in the thread; told whether it is the first one.
+        most: how many scripts are committed together at most.
+    """
+
+    def __init__(self, name: str, connect: Callable[[bool], Connection], *, most: int = 1) -> None:
+        self._name = name
+        self._connect = connect
+        self._most = most
+        self._jobs: SimpleQueue[_Job] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._closing: _Job | None = None
+        self._thread: threading.Thread
+
+    async def start(self) -> None:
+        """Start the thread and connect.
+
+        Raises:
+            StoreError: the connection failed.
+        """
+        opened = _Job()
+        self._thread = threading.Thread(target=self._run, args=(opened,), name=self._name, daemon=True)
+        self._thread.start()
+        try:
+            await opened.future
+        except BaseException:
+            self._closing = opened  # the thread has ended, or ends with the connection that nobody waited for
+            self._jobs.put(opened)
+            raise
+
+    async def submit(self, make: Callable[[], Script[T]]) -> T:
+        """Run a script in the thread; a caller that is cancelled does not undo what it has handed in."""
+        job = _Job(make)
+        with self._lock:  # nothing may come in behind the closing job: nobody would answer it
+            if self._closing is not None:
+                raise StoreError("The database is closed; open it again.")
+            self._jobs.put(job)
+        return await job.future
+
+    async def stop(self) -> None:
+        """Finish the queue, close the connection, and wait for the thread to end."""
+        closing = _Job()
+        with self._lock:
+            if self._closing is not None:
+                return
+            self._closing = closing
+            self._jobs.put(closing)
+        await closing.future
+        self._thread.join()
+
+    # -- in the thread -----------------------------------------------------------------------------------------------
+
+    def _run(self, opened: _Job) -> None:
+        connection: Connection | None = None
+        try:
+            connection = self._connect(True)
+        except BaseException as error:
+            _answer([_Done(opened, error=error)])
+            return
+        _answer([_Done(opened)])
+        while jobs := self._take():
+            done, connection = self._serve(jobs, connection)
+            _answer(done)
+        failed: Exception | None = None
+        try:
+            if connection is not None:
+                connection.close()
+        except Exception as error:
+            failed = error
+        if self._closing is not None:
+            _answer([_Done(self._closing, error=failed)])
+
+    def _take(self) -> list[_Job]:
+        """Wait for jobs; none means that it is time to close."""
+        jobs = [self._jobs.get()]
+        jobs += [self._jobs.get_nowait() for _ in range(min(self._jobs.qsize(), self._most - 1))]
+        if jobs[-1] is self._closing:
+            closing = jobs.pop()
+            if jobs:
+                self._jobs.put(closing)
+        return jobs
+
+    def _serve(self, jobs: Sequence[_Job], connection: Connection | None) -> tuple[list[_Done], Connection | None]:
+        """Run jobs, and say which connection is left."""
+        try:
+            connection = connection or self._connect(False)
+        except Exception as error:
+            return [_Done(job, error=error) for job in jobs], None
+        try:
+            return self._together(connection, jobs), connection
+        except _Broken as broken:
+            if isinstance(broken.error, StoreBusy):
+                return [_Done(job, error=broken.error) for job in jobs], connection
+            with suppress(Exception):  # it failed already, and that is what the callers are told
+                connection.close()
+            if not broken.by_script or len(jobs) == 1:
+                return [_Done(job, error=broken.error) for job in jobs], None
+        done: list[_Done] = []
+        connection = None
+        for job in jobs:  # one of them broke it for all: each on its own
+            alone, connection = self._serve([job], connection)
+            done += alone
+        return done, connection
+
+    def _together(self, connection: Connection, jobs: Sequence[_Job]) -> list[_Done]:
+        """Run jobs in one transaction, each undone alone if it fails.
+
+        Raises:
+            _Broken: the transaction as a whole failed; nothing of it is committed, unless its error says `unknown`.
+        """
+        done: list[_Done] = []
+        alone = len(jobs) == 1
+        committing = False
+        try:
+            connection.begin()
+            for job in jobs:
+                if not alone:
+                    connection.savepoint()
+                try:
+                    value = run_script(connection.execute, job.make)
+                except BaseException as caught:
+                    error = connection.error(caught)
+                    if isinstance(error, StoreError) and not isinstance(error, Exists):
+                        raise _Broken(error, by_script=True) from caught
+                    if alone:
+                        connection.rollback()
+                        return [_Done(job, error=error)]
+                    connection.undo()
+                    done.append(_Done(job, error=error))
+                else:
+                    if not alone:
+                        connection.release()
+                    done.append(_Done(job, value))
+            committing = True
+            connection.commit()
+        except Exception as caught:
+            with suppress(Exception):  # the connection is closed next, which undoes all that is not committed
+                connection.rollback()
+            if isinstance(caught, _Broken):
+                raise
+            raise _Broken(connection.error(caught, committing=committing)) from caught
+        return done
+
+
+class _Broken(Exception):
+    """A transaction failed as a whole, perhaps because of one script among several."""
+
+    def __init__(self, error: BaseException, *, by_script: bool = False) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.by_script = by_script
+
+
+def run_script(execute: Callable[[Sql], list[Row]], make: Callable[[], Script[T]] | None) -> T:
+    """Run a script to its end, statement by statement; an error of a statement is raised inside the script."""
+    assert make is not None
+    script = make()
+    try:
+        statement = next(script)
+        while True:
+            try:
+                rows = execute(statement)
+            except Exception as error:
+                statement = script.throw(error)
+            else:
+                statement = script.send(rows)
+    except StopIteration as end:
+        return end.value
+    finally:
+        script.close()
+
+
+def _answer(done: Sequence[_Done]) -> None:
+    """Answer callers, once per event loop."""
+    loops: dict[asyncio.AbstractEventLoop, list[_Done]] = {}
+    for one in done:
+        loops.setdefault(one.job.loop, []).append(one)
+    for loop, some in loops.items():
+        with suppress(RuntimeError):  # the loop is closed, so nobody waits
+            loop.call_soon_threadsafe(_settle, some)
+
+
+def _settle(some: Sequence[_Done]) -> None:
+    for job, value, error in some:
+        if job.future.done():
+            continue  # its caller was cancelled
+        if error is None:
+            job.future.set_result(value)
+        else:
+            job.future.set_exception(error)

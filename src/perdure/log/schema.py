@@ -1,0 +1,75 @@
+"""The log's tables.
+
+Every table carries the container, and every id is unique within it. `sessions.turn` is the run whose turn it is, owned
+or next to be claimed, and `epoch` and `nonce` are its owner's token, so that one look at the session is the fence. A
+record's `slot` is its session's number and its own `seq` in one integer: the records of a session lie together, in
+order, and the last one's slot is the session's head.
+"""
+
+from __future__ import annotations
+
+from perdure.db.migrate import Migration
+
+ROOM = 2**28
+"""How many records a session may have; a slot is `session number * ROOM + seq`."""
+
+MIGRATIONS = (
+    Migration(
+        "log",
+        1,
+        (
+            """CREATE TABLE sessions (
+                number {serial},
+                container TEXT NOT NULL,
+                id TEXT NOT NULL,
+                turn TEXT,
+                epoch {int} NOT NULL DEFAULT 0,
+                nonce TEXT NOT NULL DEFAULT '',
+                user_id TEXT,
+                title TEXT,
+                parent TEXT,
+                created_at {real} NOT NULL,
+                UNIQUE (container, id)
+            )""",
+            """CREATE TABLE runs (
+                container TEXT NOT NULL,
+                id TEXT NOT NULL,
+                session TEXT NOT NULL,
+                definition TEXT NOT NULL,
+                status TEXT NOT NULL,
+                input_hash TEXT NOT NULL,
+                position {int} NOT NULL,
+                last {int} NOT NULL,
+                epoch {int} NOT NULL DEFAULT 0,
+                nonce TEXT NOT NULL DEFAULT '',
+                owner TEXT,
+                cancelled {int} NOT NULL DEFAULT 0,
+                parent TEXT,
+                parent_key TEXT,
+                user_id TEXT,
+                deaths {int} NOT NULL DEFAULT 0,
+                claimed_at {int} NOT NULL DEFAULT 0,
+                created_at {real} NOT NULL,
+                PRIMARY KEY (container, id)
+            )""",
+            "CREATE INDEX runs_open ON runs (status, owner) WHERE status IN ('queued', 'running', 'waiting')",
+            "CREATE INDEX runs_session ON runs (container, session, position)",
+            """CREATE TABLE records (
+                slot {int} PRIMARY KEY,
+                container TEXT NOT NULL,
+                session TEXT NOT NULL,
+                seq {int} NOT NULL,
+                run TEXT NOT NULL,
+                key TEXT,
+                kind TEXT NOT NULL,
+                version {int} NOT NULL,
+                payload {blob},
+                blob {int} NOT NULL DEFAULT 0,
+                created_at {real} NOT NULL
+            )""",
+            "CREATE UNIQUE INDEX records_key ON records (container, run, key) WHERE key IS NOT NULL",
+            "CREATE TABLE blobs (slot {int} PRIMARY KEY, container TEXT NOT NULL, payload {blob})",
+            "CREATE TABLE owners (id TEXT PRIMARY KEY, beat {int} NOT NULL, host TEXT NOT NULL, lock TEXT NOT NULL)",
+        ),
+    ),
+)

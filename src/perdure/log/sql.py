@@ -1,0 +1,493 @@
+"""The log in a database: fenced appends, posts, reads; the same scripts on SQLite and PostgreSQL.
+
+Whoever writes to a session locks it first, so the order of commitment is the order of the sequence and no reader sees a
+gap (rule 2 of the hard cases). On SQLite a writing transaction has the whole file locked; on PostgreSQL the session's
+row is locked. Only then is the token compared and the last sequence number read, in one statement: the session's row
+holds the token of whoever has the turn.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import msgspec
+
+from perdure.db.database import Database, Exists, Row, Script, Sql, StoreCorrupt, StoreFull
+from perdure.log.log import ENDED, INBOX, Accepted, CancelWins, Entry, NewRun, RunRow, Token, stops, used_otherwise
+from perdure.log.schema import ROOM
+from perdure.types.errors import Conflict, UnknownName
+from perdure.types.records import (
+    SCHEMA_VERSION,
+    Payload,
+    Record,
+    RunFinished,
+    RunStatus,
+    decode_payload,
+    encode_payload,
+    kind_of,
+)
+
+INLINE = 64 * 1024
+"""Payloads above this many bytes are kept beside their record, in the same transaction."""
+
+_RUN = "id, session, definition, status, epoch, owner, position, deaths, parent, user_id, input_hash, created_at"
+_LAST_SLOT = (
+    f"COALESCE((SELECT MAX(slot) FROM records WHERE slot > number * {ROOM} AND slot < (number + 1) * {ROOM}), "
+    f"number * {ROOM})"
+)
+_RECORD = (
+    "SELECT r.seq, r.run, r.session, r.key, r.kind, r.version, COALESCE(r.payload, b.payload), r.created_at "
+    "FROM records r LEFT JOIN blobs b ON r.blob = 1 AND b.slot = r.slot "
+)
+
+
+class _Coded(NamedTuple):
+    key: str | None
+    payload: Payload
+    data: bytes
+
+
+class SqlLog:
+    """One container's records in a database.
+
+    Args:
+        db: the opened database, with the log's tables.
+        now: the store's clock, seconds since the epoch.
+        owner: this process's id as an owner of runs.
+        container: the tenant; nothing of another one is seen.
+    """
+
+    def __init__(self, db: Database, now: Callable[[], float], owner: str, container: str = "default") -> None:
+        self.db = db
+        self.now = now
+        self.owner = owner
+        self.container = container
+
+    # -- taking runs in, and owning them -----------------------------------------------------------------------------
+
+    async def accept(self, new: NewRun, payload: Payload) -> Accepted:
+        """Take a run in, in one commit: it begins at once if its session is free, else it queues.
+
+        Args:
+            new: the run.
+            payload: what it starts from; its first record.
+
+        Raises:
+            Conflict: the id belongs to a run with another input or definition.
+        """
+        data = encode_payload(payload)
+        nonce, now = _nonce(), self.now()
+        container = self.container
+
+        def script() -> Script[Accepted]:
+            rows = yield Sql(
+                "INSERT INTO sessions (container, id, turn, epoch, nonce, user_id, parent, created_at) "
+                "VALUES (?, ?, ?, 1, ?, ?, ?, ?) ON CONFLICT (container, id) DO UPDATE SET "
+                "epoch = CASE WHEN sessions.turn IS NULL THEN excluded.epoch ELSE sessions.epoch END, "
+                "nonce = CASE WHEN sessions.turn IS NULL THEN excluded.nonce ELSE sessions.nonce END, "
+                "turn = COALESCE(sessions.turn, excluded.turn) RETURNING number, nonce",
+                (container, new.session_id, new.id, nonce, new.user_id, new.parent, now),
+            )
+            number, holder = rows[0]
+            free = holder == nonce
+            rows = yield Sql(f"SELECT {_LAST_SLOT} FROM sessions WHERE number = ?", (number,))
+            last = int(rows[0][0])
+            position = last % ROOM + 1
+            owner = self.owner if free else None
+            status: RunStatus = "running" if free else "queued"
+            epoch = 1 if free else 0
+            yield Sql(
+                "INSERT INTO runs (container, id, session, definition, status, input_hash, position, last, epoch, "
+                "nonce, owner, claimed_at, parent, parent_key, user_id, created_at) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(container, new.id, new.session_id, new.definition, status, new.input_hash, position, position),
+                    *(epoch, nonce if free else "", owner, position),
+                    *(new.parent, new.parent_key, new.user_id, now),
+                ),
+            )
+            yield from self._insert(last, new.session_id, new.id, [_Coded(None, payload, data)], now)
+            hashed, parent, user = new.input_hash, new.parent, new.user_id
+            run = RunRow(
+                *(new.id, new.session_id, new.definition, status, epoch, owner, position, 0, parent, user, hashed, now)
+            )
+            return Accepted(run, Token(new.id, new.session_id, 1, nonce) if free else None, position, False)
+
+        try:
+            return await self.db.write(script, notify=True)
+        except Exists:
+            run = await self.run(new.id)
+            if (run.input_hash, run.definition) != (new.input_hash, new.definition):
+                raise used_otherwise(new.id, run.definition) from None
+            return Accepted(run, None, 0, True)
+
+    async def claim(self, run_id: str, *, dead: Sequence[str] = ()) -> tuple[Token, int] | None:
+        """Own a run with a new epoch, if nobody alive owns it and it has its session's turn.
+
+        Args:
+            run_id: the run.
+            dead: owners that are known to be dead; a run of any other owner is left alone.
+
+        Returns:
+            The token and the session's head; None if the run is not to be had.
+
+        Raises:
+            UnknownName: there is no such run.
+        """
+        nonce = _nonce()
+        container = self.container
+
+        def script() -> Script[tuple[Token, int] | None]:
+            session = yield from self._lock_of(run_id)
+            rows = yield Sql(
+                f"SELECT number, turn, {_LAST_SLOT} FROM sessions WHERE container = ? AND id = ?", (container, session)
+            )
+            number, turn, last = rows[0]
+            rows = yield Sql(f"SELECT {_RUN}, claimed_at FROM runs WHERE container = ? AND id = ?", (container, run_id))
+            run, claimed_at = _run(rows[0][:-1]), rows[0][-1]
+            died = run.status == "running" and run.owner in dead
+            if turn != run_id or not (died or run.status in ("queued", "waiting")):
+                return None
+            # a death counts until a step is closed: a run that gets on is not what kills its process
+            rows = yield Sql(
+                "SELECT 1 FROM records WHERE slot > ? AND slot <= ? AND run = ? AND key IS NOT NULL LIMIT 1",
+                (number * ROOM + claimed_at, last, run_id),
+            )
+            deaths = (0 if rows else run.deaths) + died
+            epoch, head = run.epoch + 1, last % ROOM
+            yield Sql(
+                "UPDATE runs SET status = 'running', owner = ?, epoch = ?, nonce = ?, deaths = ?, claimed_at = ? "
+                "WHERE container = ? AND id = ?",
+                (self.owner, epoch, nonce, deaths, head, container, run_id),
+            )
+            yield Sql("UPDATE sessions SET epoch = ?, nonce = ? WHERE number = ?", (epoch, nonce, number))
+            return Token(run_id, session, epoch, nonce), head
+
+        return await self.db.write(script)
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    async def append(
+        self, token: Token, entries: Sequence[Entry], status: RunStatus | None = None, *, repeat: bool = False
+    ) -> int:
+        """Write records of one step, all or none; a terminal record ends the run and frees its session.
+
+        Args:
+            token: proof of owning the run.
+            entries: the records; a step that is closed already with the same payload is not closed again.
+            status: the run's status from now on, if it changes without a terminal record.
+            repeat: whether this very append was tried before with an unknown outcome; what the run has of it is not
+                written again.
+
+        Returns:
+            The sequence number of the last record.
+
+        Raises:
+            Conflict: another owner has the run since, it has ended, or another payload closes a step already.
+            CancelWins: the run was to be completed, and a cancel came first.
+            StoreError: the database failed; if `retryable`, the append may be repeated as it is.
+        """
+        coded = [_Coded(key, payload, encode_payload(payload)) for key, payload in entries]
+        now = self.now()
+        ends = status
+        for one in coded:
+            if isinstance(one.payload, RunFinished):
+                ends = one.payload.status
+        cancels = any(stops(one.payload) for one in coded)
+
+        def script(look: bool = repeat) -> Script[int]:
+            last = yield from self._fence(token)
+            if last is None:
+                return (yield from self._refused(token, coded))
+            known: dict[int, int] = (yield from self._known(token, coded)) if look else {}
+            fresh = [one for n, one in enumerate(coded) if n not in known]
+            if fresh:
+                yield from self._insert(last, token.session_id, token.run_id, fresh, now)
+            head = last % ROOM + len(fresh)
+            if cancels or ends is not None:
+                yield from self._turn(token, ends, head, cancels=cancels)
+            return head if fresh else max(known.values(), default=head)
+
+        changes = ends is not None and ends != "running"
+        try:
+            return await self.db.write(script, notify=changes)
+        except Exists:
+            pass
+        try:
+            return await self.db.write(lambda: script(True), notify=changes)
+        except Exists:
+            keys = [one.key for one in coded if one.key is not None]
+            raise Conflict(f"An append to the run {token.run_id!r} closes a step twice: {', '.join(keys)}.") from None
+
+    async def post(self, run_id: str, payload: Payload) -> int:
+        """Write an inbox record, without a token.
+
+        Returns:
+            Its sequence number.
+
+        Raises:
+            UnknownName: there is no such run.
+            TypeError: the payload is not of an inbox kind.
+        """
+        if not isinstance(payload, INBOX):
+            raise TypeError(f"A {type(payload).__name__} cannot be posted; only the owner of the run may append it.")
+        coded = _Coded(None, payload, encode_payload(payload))
+        container, now = self.container, self.now()
+
+        def script() -> Script[int]:
+            session = yield from self._lock_of(run_id)
+            rows = yield Sql(f"SELECT {_LAST_SLOT} FROM sessions WHERE container = ? AND id = ?", (container, session))
+            last = int(rows[0][0])
+            yield from self._insert(last, session, run_id, [coded], now)
+            seq = last % ROOM + 1
+            yield Sql(
+                f"UPDATE runs SET last = ?{', cancelled = 1' if stops(payload) else ''} WHERE container = ? AND id = ?",
+                (seq, container, run_id),
+            )
+            return seq
+
+        return await self.db.write(script, notify=True)
+
+    def _lock_of(self, run_id: str) -> Script[str]:
+        """Lock a run's session, and name it."""
+        rows = yield Sql("SELECT session FROM runs WHERE container = ? AND id = ?", (self.container, run_id))
+        if not rows:
+            raise UnknownName("run", run_id, [])
+        session = str(rows[0][0])
+        yield from self._lock(session)
+        return session
+
+    def _lock(self, session_id: str) -> Script[None]:
+        if self.db.dialect == "postgres":
+            # a statement of its own: what follows must see what was committed while this one waited
+            yield Sql("SELECT 1 FROM sessions WHERE container = ? AND id = ? FOR UPDATE", (self.container, session_id))
+
+    def _fence(self, token: Token) -> Script[int | None]:
+        """Lock the session, and give its last slot if the token is its owner's."""
+        yield from self._lock(token.session_id)
+        rows = yield Sql(
+            f"SELECT {_LAST_SLOT} FROM sessions WHERE container = ? AND id = ? AND turn = ? AND epoch = ? "
+            "AND nonce = ?",
+            (self.container, token.session_id, token.run_id, token.epoch, token.nonce),
+        )
+        return int(rows[0][0]) if rows else None
+
+    def _refused(self, token: Token, coded: Sequence[_Coded]) -> Script[int]:
+        """The token has not the turn: fine if this very append ended the run before, else say why."""
+        rows = yield Sql(
+            "SELECT epoch, nonce, status FROM runs WHERE container = ? AND id = ?", (self.container, token.run_id)
+        )
+        if not rows:
+            raise UnknownName("run", token.run_id, [])
+        epoch, nonce, status = rows[0]
+        if (epoch, nonce) != (token.epoch, token.nonce):
+            raise Conflict(
+                f"The run {token.run_id!r} belongs to another owner since epoch {epoch}; this one must stop."
+            )
+        known = yield from self._known(token, coded)
+        if len(known) < len(coded):
+            raise Conflict(f"The run {token.run_id!r} is {status}; nothing more can be appended to it.")
+        return max(known.values(), default=0)
+
+    def _known(self, token: Token, coded: Sequence[_Coded]) -> Script[dict[int, int]]:
+        """Which of these the run has already, with their sequence numbers (rule 3 of the hard cases)."""
+        mine = (self.container, token.run_id)
+        keys = [one.key for one in coded if one.key is not None]
+        rows: list[Row] = []
+        if keys:
+            marks = ", ".join("?" * len(keys))
+            rows = yield Sql(f"{_RECORD} WHERE r.container = ? AND r.run = ? AND r.key IN ({marks})", (*mine, *keys))
+        by_key = {row[3]: row for row in rows}
+        start, end = yield from self._bounds(token.run_id)
+        rows = yield Sql("SELECT claimed_at FROM runs WHERE container = ? AND id = ?", mine)
+        since = start - start % ROOM + int(rows[0][0])
+        rows = yield Sql(
+            f"{_RECORD} WHERE r.slot > ? AND r.slot < ? AND r.run = ? AND r.key IS NULL", (since, end, token.run_id)
+        )
+        without = {bytes(row[6]): row for row in rows if row[6] is not None}
+        known: dict[int, int] = {}
+        for n, (key, _, data) in enumerate(coded):
+            row = without.get(data) if key is None else by_key.get(key)
+            if row is not None:
+                if key is not None and bytes(row[6] or b"") != data:
+                    raise Conflict(
+                        f"The step {key!r} of the run {token.run_id!r} is closed already, with another result."
+                    )
+                known[n] = int(row[0])
+        return known
+
+    def _insert(self, last: int, session: str, run_id: str, coded: Sequence[_Coded], now: float) -> Script[None]:
+        """Write records behind a session's last slot."""
+        if last % ROOM + len(coded) >= ROOM:
+            raise StoreFull(f"The session {session!r} has {ROOM:,} records, which is all it may have; start another.")
+        container = self.container
+        rows: list[Row] = []
+        blobs: list[Row] = []
+        for slot, (key, payload, data) in enumerate(coded, last + 1):
+            large = len(data) > INLINE
+            if large:
+                blobs.append((slot, container, data))
+            kept = None if large else data
+            seq = slot % ROOM
+            rows.append(
+                (slot, container, session, seq, run_id, key, kind_of(payload), SCHEMA_VERSION, kept, int(large), now)
+            )
+        yield from _insert("records", rows)
+        yield from _insert("blobs", blobs)
+
+    def _turn(self, token: Token, status: RunStatus | None, head: int, *, cancels: bool) -> Script[None]:
+        """Change a run's status; one that has ended or is parked hands the session to the next in the queue."""
+        mine = (self.container, token.run_id)
+        if cancels:
+            yield Sql("UPDATE runs SET cancelled = 1 WHERE container = ? AND id = ?", mine)
+        if status is None:
+            return
+        owner = self.owner if status == "running" else None
+        rows = yield Sql(
+            "UPDATE runs SET status = ?, owner = ?, last = ? WHERE container = ? AND id = ? "
+            f"{'AND cancelled = 0 ' if status == 'completed' else ''}RETURNING 1",
+            (status, owner, head, *mine),
+        )
+        if not rows:
+            raise CancelWins(f"The run {token.run_id!r} was cancelled before it had finished.")
+        if status in ENDED or status == "parked":
+            yield Sql(
+                "UPDATE sessions SET epoch = 0, nonce = '', turn = (SELECT id FROM runs WHERE container = ? AND "
+                "session = ? AND status = 'queued' ORDER BY position LIMIT 1) WHERE container = ? AND id = ?",
+                (self.container, token.session_id, self.container, token.session_id),
+            )
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    async def read_run(self, run_id: str, after: int = 0) -> list[Record]:
+        """Read a run's records behind a sequence number, in order.
+
+        Raises:
+            UnknownName: there is no such run.
+        """
+
+        def script() -> Script[list[Row]]:
+            start, end = yield from self._bounds(run_id)
+            return (
+                yield Sql(
+                    f"{_RECORD} WHERE r.slot >= ? AND r.slot < ? AND r.slot > ? AND r.run = ? ORDER BY r.slot",
+                    (start, end, start - start % ROOM + after, run_id),
+                )
+            )
+
+        return [_record(row) for row in await self.db.read(script)]
+
+    def _bounds(self, run_id: str) -> Script[tuple[int, int]]:
+        """The slots that a run's records are in: from its first to behind its last, which is open if it is."""
+        rows = yield Sql(
+            "SELECT s.number, r.position, r.last, r.status FROM runs r JOIN sessions s ON s.container = r.container "
+            "AND s.id = r.session WHERE r.container = ? AND r.id = ?",
+            (self.container, run_id),
+        )
+        if not rows:
+            raise UnknownName("run", run_id, [])
+        number, position, last, status = rows[0]
+        return number * ROOM + position, number * ROOM + (last + 1 if status in ENDED else ROOM)
+
+    async def read_session(self, session_id: str, after: int = 0, before: int | None = None) -> list[Record]:
+        """Read a session's records between two sequence numbers (both exclusive), in order."""
+        container = self.container
+
+        def script() -> Script[list[Row]]:
+            rows = yield Sql("SELECT number FROM sessions WHERE container = ? AND id = ?", (container, session_id))
+            if not rows:
+                return []
+            first = int(rows[0][0]) * ROOM
+            return (
+                yield Sql(
+                    f"{_RECORD} WHERE r.slot > ? AND r.slot < ? ORDER BY r.slot",
+                    (first + after, first + (ROOM if before is None else before)),
+                )
+            )
+
+        return [_record(row) for row in await self.db.read(script)]
+
+    async def run(self, run_id: str) -> RunRow:
+        """Read a run's row.
+
+        Raises:
+            UnknownName: there is no such run.
+        """
+        rows = await self._runs("id = ?", (run_id,), 1)
+        if not rows:
+            raise UnknownName("run", run_id, [])
+        return rows[0]
+
+    async def runs(self, *, status: str | None = None, session_id: str | None = None, limit: int = 100) -> list[RunRow]:
+        """List runs, the newest first."""
+        where, params = "1 = 1", ()
+        if status is not None:
+            where, params = f"{where} AND status = ?", (*params, status)
+        if session_id is not None:
+            where, params = f"{where} AND session = ?", (*params, session_id)
+        return await self._runs(f"{where} ORDER BY created_at DESC, id DESC", params, limit)
+
+    async def _runs(self, where: str, params: tuple[Any, ...], limit: int) -> list[RunRow]:
+        def script() -> Script[list[Row]]:
+            text = f"SELECT {_RUN} FROM runs WHERE container = ? AND {where} LIMIT ?"
+            return (yield Sql(text, (self.container, *params, limit)))
+
+        return [_run(row) for row in await self.db.read(script)]
+
+    async def head(self, session_id: str) -> int:
+        """Say the sequence number of a session's last record; 0 if there is none."""
+
+        def script() -> Script[list[Row]]:
+            text = f"SELECT {_LAST_SLOT} FROM sessions WHERE container = ? AND id = ?"
+            return (yield Sql(text, (self.container, session_id)))
+
+        rows = await self.db.read(script)
+        return int(rows[0][0]) % ROOM if rows else 0
+
+
+def input_hash(*parts: bytes) -> str:
+    """Hash what a run was started with, to tell a repetition from another run with the same id."""
+    digest = blake2b(digest_size=12)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()
+
+
+def _nonce() -> str:
+    return os.urandom(8).hex()
+
+
+def _insert(table: str, rows: Sequence[Row]) -> Script[None]:
+    """Insert rows by as few statements as parameters allow."""
+    for start in range(0, len(rows), 500):
+        some = rows[start : start + 500]
+        marks = f"({', '.join('?' * len(some[0]))})"
+        yield Sql(f"INSERT INTO {table} VALUES {', '.join([marks] * len(some))}", list(itertools.chain(*some)))
+
+
+def _record(row: Row) -> Record:
+    seq, run_id, session_id, key, kind, version, data, at = row
+    if data is None:
+        raise StoreCorrupt(
+            f"The record {seq} ({kind}) of session {session_id!r} has lost its payload; restore a backup. Its step is "
+            "not repeated."
+        )
+    try:
+        payload = decode_payload(bytes(data))
+    except msgspec.MsgspecError as error:
+        raise StoreCorrupt(
+            f"The record {seq} ({kind}, version {version}) of session {session_id!r} cannot be read: {error}. If a "
+            "newer Perdure wrote it, upgrade this one; else restore a backup."
+        ) from error
+    return Record(int(seq), run_id, session_id, key, payload, float(at), int(version))
+
+
+def _run(row: Row) -> RunRow:
+    id, session, definition, status, epoch, owner, position, deaths, parent, user, hashed, at = row
+    return RunRow(
+        id, session, definition, status, int(epoch), owner, int(position), int(deaths), parent, user, hashed, float(at)
+    )

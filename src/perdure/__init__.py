@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from perdure.agents.handle import Run as Run
     from perdure.agents.hooks import Hooks as Hooks
     from perdure.agents.hooks import Stop as Stop
+    from perdure.agents.mcp import MCPServer as MCPServer
     from perdure.agents.mcp import mcp as mcp
     from perdure.agents.network import Network as Network
     from perdure.agents.options import RunOptions as RunOptions
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from perdure.types.errors import RunWaiting as RunWaiting
     from perdure.types.errors import StepOutsideSteps as StepOutsideSteps
     from perdure.types.errors import ToolServerError as ToolServerError
+    from perdure.types.errors import ToolServerUnreachable as ToolServerUnreachable
     from perdure.types.errors import UnknownName as UnknownName
     from perdure.types.errors import Unserialisable as Unserialisable
     from perdure.types.events import AgentFinished as AgentFinished
@@ -135,7 +137,7 @@ _ROOMS: dict[str, str] = {
     "perdure.agents.context": "Context NetworkRun",
     "perdure.agents.handle": "Run",
     "perdure.agents.hooks": "Hooks Stop",
-    "perdure.agents.mcp": "mcp",
+    "perdure.agents.mcp": "MCPServer mcp",
     "perdure.agents.network": "Network",
     "perdure.agents.options": "RunOptions",
     "perdure.agents.outcome": "RunResult",
@@ -152,7 +154,7 @@ _ROOMS: dict[str, str] = {
         "AmbiguousStep AuthenticationFailed BadRequest BadResponse ConfigurationError Conflict ContentRefused "
         "ContextTooLong DefinitionError InvalidId MissingExtra MissingKey ModelError ModelRetry ModelTimeout "
         "ModelUnreachable NeedsRuntime NoModel NotDone OutputInvalid Overloaded PerdureError RateLimited "
-        "RunCancelled RunError RunFailed RunWaiting StepOutsideSteps ToolServerError UnknownName "
+        "RunCancelled RunError RunFailed RunWaiting StepOutsideSteps ToolServerError ToolServerUnreachable UnknownName "
         "Unserialisable"
     ),
     "perdure.types.events": (

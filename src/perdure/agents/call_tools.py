@@ -12,7 +12,7 @@ from typing import Any, cast
 import msgspec
 
 from perdure.agents.agent_loop import Call
-from perdure.agents.context import Context
+from perdure.agents.context import Context, Saved
 from perdure.agents.env import Env, Plan
 from perdure.agents.hooks import settle
 from perdure.agents.signature import ArgumentsInvalid
@@ -24,12 +24,12 @@ from perdure.durable.retry import TOOL_BACKOFF
 from perdure.durable.step import Suspended
 from perdure.durable.threads import in_thread
 from perdure.types.base import decode_json, encode_json, find_unserialisable, plain, sound
-from perdure.types.errors import ModelRetry, NotDone, UnknownName, Unserialisable
+from perdure.types.errors import ModelRetry, NotDone, ToolServerError, UnknownName, Unserialisable
 from perdure.types.ids import derive_id
 from perdure.types.messages import MAX_MESSAGE_BYTES, ToolCall, ToolResultMessage
 from perdure.types.records import Outcome, Started, ToolDone, WaitOpened
 from perdure.types.usage import Usage
-from perdure.types.waits import Approval
+from perdure.types.waits import Approval, Wait
 
 
 async def call_tool(env: Env, note: Call, key: str, io: RunIO) -> ToolDone | Keep:
@@ -46,11 +46,14 @@ async def call_tool(env: Env, note: Call, key: str, io: RunIO) -> ToolDone | Kee
     agent = plan.agent
     if io.projector is not None:
         io.emit(io.projector.begin_tool(key, agent.name, call.name, call.id, call.input))
-    over = env.ledger.exceeded(tool=True)
-    if over is not None:
-        return _error(agent.name, call, "budget", over, "not_run")
-    env.ledger.charge(Usage(tool_calls=1))
     ctx: Context[Any] = Context(env, io, key, loop, loop.doc, call)
+    if note.again is None:
+        over = env.ledger.exceeded(tool=True)
+        if over is not None:
+            return _error(agent.name, call, "budget", over, "not_run")
+        env.ledger.charge(Usage(tool_calls=1))
+    else:
+        ctx.restore(Saved(note.again.patch, note.again.scheduled))
     tools = (await env.toolbox_of_calls(plan, ctx) if plan.dynamic else plan.toolbox).tools
     tool = tools.get(call.name)
     if tool is None:
@@ -62,7 +65,7 @@ async def call_tool(env: Env, note: Call, key: str, io: RunIO) -> ToolDone | Kee
     try:
         return await handling.perform()
     except Suspended as suspended:
-        return Keep(f"{key}/wait/{note.open.rounds}", WaitOpened(agent.name, suspended.waits))
+        return handling.wait(suspended.waits)
     except asyncio.CancelledError:
         if not io.interrupted():
             return _error(agent.name, call, "CancelledError", "The tool cancelled itself.")
@@ -81,7 +84,7 @@ _CUT = {
 class _Handling:
     """The way of one call from its arguments to its result."""
 
-    __slots__ = ("call", "ctx", "entered", "env", "io", "key", "note", "plan", "tool")
+    __slots__ = ("args", "before", "call", "ctx", "entered", "env", "io", "key", "note", "plan", "tool")
 
     def __init__(
         self,
@@ -101,33 +104,35 @@ class _Handling:
         self.key = key
         self.io = io
         self.call = note.open.call
+        self.args = note.open.call.input if note.again is None else note.again.args
+        self.before = ctx.save()
         self.entered = False
 
     async def perform(self) -> ToolDone | Keep:
         """Go the whole way."""
         tool, call, plan = self.tool, self.call, self.plan
         agent = plan.agent.name
-        approved = self.note.approved
         try:
-            bound = tool.signature.bind(call.input if approved is None else approved)
+            bound = tool.signature.bind(cast("Any", self.args))
         except ArgumentsInvalid as problem:
             if plan.agent.strict:
                 raise
             return _error(agent, call, "ArgumentsInvalid", str(problem))
         done: ToolDone | None = None
-        if approved is None:
+        if self.note.again is None:
             if plan.chain.before_tool:
                 changed, done = await self._before(plan)
+                self.before = self.ctx.save()
                 if changed is not call:
-                    call = changed
+                    self.args = changed.input
                     try:
-                        bound = tool.signature.bind(call.input)
+                        bound = tool.signature.bind(changed.input)
                     except ArgumentsInvalid as problem:
                         return _error(agent, self.call, "ArgumentsInvalid", str(problem))
             if done is None and tool.requires_approval is not False:
-                wait = await self._approval(call)
+                wait = await self._approval(bound)
                 if wait is not None:
-                    return Keep(f"{self.key}/wait/{self.note.open.rounds}", WaitOpened(agent, (wait,)))
+                    return self.wait((wait,))
         if done is None:
             if self.env.kernel.durable and tool.effect == "once":
                 await self.io.keep(None, Started(self.key))  # from here on a crash leaves the outcome in doubt
@@ -165,21 +170,27 @@ class _Handling:
             return self._done(plain(answer.content, what), "error" if answer.is_error else "ok")
         return self._done({"data": plain(answer, what)}, "ok")
 
-    async def _approval(self, call: ToolCall) -> Approval | None:
-        """Say whether a person must be asked, and what."""
-        args = cast("dict[str, Any]", call.input)
+    async def _approval(self, bound: Any) -> Approval | None:
+        """Say whether a person must be asked, and what; a predicate sees what the handler will get."""
+        args = cast("dict[str, Any]", self.args)
         needed = self.tool.requires_approval
         if callable(needed):
-            needed = await settle(needed(**args))
+            named = cast("dict[str, Any]", bound) if isinstance(bound, dict) else args
+            needed = await settle(needed(**{**self.tool.signature.defaults, **named}))
         if not needed:
             return None
         id = derive_id("wait", self.env.run_id, self.key)
-        return Approval(id, self.tool.name, args, self.env.run_id, self.plan.agent.name, call.id)
+        return Approval(id, self.tool.name, args, self.env.run_id, self.plan.agent.name, self.call.id)
+
+    def wait(self, waits: tuple[Wait, ...]) -> Keep:
+        """Let the call wait, and keep what it is entered with again."""
+        args = cast("dict[str, Any]", self.args)
+        opened = WaitOpened(self.plan.agent.name, waits, args, self.before.patch, self.before.scheduled)
+        return Keep(f"{self.key}/wait/{self.note.open.rounds}", opened)
 
     async def _run(self, bound: Any) -> ToolDone:
         """Call the handler, again where its effect allows it, and make of its end a result."""
         tool = self.tool
-        before = self.ctx.save()
         limit: TimeLimit | None = None
         attempt = 0
         while True:
@@ -193,7 +204,7 @@ class _Handling:
                         value = await self._handle(bound)
                 return self._encoded(value)
             except TimeoutError as error:
-                self.ctx.restore(before)
+                self.ctx.restore(self.before)
                 if limit is not None and limit.expired:
                     if self._may_repeat(error, attempt) and (tool.signature.is_async or tool.effect == "pure"):
                         await self._wait(error, attempt)
@@ -201,7 +212,7 @@ class _Handling:
                     return self._timed_out()
                 failure: Exception = error
             except Exception as error:
-                self.ctx.restore(before)
+                self.ctx.restore(self.before)
                 failure = error
             if self._may_repeat(failure, attempt):
                 await self._wait(failure, attempt)
@@ -209,7 +220,9 @@ class _Handling:
             if self.plan.agent.strict and not isinstance(failure, (ModelRetry, Unserialisable)):
                 raise failure
             name = type(failure).__name__
-            return _error(self.plan.agent.name, self.call, name, str(failure) or name, usage=self._usage())
+            lost = isinstance(failure, ToolServerError) and not isinstance(failure, NotDone)
+            outcome: Outcome = "unknown" if lost and self.tool.effect == "once" else "error"
+            return _error(self.plan.agent.name, self.call, name, str(failure) or name, outcome, self._usage())
 
     async def _handle(self, bound: Any) -> Any:
         tool = self.tool

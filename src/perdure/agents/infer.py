@@ -250,7 +250,7 @@ class _Answer:
         elif isinstance(piece, ToolCallChunk):
             self.streamed = True
             if piece.block not in self.names and piece.name:
-                self.names[piece.block] = (piece.name, piece.id or f"call_{len(self.names)}")
+                self.names[piece.block] = (piece.name, self.assembler.call_id(piece.block))
                 name, call_id = self.names[piece.block]
                 emit([ev.ToolCallStarted(tool=name, call_id=call_id, **at)])
             if piece.arguments and piece.block in self.names:

@@ -18,12 +18,13 @@ from perdure.types.messages import (
 class _Block:
     """One text, thought or tool call while it grows."""
 
-    __slots__ = ("id", "kind", "name", "opaque", "pieces")
+    __slots__ = ("id", "kind", "name", "opaque", "own_id", "pieces")
 
     def __init__(self, kind: type, name: str = "", id: str = "") -> None:
         self.kind = kind
         self.name = name
         self.id = id
+        self.own_id = ""
         self.pieces: list[str] = []
         self.opaque: Opaque | None = None
 
@@ -77,6 +78,13 @@ class Assembler:
             block = self._blocks[(kind, number)] = _Block(kind)
         return block
 
+    def call_id(self, number: int) -> str:
+        """Say which id a call that has begun gets; from now on it is settled."""
+        block = self._block(ToolCallChunk, number)
+        if not block.own_id:
+            block.own_id = _unique(block.id, {one.own_id for one in self._blocks.values() if one.own_id})
+        return block.own_id
+
     @property
     def text(self) -> str:
         """The text so far."""
@@ -87,11 +95,12 @@ class Assembler:
         calls_follow = self.has_calls
         said: list[Message] = []
         calls: list[ToolCall] = []
-        ids: set[str] = set()
+        ids = {block.own_id for block in self._blocks.values() if block.own_id}
         for block in self._blocks.values():
             body = sound("".join(block.pieces))
             if block.kind is ToolCallChunk:
-                calls.append(ToolCall(_unique(block.id, ids), block.name, parse_arguments(body), block.opaque))
+                id = block.own_id or _unique(block.id, ids)
+                calls.append(ToolCall(id, block.name, parse_arguments(body), block.opaque))
                 continue
             if calls:
                 said.append(ToolCallMessage(tuple(calls)))

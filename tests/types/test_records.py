@@ -64,7 +64,7 @@ PAYLOADS: dict[str, list[rec.Payload]] = {
     "claim": [rec.Claimed(2), rec.Claimed(3, True)],
     "step": [rec.StepDone("charge"), rec.StepDone("charge", {"id": 5}, "ab12")],
     "child": [rec.ChildDone("run_2", "completed"), rec.ChildDone("run_2", "failed", USAGE)],
-    "wait": [rec.WaitOpened("A", (APPROVAL,))],
+    "wait": [rec.WaitOpened("A", (APPROVAL,), {"amount": 5}, PATCH, ("B",))],
     "failed": [rec.StepFailed("agent/0/infer/0", ERROR)],
     "attempt": [rec.AttemptFailed("agent/0/infer/0", 2, ERROR, 1.5)],
     "run_finished": [

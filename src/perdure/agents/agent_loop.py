@@ -60,11 +60,11 @@ class Infer(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """The note of a tool call to be performed; `approved` are the arguments that a person allowed."""
+    """The note of a tool call to be performed; `again` is the wait that it had opened, if it is entered again."""
 
     loop: AgentLoop
     open: OpenCall
-    approved: dict[str, Any] | None
+    again: WaitOpened | None
 
 
 class End(msgspec.Struct, frozen=True):
@@ -76,7 +76,19 @@ class End(msgspec.Struct, frozen=True):
 class OpenCall:
     """A call of the current round."""
 
-    __slots__ = ("answers", "call", "done", "error", "in_doubt", "key", "number", "rounds", "started", "waits")
+    __slots__ = (
+        "answers",
+        "call",
+        "done",
+        "error",
+        "in_doubt",
+        "key",
+        "number",
+        "opened",
+        "rounds",
+        "started",
+        "waits",
+    )
 
     def __init__(self, call: ToolCall, number: int, key: str) -> None:
         self.call = call
@@ -84,6 +96,7 @@ class OpenCall:
         self.key = key
         self.done: ToolDone | None = None
         self.error: ErrorInfo | None = None
+        self.opened: WaitOpened | None = None
         self.waits: tuple[Wait, ...] = ()
         self.answers: dict[str, WaitAnswer] = {}
         self.rounds = 0
@@ -206,7 +219,7 @@ class AgentLoop:
             answer = one.answers[own.id] if own is not None else None
             if isinstance(answer, Deny):
                 return Keep(one.key, self.not_run(one, "denied", answer.why or "A person did not allow this call."))
-            ready.append(Do(one.key, Call(self, one, own.args if own is not None else None)))
+            ready.append(Do(one.key, Call(self, one, one.opened)))
             if not self.rules.parallel_tools:
                 return ready[0]
         if ready:
@@ -245,6 +258,7 @@ class AgentLoop:
             self._over(payload)
         elif isinstance(payload, WaitOpened):
             one = self.round[(record.key or "").rsplit("/wait/", 1)[0]]
+            one.opened = payload
             one.waits = payload.waits
             one.rounds += 1
         elif isinstance(payload, Started):

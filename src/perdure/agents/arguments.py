@@ -28,6 +28,10 @@ _UNPACK: tuple[Any, ...] = (Unpack, LaterUnpack)
 class Arguments(Protocol):
     """A place that arguments are described in."""
 
+    def defaults(self) -> Mapping[str, Any]:
+        """What the function itself takes for arguments that are left out."""
+        ...
+
     def schema(self) -> Schema:
         """Describe the arguments; the top level is an object."""
         ...
@@ -86,6 +90,10 @@ class FromSignature:
             else:
                 fields[one.name] = (hint, one.default is EMPTY, one.default)
         return fields
+
+    def defaults(self) -> Mapping[str, Any]:
+        """What the function itself takes for arguments that are left out."""
+        return {name: default for name, (_, _, default) in self._fields.items() if default is not EMPTY}
 
     @functools.cached_property
     def _extra(self) -> Any:
@@ -182,6 +190,10 @@ class FromType:
         self._fn = fn
         self._kind = kind
 
+    def defaults(self) -> Mapping[str, Any]:
+        """None: the type fills in its own."""
+        return {}
+
     @functools.cached_property
     def _adapter(self) -> Any:
         return adapter_of(self._kind, f"parameters= of {name_of(self._fn)}")
@@ -241,6 +253,10 @@ class FromSchema:
                 "Give it the schema's names as parameters, **arguments, or one parameter for the whole dict."
             )
         self._needed = [name for name, one in keywords.items() if one.default is EMPTY] if self._by_name else []
+
+    def defaults(self) -> Mapping[str, Any]:
+        """None: what a schema says of defaults is for the model."""
+        return {}
 
     def schema(self) -> Schema:
         """Give the schema as it was given."""

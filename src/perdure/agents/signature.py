@@ -79,6 +79,11 @@ class Signature:
             self._parameters = {**schema, "properties": properties}
         return self._parameters
 
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """What the function takes for arguments that a model leaves out."""
+        return self._arguments.defaults()
+
     def bind(self, input: Mapping[str, Any] | str) -> dict[str, Any] | tuple[Any, ...]:
         """Check a model's arguments.
 

@@ -93,7 +93,7 @@ class Body:
             yield f"{self.key}/{id}" + (f"#{count}" if count > 1 else "")
         finally:
             self._open -= 1
-            self._suspend()
+            self._look()
 
     async def park(self, waits: tuple[Wait, ...]) -> None:
         """Wait until every open step of this body waits; then the body ends with `Suspended` (rule 16)."""
@@ -101,10 +101,15 @@ class Body:
         entry = (future, waits)
         self._parked.append(entry)
         try:
-            self._suspend()
+            self._look()
             await future
         finally:
             self._parked.remove(entry)
+
+    def _look(self) -> None:
+        """See whether all that is open waits, once the body's other branches have had their turn to open a step."""
+        if self._parked:
+            asyncio.get_running_loop().call_soon(self._suspend)
 
     def _suspend(self) -> None:
         if self._parked and len(self._parked) == self._open:

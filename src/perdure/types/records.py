@@ -178,10 +178,17 @@ class ChildDone(Base, tag="child"):
 
 
 class WaitOpened(Base, tag="wait"):
-    """A step waits for somebody outside, for all of these."""
+    """A step waits for somebody outside, for all of these.
+
+    `args`, `patch` and `scheduled` are what the hooks before the tool have made of the call: it is entered again with
+    just these, and the hooks are not.
+    """
 
     agent: str
     waits: tuple[Wait, ...]
+    args: dict[str, Any] | None = None
+    patch: JsonPatch | None = None
+    scheduled: tuple[str, ...] = ()
 
 
 class StepFailed(Base, tag="failed"):

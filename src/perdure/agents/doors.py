@@ -7,6 +7,7 @@ import contextvars
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from perdure.agents.outcome import RunResult, raise_for
@@ -57,9 +58,12 @@ def run_sync(definition: Any, input: Input, options: Mapping[str, Any]) -> RunRe
         return asyncio.run(run(definition, input, options))
     ended: Future[RunResult[Any, Any]] = Future()
     tasks: list[asyncio.Task[Any] | None] = []
+    unwanted = threading.Event()
 
     async def whole() -> RunResult[Any, Any]:
         tasks.append(asyncio.current_task())
+        if unwanted.is_set():
+            raise asyncio.CancelledError
         return await run(definition, input, options)
 
     def work() -> None:
@@ -69,13 +73,17 @@ def run_sync(definition: Any, input: Input, options: Mapping[str, Any]) -> RunRe
             ended.set_exception(error)
 
     context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(work,), name="perdure-run-sync", daemon=True).start()
+    thread = threading.Thread(target=context.run, args=(work,), name="perdure-run-sync", daemon=True)
     try:
+        thread.start()
         return ended.result()
     except BaseException:
         if not ended.done():  # somebody interrupts the wait, and the run must not go on unseen
+            unwanted.set()
             for task in tasks:
                 if task is not None:
-                    task.get_loop().call_soon_threadsafe(task.cancel)
-            ended.exception()
+                    with suppress(RuntimeError):  # its loop is closed: it has ended just now
+                        task.get_loop().call_soon_threadsafe(task.cancel)
+            if thread.is_alive():
+                ended.exception()
         raise

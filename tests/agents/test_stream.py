@@ -173,6 +173,23 @@ async def test_a_new_beginning_by_the_model_is_shown_as_a_reset():
     assert watched.result is not None and watched.result.output == "Hello."
 
 
+@pytest.mark.parametrize("ids", [("", ""), ("a", "a"), ("call_1", "")])
+async def test_a_call_has_one_id_from_its_first_piece_to_its_result(ids: tuple[str, str]):
+    from perdure.types.chunks import ToolCallChunk
+
+    pieces = [ToolCallChunk(n, id, "weather", '{"city": "Oslo"}') for n, id in enumerate(ids)]
+    model = ScriptedModel(raw(*pieces, Finished("tool")), say("Rain."))
+    watched = await watch(Agent("A", tools=[weather], model=model))
+    shown = [
+        [one.call_id for one in watched.of(kind)]
+        for kind in (events.ToolCallStarted, events.ToolArgsDelta, events.ToolCallReady, events.ToolStarted)
+    ]
+    assert shown[0] == shown[1] == shown[2] == shown[3]
+    assert len(set(shown[0])) == 2
+    assert watched.result is not None
+    assert [one.tool.id for one in watched.result.results[0].tool_calls] == shown[0]
+
+
 # -- partials ---------------------------------------------------------------------------------------------------------
 
 

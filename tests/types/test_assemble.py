@@ -94,6 +94,19 @@ def test_ids_of_calls_are_unique_and_kept_where_they_can_be(made: list[tuple[int
             assert ids[place] == wanted
 
 
+@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from(["", "a", "call_0", "a_1"]), st.booleans()), max_size=12))
+def test_an_id_that_was_shown_while_a_call_streams_is_the_one_that_it_keeps(made: list[tuple[int, str, bool]]):
+    assembler = Assembler()
+    shown: dict[int, str] = {}
+    for block, id, show in made:
+        assembler.add(ToolCallChunk(block, id, f"tool{block}"))
+        if show:
+            assert shown.setdefault(block, assembler.call_id(block)) == assembler.call_id(block)
+    kept = {call.name: call.id for call in calls_of(assembler)}
+    assert len(set(kept.values())) == len(kept)
+    assert {f"tool{block}": id for block, id in shown.items()}.items() <= kept.items()
+
+
 @given(objects, st.integers(1, 7))
 def test_arguments_in_pieces_are_read_when_they_are_whole(arguments: dict[str, Any], size: int):
     written = json.dumps(arguments)

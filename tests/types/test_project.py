@@ -207,7 +207,7 @@ def test_an_inference_that_was_stopped_before_the_model_shows_no_message(stop: A
 def test_a_turn_that_its_budget_ended_says_so_once():
     seen = shown(("agent/0", rec.AgentDone("A", "budget", detail="2 of 2 calls are used")))
     assert names(seen) == ["AgentStarted", "BudgetExceeded", "AgentFinished"]
-    assert seen[1].detail == "2 of 2 calls are used"
+    assert isinstance(seen[1], events.BudgetExceeded) and seen[1].detail == "2 of 2 calls are used"
 
 
 def test_an_empty_answer_is_still_an_answer():

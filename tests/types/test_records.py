@@ -60,8 +60,6 @@ PAYLOADS: dict[str, list[rec.Payload]] = {
     ],
     "started": [rec.Started("agent/0/infer/0/tool/0")],
     "claim": [rec.Claimed(2), rec.Claimed(3, died=True)],
-    "started": [rec.Started("agent/0/infer/0/tool/1")],
-    "claim": [rec.Claimed(2), rec.Claimed(3, True)],
     "step": [rec.StepDone("charge"), rec.StepDone("charge", {"id": 5}, "ab12")],
     "child": [rec.ChildDone("run_2", "completed"), rec.ChildDone("run_2", "failed", USAGE)],
     "wait": [rec.WaitOpened("A", (APPROVAL,), {"amount": 5}, PATCH, ("B",))],

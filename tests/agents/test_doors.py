@@ -207,6 +207,7 @@ INTERRUPTED = """
     from perdure import Agent
     from perdure.testing import ScriptedModel, hang
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started this may have it ignored
     ended = []
     main = threading.main_thread().ident
 

@@ -1,11 +1,11 @@
-"""The `Database` protocol, scripts, and opening a database by its address."""
+"""The `Database` protocol, scripts, and what can go wrong with a database."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from perdure.types.errors import DefinitionError, PerdureError
+from perdure.types.errors import PerdureError
 
 T = TypeVar("T")
 Row: TypeAlias = tuple[Any, ...]
@@ -130,32 +130,3 @@ class Database(Protocol):
     async def close(self) -> None:
         """Finish what was asked for and disconnect."""
         ...
-
-
-def open_database(url: str, *, durability: Literal["full", "normal"] = "full") -> Database:
-    """Make the database that an address names; it is not opened yet.
-
-    Args:
-        url: `sqlite:///relative.db`, `sqlite:////absolute.db`, or `postgresql://user@host/name`.
-        durability: SQLite only: `"full"` survives a power loss, `"normal"` a killed process.
-
-    Raises:
-        DefinitionError: the address names no database that is known.
-    """
-    kind, separator, rest = url.partition("://")
-    if kind == "sqlite" and separator:
-        path = rest.removeprefix("/")
-        if not path or "\0" in path:
-            raise DefinitionError(
-                f"The address {url!r} names no file; write sqlite:///name.db or sqlite:////path/name.db."
-            )
-        from perdure.db.sqlite import SqliteDatabase
-
-        return SqliteDatabase(path, durability)
-    if kind in ("postgresql", "postgres") and separator:
-        from perdure.db.postgres import PostgresDatabase
-
-        return PostgresDatabase(url)
-    raise DefinitionError(
-        f"The address {url!r} is unknown. Use sqlite:///name.db, sqlite:////path/name.db or postgresql://user@host/name."
-    )

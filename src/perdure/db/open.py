@@ -1,0 +1,36 @@
+"""Opening a database by its address."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from perdure.db.database import Database
+from perdure.db.postgres import PostgresDatabase
+from perdure.db.sqlite import SqliteDatabase
+from perdure.types.errors import DefinitionError
+
+
+def open_database(url: str, *, durability: Literal["full", "normal"] = "full") -> Database:
+    """Make the database that an address names; it is not opened yet.
+
+    Args:
+        url: `sqlite:///relative.db`, `sqlite:////absolute.db`, or `postgresql://user@host/name`.
+        durability: SQLite only: `"full"` survives a power loss, `"normal"` a killed process.
+
+    Raises:
+        DefinitionError: the address names no database that is known.
+    """
+    kind, separator, rest = url.partition("://")
+    if kind == "sqlite" and separator:
+        path = rest.removeprefix("/")
+        if not path or "\0" in path:
+            raise DefinitionError(
+                f"The address {url!r} names no file; write sqlite:///name.db or sqlite:////path/name.db."
+            )
+        return SqliteDatabase(path, durability)
+    if kind in ("postgresql", "postgres") and separator:
+        return PostgresDatabase(url)
+    raise DefinitionError(
+        f"An address that begins with {kind + '://' if separator else kind.partition(':')[0]!r} is unknown. "
+        "Use sqlite:///name.db, sqlite:////path/name.db or postgresql://user@host/name."
+    )

@@ -17,12 +17,19 @@ MAX_LINES = 600
 PURE = (
     "types/assemble.py",
     "types/project.py",
+    "types/transcript.py",
     "agents/agent_loop.py",
     "agents/network_loop.py",
     "models/openai_chat.py",
     "models/openai_responses.py",
     "models/anthropic.py",
     "models/gemini.py",
+    "models/offline.py",
+    "models/lookup.py",
+    "models/fill.py",
+    "models/quotes.py",
+    "models/best_quotes.py",
+    "models/ranking.py",
     "runtime/face.py",
 )
 IMPURE_MODULES = {"asyncio", "anyio", "time", "random", "secrets", "uuid", "socket", "threading"}

@@ -1,13 +1,36 @@
 """Rules for the whole test run."""
 
 import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
+if TYPE_CHECKING:
+    from tests.servers import PostgresServer
+
+pytest.register_assert_rewrite("perdure.testing.conformance")
+
 # How long an example takes says something about the machine, not about the code.
 settings.register_profile("perdure", deadline=None)
 settings.load_profile("perdure")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator["PostgresServer"]:
+    """A PostgreSQL server for this process of the test session, started when it is first asked for."""
+    from tests.servers import PostgresServer
+
+    server = PostgresServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def postgres_url(postgres: "PostgresServer") -> str:
+    """The address of a new, empty PostgreSQL database."""
+    return postgres.database()
 
 
 @pytest.hookimpl(trylast=True)

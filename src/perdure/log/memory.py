@@ -18,8 +18,6 @@ from perdure.types.records import (
 )
 
 _nonces = itertools.count(1)
-OWNER = "memory"
-"""Who owns every run here: the one process that the log lives in."""
 
 
 class _Session:
@@ -36,6 +34,7 @@ class _Run:
         "cancelled",
         "claimed_at",
         "closed",
+        "deaths",
         "epoch",
         "new",
         "nonce",
@@ -52,10 +51,16 @@ class _Run:
         self.started_at = at
         self.status: RunStatus = "queued"
         self.claimed_at = 0
+        self.deaths = 0
         self.epoch = 0
         self.nonce = ""
         self.cancelled = False
         self.closed: dict[str, bytes] = {}
+
+    @property
+    def owner(self) -> str | None:
+        """Who drives it: all owners live in this process, and each claim makes one."""
+        return f"memory/{self.epoch}" if self.status == "running" else None
 
     def take(self) -> Token:
         """Give the run to a new owner."""
@@ -101,9 +106,12 @@ class MemoryLog:
         """Own a run with a new epoch, if nobody alive owns it and it has its session's turn."""
         run = self._run(run_id)
         session = run.session
-        free = run.status in ("queued", "waiting") or (run.status == "running" and OWNER in dead)
-        if session.turn != run_id or not free:
+        died = run.owner is not None and run.owner in dead
+        if session.turn != run_id or not (died or run.status in ("queued", "waiting")):
             return None
+        rows = session.rows[run.claimed_at :]
+        got_on = any(key is not None for id, key, _, _ in rows if id == run_id)
+        run.deaths = (0 if got_on else run.deaths) + died
         return run.take(), len(session.rows)
 
     async def append(
@@ -194,16 +202,15 @@ class MemoryLog:
 
     def _row(self, run: _Run) -> RunRow:
         new = run.new
-        owner = OWNER if run.status == "running" else None
         return RunRow(
             new.id,
             new.session_id,
             new.definition,
             run.status,
             run.epoch,
-            owner,
+            run.owner,
             run.position,
-            0,
+            run.deaths,
             new.parent,
             new.user_id,
             new.input_hash,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeAlias
 
@@ -16,17 +17,17 @@ S_contra = TypeVar("S_contra", contravariant=True, default=Any)
 AnyTool: TypeAlias = Tool[..., Any, Any]
 
 
-class Toolset(Generic[S_contra]):
-    """A group of tools; override `list_tools`, and `acquire` and `release` if something must be opened.
+class Toolset(ABC, Generic[S_contra]):
+    """A group of tools; define `list_tools`, and `acquire` and `release` if something must be opened.
 
     A run acquires a toolset before it first lists its tools and releases it when the run ends, however it ends.
     """
 
     name: str = "toolset"
 
+    @abstractmethod
     async def list_tools(self, ctx: Context[Any]) -> Sequence[AnyTool]:
         """Say which tools there are now; called before each inference, so it should be cheap."""
-        raise NotImplementedError(f"{type(self).__name__} must define list_tools")
 
     async def acquire(self) -> None:
         """Open what the tools need; called once per run, possibly by several runs at a time."""

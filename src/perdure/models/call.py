@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -107,7 +108,7 @@ class Decoder(Protocol):
         ...
 
 
-class ProviderModel:
+class ProviderModel(ABC):
     """A model behind an SDK: a subclass names the package and key, makes clients, opens streams, has a decoder.
 
     Args:
@@ -150,17 +151,17 @@ class ProviderModel:
 
     # -- what a subclass says ---------------------------------------------------------------------------------------
 
+    @abstractmethod
     def _connect(self, sdk: Any, key: str) -> Any:
         """Make the SDK's client, with its own retries switched off."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _open(self, client: Any, request: ModelRequest) -> Any:
         """Send a request, whose settings are complete, and return the SDK's stream."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _decoder(self, request: ModelRequest) -> Decoder:
         """Make what reads the pieces of this stream."""
-        raise NotImplementedError
 
     @staticmethod
     async def _disconnect(client: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -169,7 +170,7 @@ def _checked(answer: Any, where: str) -> AnswerLike:
     )
 
 
-class _TestModel:
+class _TestModel(ABC):
     """What the two models share: how an answer is streamed."""
 
     provider = "test"
@@ -218,9 +219,9 @@ class _TestModel:
         self.requests.append(request)
         return self._play(request)
 
+    @abstractmethod
     def _next(self, request: ModelRequest) -> tuple[Any, tuple[ModelEvent, ...] | None]:
         """The answer to a request, and its opening if that is known already."""
-        raise NotImplementedError
 
     async def _play(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
         answer, opening = self._next(request)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from perdure.types.assemble import Assembler
 from perdure.types.chunks import Finished, FinishReason, ModelEvent, ReasoningChunk, Restarted, TextChunk, ToolCallChunk
+from perdure.types.errors import DefinitionError
 from perdure.types.messages import (
     Opaque,
     ReasoningMessage,
@@ -180,9 +181,10 @@ def test_empty_blocks_leave_nothing():
     assert assembler.text == ""
 
 
-def test_pieces_of_unknown_kinds_are_left_alone():
-    assembler = assembled(TextChunk("a"), "rubbish", None, {"text": "x"}, TextChunk("b"))  # type: ignore[arg-type]
-    assert assembler.text == "ab"
+@pytest.mark.parametrize("rubbish", ["text", None, {"text": "x"}])
+def test_what_is_no_piece_is_refused(rubbish: Any):
+    with pytest.raises(DefinitionError, match=f"streamed a {type(rubbish).__name__}"):
+        assembled(TextChunk("a"), rubbish)
 
 
 # -- beginning anew, breaking off, ending -----------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 # pyright: reportUnnecessaryIsInstance=false
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeGuard, cast, get_args, get_type_hints
 
 from typing_extensions import is_protocol, is_typeddict
@@ -11,6 +11,7 @@ from typing_extensions import is_protocol, is_typeddict
 from perdure.agents.hints import innermost
 from perdure.agents.tool import Tool
 from perdure.agents.toolsets import ToolLike, Toolset
+from perdure.models.model import ModelSettings
 from perdure.types.errors import DefinitionError
 
 
@@ -55,8 +56,9 @@ def check_tools(tools: Any, where: str) -> tuple[ToolLike[Any], ...]:
     return tuple(given)
 
 
-def check_choice(choice: str, tools: Sequence[Any], where: str) -> str:
+def check_choice(choice: Any, tools: Sequence[Any], where: str) -> str:
     """Refuse a choice of a tool that the agent does not have."""
+    check_kind(choice, str, "tool_choice", where)
     named = {one.name for one in tools if isinstance(one, Tool)}
     if choice in ("auto", "any", "none") or choice in named or any(isinstance(one, Toolset) for one in tools):
         return choice
@@ -64,6 +66,47 @@ def check_choice(choice: str, tools: Sequence[Any], where: str) -> str:
         f"{where}: tool_choice={choice!r} is none of its tools ({', '.join(sorted(named)) or 'it has none'}), "
         "nor 'auto', 'any' or 'none'."
     )
+
+
+def check_kind(value: Any, kinds: type | tuple[type, ...], option: str, where: str) -> Any:
+    """Refuse a value of another type; True and False are no numbers."""
+    if isinstance(value, kinds) and (not isinstance(value, bool) or kinds is bool):
+        return value
+    names = " or ".join(one.__name__ for one in (kinds if isinstance(kinds, tuple) else (kinds,)))
+    raise DefinitionError(f"{where}: {option}={value!r} must be of type {names}.")
+
+
+def check_count(value: Any, option: str, where: str) -> Any:
+    """Refuse what is no whole number from 0."""
+    if type(value) is int and value >= 0:
+        return value
+    raise DefinitionError(f"{where}: {option}={value!r} must be a whole number from 0.")
+
+
+def check_settings(settings: Any, where: str) -> Any:
+    """Refuse what is not `ModelSettings`."""
+    if settings is None or isinstance(settings, ModelSettings):
+        return settings
+    raise DefinitionError(f"{where}: settings= takes ModelSettings, not {settings!r}.")
+
+
+def check_enabled(enabled: Any, where: str) -> Any:
+    """Refuse what is neither True, False nor a function."""
+    if isinstance(enabled, bool) or callable(enabled):
+        return enabled
+    raise DefinitionError(f"{where}: enabled={enabled!r} must be True, False or a function of the context.")
+
+
+def check_stop(names: Any, tools: Sequence[Any], where: str) -> frozenset[str]:
+    """Refuse names that none of the tools has."""
+    given = {names} if isinstance(names, str) else names
+    if not isinstance(given, Iterable):
+        raise DefinitionError(f"{where}: stop_when={names!r} must be the name of a tool, or several.")
+    wanted: frozenset[str] = frozenset(cast("Iterable[str]", given))
+    unknown = wanted - {one.name for one in tools if isinstance(one, Tool)}
+    if unknown and not any(isinstance(one, Toolset) for one in tools):
+        raise DefinitionError(f"{where}: stop_when= names {min(unknown)!r}, which is none of its tools.")
+    return wanted
 
 
 def check_output(kind: Any, where: str) -> Any:

@@ -14,12 +14,17 @@ from typing_extensions import TypeVar
 from perdure.agents.checks import (
     check_choice,
     check_contexts,
+    check_count,
+    check_enabled,
+    check_kind,
     check_limit,
     check_model,
     check_name,
     check_output,
     check_prompt,
+    check_settings,
     check_state,
+    check_stop,
     check_tools,
 )
 from perdure.agents.context import Context
@@ -137,25 +142,23 @@ class AgentDefinition(Definition):
     ) -> None:
         super().__init__(name, type(self).__name__)
         where = repr(self)
-        if settings is not None and not isinstance(settings, ModelSettings):
-            raise DefinitionError(f"{where}: settings= takes ModelSettings, not {settings!r}.")
         checked = check_tools(tools, where)
         self.put(
             system=check_prompt(system, where),
-            description=description,
+            description=check_kind(description, str, "description", where),
             model=check_model(model, where),
             tools=checked,
             tool_choice=check_choice(tool_choice, checked, where),
             output_type=check_output(output_type, where),
             hooks=read_hooks(hooks, where),
-            settings=settings,
-            prefill=prefill,
-            enabled=enabled,
+            settings=check_settings(settings, where),
+            prefill=prefill if prefill is None else check_kind(prefill, str, "prefill", where),
+            enabled=check_enabled(enabled, where),
             max_iter=check_limit(max_iter, where),
-            parallel_tools=parallel_tools,
-            strict=strict,
-            stop_when=frozenset((stop_when,) if isinstance(stop_when, str) else stop_when),
-            output_retries=output_retries,
+            parallel_tools=check_kind(parallel_tools, bool, "parallel_tools", where),
+            strict=check_kind(strict, bool, "strict", where),
+            stop_when=check_stop(stop_when, checked, where),
+            output_retries=check_count(output_retries, "output_retries", where),
         )
 
     def replace(self, **changes: Any) -> Self:
@@ -232,8 +235,8 @@ class NetworkDefinition(Definition):
         by_name = _by_name(agents, where)
         self.put(
             agents=by_name,
-            description=description,
-            router=_check_router(router, where),
+            description=check_kind(description, str, "description", where),
+            router=check_router(router, where),
             state=check_state(state, where),
             model=check_model(model, where),
             output_type=check_output(output_type, where),
@@ -267,7 +270,8 @@ def _by_name(agents: Any, where: str) -> dict[str, AgentDefinition]:
     return found
 
 
-def _check_router(router: Any, where: str) -> Any:
+def check_router(router: Any, where: str) -> Any:
+    """Refuse what is neither a function nor a routing agent."""
     if router is None or isinstance(router, RoutingDefinition) or (callable(router) and not isinstance(router, Tool)):
         return router
     raise DefinitionError(f"{where}: router= takes a function or a RoutingAgent, not {router!r}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -198,6 +199,8 @@ class _Answer:
         prefill = request.prefill if request.prefill and model.capabilities.prefill else None
         limit = TimeLimit(request.settings.timeout)
         stream = model.stream(request)
+        if not hasattr(stream, "__aiter__"):
+            raise _no_stream(model, stream)
         try:
             with limit:
                 async for piece in stream:
@@ -210,14 +213,6 @@ class _Answer:
         except TimeoutError as error:
             why = f"no whole answer within {limit.seconds:g} s" if limit.expired else str(error) or "timed out"
             raise ModelTimeout(why, provider=model.provider, model=model.name) from error
-        except (AttributeError, TypeError) as error:
-            if isinstance(stream, (str, bytes)) or not hasattr(stream, "__aiter__"):
-                raise BadResponse(
-                    f"stream() returned {type(stream).__name__}, not an async iterator",
-                    provider=model.provider,
-                    model=model.name,
-                ) from error
-            raise
         finally:
             if self.assembler.finished is None:
                 close = getattr(stream, "aclose", None)
@@ -260,6 +255,16 @@ class _Answer:
                 emit([ev.MessageReset(reason=piece.reason, **at)])
             self.streamed = False
             self.names = {}
+
+
+def _no_stream(model: Model, stream: object) -> DefinitionError:
+    """The error for a model whose own code is wrong; asking again would not help."""
+    if inspect.iscoroutine(stream):
+        stream.close()
+    return DefinitionError(
+        f"The model {model.provider}:{model.name} is wrong: stream() returned {type(stream).__name__}, not an async "
+        "iterator; write it as `async def stream(self, request)` with yield."
+    )
 
 
 def _cut_off(

@@ -7,8 +7,9 @@ from functools import partial
 from typing import Any, cast
 
 from perdure.agents.budget import Budget, Ledger
+from perdure.agents.checks import check_kind, check_limit, check_model, check_settings
 from perdure.agents.children import run_child
-from perdure.agents.definition import AgentDefinition, NetworkDefinition
+from perdure.agents.definition import AgentDefinition, NetworkDefinition, check_router
 from perdure.agents.env import Env
 from perdure.agents.hooks import Hooks
 from perdure.agents.network_loop import NetworkLoop, RunRules
@@ -385,21 +386,22 @@ def _check_options(options: Mapping[str, Any], kernel: Kernel | None) -> None:
         if options.get(name) is not None:
             check_id(options[name], name)
     deadline = options.get("deadline")
-    if deadline is not None and (not isinstance(deadline, (int, float)) or deadline <= 0):
+    if deadline is not None and (type(deadline) not in (int, float) or not deadline > 0):
         raise DefinitionError(f"deadline={deadline!r} must be a number of seconds from now, above 0.")
     budget = options.get("budget")
     if budget is not None and not isinstance(budget, Budget):
         raise DefinitionError(f"budget={budget!r} must be a Budget.")
     if options.get("on_busy", "queue") not in ("queue", "reject", "interrupt"):
         raise DefinitionError(f"on_busy={options['on_busy']!r} is unknown; it is 'queue', 'reject' or 'interrupt'.")
-    if options.get("model") is not None:
-        from perdure.agents.checks import check_model
-
-        check_model(options["model"], "run")
     if "max_iter" in options:
-        from perdure.agents.checks import check_limit
-
         check_limit(options["max_iter"], "run")
+    if options.get("tool_choice") is not None:
+        check_kind(options["tool_choice"], str, "tool_choice", "run")
+    if not isinstance(options.get("resources") or (), (list, tuple)):
+        raise DefinitionError(f"run: resources= takes a list of objects, not {options['resources']!r}.")
+    check_model(options.get("model"), "run")
+    check_settings(options.get("settings"), "run")
+    check_router(options.get("router"), "run")
 
 
 def _check_prices(env: Env) -> None:

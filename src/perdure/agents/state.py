@@ -4,6 +4,7 @@ What user code gets is always a private copy, made at first access; a step's cha
 when the step ends (rule 12 of the hard cases). Identity (session, user) is a run option and never part of the data.
 """
 
+# pyright: reportUnnecessaryIsInstance=false
 from __future__ import annotations
 
 import copy
@@ -17,7 +18,7 @@ from perdure.agents.result import AgentResult
 from perdure.types.base import Base, plain
 from perdure.types.errors import DefinitionError
 from perdure.types.ids import check_id
-from perdure.types.messages import Message
+from perdure.types.messages import Message, ReasoningMessage, TextMessage, ToolCallMessage, ToolResultMessage
 
 S = TypeVar("S", default=dict[str, Any])
 T = TypeVar("T")
@@ -58,6 +59,9 @@ class State(Generic[S]):
         self._messages: Callable[[], tuple[Message, ...]] | tuple[Message, ...] = tuple(messages)
         self._results: Callable[[], tuple[AgentResult, ...]] | tuple[AgentResult, ...] = tuple(results)
         self.thread_id = thread_id if thread_id is None else check_id(thread_id, "thread_id")
+        for one in self._messages:
+            if not isinstance(one, (TextMessage, ToolCallMessage, ToolResultMessage, ReasoningMessage)):
+                raise DefinitionError(f"State(messages=…) holds a {type(one).__name__}; give messages.")
         for one in self._results:
             if not isinstance(one, AgentResult):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise DefinitionError(f"State(results=…) holds a {type(one).__name__}; give AgentResult values.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from perdure.types.base import sound
 from perdure.types.chunks import Finished, FinishReason, ModelEvent, ReasoningChunk, Restarted, TextChunk, ToolCallChunk
+from perdure.types.errors import DefinitionError
 from perdure.types.messages import (
     Message,
     Opaque,
@@ -48,7 +49,11 @@ class Assembler:
         self.has_calls = False
 
     def add(self, piece: ModelEvent) -> None:
-        """Take the next piece; unknown ones are ignored, since providers add kinds."""
+        """Take the next piece.
+
+        Raises:
+            DefinitionError: it is no piece of an answer, so the model's own code is wrong.
+        """
         kind = type(piece)
         if kind is TextChunk or kind is ReasoningChunk:
             block = self._block(kind, piece.block)  # type: ignore[union-attr]  # the two kinds have it
@@ -71,6 +76,11 @@ class Assembler:
             self._blocks = {}
             self.finished = None
             self.has_calls = False
+        else:
+            raise DefinitionError(
+                f"A model streamed a {kind.__name__}; it must stream TextChunk, ReasoningChunk, ToolCallChunk or "
+                "Restarted, and Finished at the end."
+            )
 
     def _block(self, kind: type, number: int) -> _Block:
         block = self._blocks.get((kind, number))

@@ -13,6 +13,7 @@ from perdure.agents.context import Context
 from perdure.agents.definition import AgentDefinition, Enabled, Prompt
 from perdure.agents.hooks import HooksLike
 from perdure.agents.options import RunOptions
+from perdure.agents.runnable import Runnable, Worker
 from perdure.agents.tool import Tool
 from perdure.agents.toolsets import ToolLike
 from perdure.models.model import Model, ModelSettings
@@ -29,7 +30,7 @@ O = TypeVar("O")  # noqa: E741  # the output, in signatures only
 S = TypeVar("S")
 
 
-class Agent(AgentDefinition, Generic[Out_co, S_contra]):
+class Agent(AgentDefinition, Runnable[Out_co], Worker[S_contra], Generic[Out_co, S_contra]):
     """Who answers: a name, a system prompt, a model, tools, an output type, hooks.
 
     Args:

@@ -75,7 +75,7 @@ async def run_child(
 
 def _fallback(env: Env, ctx: Context[Any]) -> Any:
     """The model of a child that names none: its parent agent's."""
-    return env.model_for(ctx.agent) if ctx.call is not None else None
+    return env.model_for(cast("AgentDefinition", ctx.agent)) if ctx.call is not None else None
 
 
 def agent_tool(agent: AgentDefinition, name: str | None, description: str | None) -> Tool[Any, Any, object]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, cast
 
 from typing_extensions import TypeVar
 
 from perdure.agents.patch import apply, diff
+from perdure.agents.runnable import AgentView, Runnable
 from perdure.agents.state import State
 from perdure.durable.step import Body, Step
 from perdure.types.base import Json, plain
@@ -19,12 +21,11 @@ from perdure.types.usage import NOTHING
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from perdure.agents.agent import Agent
     from perdure.agents.agent_loop import AgentLoop
-    from perdure.agents.env import Env
-    from perdure.agents.network import Network
     from perdure.agents.options import RunOptions
     from perdure.agents.outcome import RunResult
+    from perdure.agents.result import AgentResult
+    from perdure.agents.state_kind import StateKind
     from perdure.durable.drive import RunIO
     from perdure.types.records import JsonPatch
 
@@ -33,12 +34,68 @@ T = TypeVar("T")
 Out = TypeVar("Out")
 
 
+class Surroundings(Protocol):
+    """What a context needs of the run that it belongs to."""
+
+    run_id: str
+    session_id: str
+    user_id: str | None
+    thread_id: str | None
+    resources: Sequence[Any]
+
+    @property
+    def kind(self) -> StateKind[Any]:
+        """How the state's data become plain JSON and back."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The definition's name."""
+        ...
+
+    @property
+    def is_network(self) -> bool:
+        """Whether agents can be queued here."""
+        ...
+
+    @property
+    def agents(self) -> Mapping[str, AgentView]:
+        """Who takes part, by name."""
+        ...
+
+    def agent_of(self, loop: AgentLoop) -> AgentView:
+        """The agent whose turn a loop is."""
+        ...
+
+    def transcript(self) -> Sequence[Message]:
+        """The conversation so far, without the turns that are going on."""
+        ...
+
+    def results(self) -> Sequence[AgentResult]:
+        """What agents have done so far."""
+        ...
+
+    async def available(self, ctx: Context[Any]) -> Sequence[AgentView]:
+        """The agents that are enabled now."""
+        ...
+
+    def body(self, io: RunIO | None, key: str, call: ToolCall | None) -> Body:
+        """Open the body of a tool, for its inner steps."""
+        ...
+
+    async def child(
+        self, ctx: Context[Any], definition: Any, input: Any, options: Mapping[str, Any]
+    ) -> RunResult[Any, Any]:
+        """Run a definition as a child of this run."""
+        ...
+
+
 class NetworkRun(Generic[S]):
     """The network as one of its runs sees it; for a stand-alone agent, a network of just that agent."""
 
     __slots__ = ("_env", "_scheduled", "state")
 
-    def __init__(self, env: Env, state: State[S], scheduled: list[str]) -> None:
+    def __init__(self, env: Surroundings, state: State[S], scheduled: list[str]) -> None:
         self._env = env
         self._scheduled = scheduled
         self.state = state
@@ -46,12 +103,12 @@ class NetworkRun(Generic[S]):
     @property
     def name(self) -> str:
         """The network's name, or the stand-alone agent's."""
-        return self._env.definition.name
+        return self._env.name
 
     @property
-    def agents(self) -> dict[str, Agent[Any, Any]]:
+    def agents(self) -> Mapping[str, AgentView]:
         """The agents by name."""
-        return cast("dict[str, Agent[Any, Any]]", dict(self._env.agents))
+        return dict(self._env.agents)
 
     def schedule(self, name: str) -> None:
         """Put an agent at the end of the queue; it takes effect when this step's round ends.
@@ -59,8 +116,8 @@ class NetworkRun(Generic[S]):
         Raises:
             UnknownName: the network has no agent of this name.
         """
-        if name not in self._env.agents or self._env.network is None:
-            known = list(self._env.agents) if self._env.network is not None else []
+        if name not in self._env.agents or not self._env.is_network:
+            known = list(self._env.agents) if self._env.is_network else []
             raise UnknownName("agent", name, known)
         self._scheduled.append(name)
 
@@ -94,7 +151,13 @@ class Context(Generic[S]):
     )
 
     def __init__(
-        self, env: Env, io: RunIO | None, key: str, loop: AgentLoop | None, doc: Json, call: ToolCall | None = None
+        self,
+        env: Surroundings,
+        io: RunIO | None,
+        key: str,
+        loop: AgentLoop | None,
+        doc: Json,
+        call: ToolCall | None = None,
     ) -> None:
         self._env = env
         self._io = io
@@ -126,7 +189,7 @@ class Context(Generic[S]):
         return self._env.user_id
 
     @property
-    def agent(self) -> Agent[Any, Any]:
+    def agent(self) -> AgentView:
         """The agent whose turn it is.
 
         Raises:
@@ -134,7 +197,7 @@ class Context(Generic[S]):
         """
         if self._loop is None:
             raise UnknownName("agent", "(none: this is a router)", list(self._env.agents))
-        return cast("Agent[Any, Any]", self._env.agent_of(self._loop))
+        return self._env.agent_of(self._loop)
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -147,9 +210,9 @@ class Context(Generic[S]):
         """The network of this run."""
         return NetworkRun(self._env, self.state, self._scheduled)
 
-    async def available_agents(self) -> list[Agent[Any, Any]]:
+    async def available_agents(self) -> Sequence[AgentView]:
         """The agents of the network that are enabled now."""
-        return cast("list[Agent[Any, Any]]", await self._env.available(self))
+        return await self._env.available(self)
 
     @property
     def idempotency_key(self) -> str:
@@ -249,7 +312,7 @@ class Context(Generic[S]):
 
     async def run(
         self,
-        definition: Agent[Out, Any] | Network[Any, Out],
+        definition: Runnable[Out],
         input: Any = None,
         **options: Unpack[RunOptions[Any]],
     ) -> RunResult[Out, Any]:
@@ -264,4 +327,4 @@ class Context(Generic[S]):
             RunFailed: the child failed.
             StepOutsideSteps: the tool does not declare `effect="steps"`.
         """
-        return await self._env.run_child(self._env, self, definition, input, options)
+        return await self._env.child(self, definition, input, options)

@@ -6,9 +6,8 @@ Every step is performed in an `Env`. What it works out once per agent and run (m
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from typing import TYPE_CHECKING, Any, Protocol
 
 from perdure.agents.agent_loop import AgentLoop
 from perdure.agents.budget import Ledger
@@ -18,11 +17,11 @@ from perdure.agents.hooks import HookChain, Hooks, settle
 from perdure.agents.roster import Roster
 from perdure.agents.state_kind import StateKind
 from perdure.agents.tool import Tool
+from perdure.agents.toolbox import EMPTY_TOOLBOX, Toolbox, make_toolbox
 from perdure.agents.toolsets import Toolset
 from perdure.durable.drive import RunIO
 from perdure.durable.step import Body
-from perdure.models.model import DEFAULT_SETTINGS, Model, ModelSettings, ToolSpec
-from perdure.types.base import encode_json
+from perdure.models.model import DEFAULT_SETTINGS, Model, ModelSettings
 from perdure.types.errors import DefinitionError, NoModel
 from perdure.types.messages import Message, TextMessage, ToolCall
 
@@ -31,52 +30,9 @@ if TYPE_CHECKING:
     from perdure.agents.outcome import RunResult
     from perdure.agents.output import Output
     from perdure.agents.result import AgentResult
-    from perdure.agents.running import Running
     from perdure.durable.kernel import Kernel
+    from perdure.durable.program import Waiting
     from perdure.types.waits import WaitAnswer
-
-
-class Toolbox(NamedTuple):
-    """The tools of one inference: by name, as a model sees them, and the hash and text of that."""
-
-    tools: Mapping[str, Tool[..., Any, Any]]
-    specs: tuple[ToolSpec, ...]
-    digest: str | None
-    text: str
-
-
-EMPTY_TOOLBOX = Toolbox({}, (), None, "")
-
-
-def text_hash(text: str) -> str:
-    """The hash under which a text is kept once."""
-    return blake2b(text.encode(), digest_size=12).hexdigest()
-
-
-def make_toolbox(tools: Sequence[Tool[..., Any, Any]], agent: str, output: Output | None) -> Toolbox:
-    """Collect the tools of an inference.
-
-    Raises:
-        DefinitionError: two tools have one name, or one is none.
-    """
-    by_name: dict[str, Tool[..., Any, Any]] = {}
-    for one in tools:
-        if not isinstance(one, Tool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise DefinitionError(
-                f"Agent({agent!r}): a toolset listed {one!r}, which is no tool; make it one by tool(…)."
-            )
-        if one.name in by_name:
-            raise DefinitionError(
-                f"Agent({agent!r}): two tools are named {one.name!r}; put one into a toolset and use .prefixed(…)."
-            )
-        by_name[one.name] = one
-    specs = tuple(one.spec for one in by_name.values())
-    if output is not None:
-        specs = (*specs, output.tool)
-    if not specs:
-        return EMPTY_TOOLBOX
-    text = encode_json(specs).decode()
-    return Toolbox(by_name, specs, text_hash(text), text)
 
 
 class Plan:
@@ -124,6 +80,42 @@ def output_of(agent: AgentDefinition) -> Output | bool:
 NO_HOOKS = HookChain(())
 
 
+class Child(Protocol):
+    """A run that a step of this one has started."""
+
+    @property
+    def env(self) -> Env:
+        """Its live side."""
+        ...
+
+    @property
+    def loop(self) -> NetworkLoop:
+        """Its state."""
+        ...
+
+    @property
+    def waiting(self) -> Waiting | None:
+        """What it waits for, if it does."""
+        ...
+
+    @property
+    def cause(self) -> BaseException | None:
+        """The exception that ended it, if one did."""
+        ...
+
+    async def drive(self) -> RunResult[Any, Any]:
+        """Drive it until it is finished or waits."""
+        ...
+
+    async def answer(self, answers: Mapping[str, WaitAnswer]) -> RunResult[Any, Any]:
+        """Post answers and drive on."""
+        ...
+
+    def result(self) -> RunResult[Any, Any]:
+        """What it has reached."""
+        ...
+
+
 class Env:
     """Everything live that the steps of one run need."""
 
@@ -166,7 +158,7 @@ class Env:
         run_id: str,
         session_id: str,
         options: Mapping[str, Any],
-        launch: Callable[[Env, Any, Any, Mapping[str, Any], tuple[Ledger, str, str]], Running],
+        launch: Callable[[Env, Any, Any, Mapping[str, Any], tuple[Ledger, str, str]], Child],
         run_child: Callable[[Env, Context[Any], Any, Any, Mapping[str, Any]], Awaitable[RunResult[Any, Any]]],
     ) -> None:
         self.run_child = run_child
@@ -189,13 +181,23 @@ class Env:
         self.thread_id: str | None = None
         self.turn_prompt: str | None = None
         self.fallback: Model | None = None
-        self.children: dict[str, Running] = {}
+        self.children: dict[str, Child] = {}
         self.loop: NetworkLoop | None = None
         self._plans: dict[str, Plan] = {}
         self._acquired: list[Toolset[Any]] = []
         self._acquiring: asyncio.Lock | None = None
 
     # -- looking up --------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The definition's name."""
+        return self.definition.name
+
+    @property
+    def is_network(self) -> bool:
+        """Whether agents can be queued here."""
+        return self.network is not None
 
     @property
     def agents(self) -> dict[str, AgentDefinition]:
@@ -259,9 +261,19 @@ class Env:
         earlier: Sequence[AgentResult] = self.options.get("results", ())
         return [*earlier, *(self.loop.results if self.loop is not None else ())]
 
+    def texts_kept(self) -> Set[str]:
+        """The hashes of the texts that the run has kept already."""
+        return self.loop.texts if self.loop is not None else frozenset()
+
     def answers(self) -> Mapping[str, WaitAnswer]:
         """How waits of this run and its children were answered so far."""
         return self.loop.answers if self.loop is not None else {}
+
+    async def child(
+        self, ctx: Context[Any], definition: Any, input: Any, options: Mapping[str, Any]
+    ) -> RunResult[Any, Any]:
+        """Run a definition as a child of this run."""
+        return await self.run_child(self, ctx, definition, input, options)
 
     async def available(self, ctx: Context[Any]) -> list[AgentDefinition]:
         """The agents of the network that are enabled now."""

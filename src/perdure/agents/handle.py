@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Generic, cast
 
 from typing_extensions import TypeVar
@@ -29,14 +29,16 @@ class Run(Generic[Out, S]):
     Every reader of `events()` gets all events from the beginning, and then follows.
     """
 
-    def __init__(self, running: Running) -> None:
+    def __init__(
+        self, running: Running, drive: Callable[[], Coroutine[Any, Any, RunResult[Any, Any]]] | None = None
+    ) -> None:
         self._running = running
         self._events: list[AnyEvent] = []
         self._more = asyncio.Event()
         self._over = False
         running.sink = self._take
         self._task: asyncio.Task[RunResult[Any, Any]] = asyncio.create_task(
-            running.drive(), name=f"perdure-{running.env.run_id}"
+            (drive or running.drive)(), name=f"perdure-{running.env.run_id}"
         )
         self._task.add_done_callback(self._end)
         _going_on.add(self)
@@ -98,6 +100,19 @@ class Run(Generic[Out, S]):
             else:
                 self._task.cancel()
             await asyncio.wait([self._task])
+
+    async def detach(self) -> None:
+        """Stop driving the run here without ending it: its log stays as it is, and another owner may take it over."""
+        if not self._task.done():
+            if self._running.io is not None:
+                self._running.io.leave()
+            else:
+                self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def on_end(self, call: Callable[[Run[Any, Any]], object]) -> None:
+        """Have something called when the run is not driven any more."""
+        self._task.add_done_callback(lambda _: call(self))
 
     def _take(self, event: AnyEvent) -> None:
         self._events.append(event)

@@ -10,11 +10,12 @@ from typing import Any
 from perdure.agents.agent_loop import AgentLoop
 from perdure.agents.context import Context
 from perdure.agents.definition import AgentDefinition
-from perdure.agents.env import Env, Plan, Toolbox
+from perdure.agents.env import Env, Plan
 from perdure.agents.hooks import Stop, read_messages, read_result, settle
 from perdure.agents.output import ANSWER_TOOL
 from perdure.agents.prompt import prompt_ref
 from perdure.agents.result import AgentResult, final_text
+from perdure.agents.toolbox import Toolbox
 from perdure.durable.drive import RunIO
 from perdure.durable.limit import TimeLimit
 from perdure.durable.retry import MODEL_BACKOFF
@@ -91,7 +92,7 @@ async def infer(env: Env, loop: AgentLoop, key: str, io: RunIO) -> InferenceDone
         finished.model or plan.model.name,
         finished.provider or plan.model.provider,
         usage,
-        *prompt_ref(env, prompt, messages, changed, toolbox),
+        *prompt_ref(env.texts_kept(), prompt, messages, changed, toolbox),
         ctx.patch() if ctx._state is not None else None,  # pyright: ignore[reportPrivateUsage]
         ctx.take_scheduled() if ctx._scheduled else (),  # pyright: ignore[reportPrivateUsage]
     )

@@ -14,6 +14,7 @@ from perdure.agents.hooks import HooksLike
 from perdure.agents.options import RunOptions
 from perdure.agents.routers import RouterArgs, RouterFn
 from perdure.agents.routing_agent import RoutingAgent
+from perdure.agents.runnable import Runnable
 from perdure.models.model import Model
 from perdure.types.messages import Input
 
@@ -28,7 +29,7 @@ T = TypeVar("T")
 O = TypeVar("O")  # noqa: E741  # the output, in signatures only
 
 
-class Network(NetworkDefinition, Generic[S, Out]):
+class Network(NetworkDefinition, Runnable[Out], Generic[S, Out]):
     """Several agents that work on one request together.
 
     Args:

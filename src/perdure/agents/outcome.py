@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, cast
+from typing import Any, Generic, Protocol, cast
 
 from typing_extensions import TypeVar
 
@@ -15,11 +15,31 @@ from perdure.types.records import RunStatus, StopReason
 from perdure.types.usage import Usage
 from perdure.types.waits import Approve, Deny, Wait, WaitAnswer
 
-if TYPE_CHECKING:
-    from perdure.agents.running import Running
-
 Out = TypeVar("Out", default=Any)
 S = TypeVar("S", default=Any)
+
+
+class Origin(Protocol):
+    """The run that a result is of."""
+
+    @property
+    def given(self) -> int:
+        """How many messages of the conversation were there before it."""
+        ...
+
+    @property
+    def earlier_results(self) -> tuple[AgentResult, ...]:
+        """What agents had done before, as it was given with the state."""
+        ...
+
+    @property
+    def thread_id(self) -> str | None:
+        """The thread that the state named."""
+        ...
+
+    async def resume(self, answers: Mapping[str, WaitAnswer]) -> RunResult[Any, Any]:
+        """Answer waits and go on."""
+        ...
 
 
 class RunResult(Generic[Out, S]):
@@ -63,7 +83,7 @@ class RunResult(Generic[Out, S]):
         run_id: str,
         session_id: str,
         user_id: str | None,
-        running: Running,
+        running: Origin,
     ) -> None:
         self.status: RunStatus = status
         self.stop_reason = stop_reason
@@ -104,16 +124,15 @@ class RunResult(Generic[Out, S]):
     @property
     def new_messages(self) -> tuple[Message, ...]:
         """What this run added to the conversation, its input first."""
-        running = self._running
-        return self.messages[len(running.loop.earlier) + len(running.started.history) :]
+        return self.messages[self._running.given :]
 
     @property
     def state(self) -> State[S]:
         """The data as the run has left them, with all messages and results."""
         if self._state is None:
-            env = self._running.env
-            earlier: tuple[AgentResult, ...] = env.options.get("results", ())
-            self._state = State[S].lazy(self._data, self.messages, (*earlier, *self.results), env.thread_id)
+            origin = self._running
+            results = (*origin.earlier_results, *self.results)
+            self._state = State[S].lazy(self._data, self.messages, results, origin.thread_id)
         return self._state
 
     @property

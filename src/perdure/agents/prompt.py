@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Container, Sequence
 
+from perdure.agents.toolbox import Toolbox, text_hash
 from perdure.types.messages import Message, TextMessage
 from perdure.types.records import PromptRange, PromptRef
-
-if TYPE_CHECKING:
-    from perdure.agents.env import Env, Toolbox
 
 _hashes: dict[str, str] = {}
 
 
 def _hash(text: str) -> str:
-    from perdure.agents.env import text_hash
-
     found = _hashes.get(text)
     if found is None:
         if len(_hashes) > 256:
@@ -26,12 +21,12 @@ def _hash(text: str) -> str:
 
 
 def prompt_ref(
-    env: Env, prompt: Sequence[Message], transcript: Sequence[Message], changed: bool, toolbox: Toolbox
+    known: Container[str], prompt: Sequence[Message], transcript: Sequence[Message], changed: bool, toolbox: Toolbox
 ) -> tuple[PromptRef, dict[str, str]]:
     """Name what a prompt was made of.
 
     Args:
-        env: the run, which knows the texts that are kept already.
+        known: the hashes of the texts that the run has kept already.
         prompt: the messages that were sent, the system message first.
         transcript: the messages of the conversation at that moment.
         changed: whether a hook has changed them.
@@ -40,7 +35,6 @@ def prompt_ref(
     Returns:
         The reference, and the texts that are to be kept with it because the run has not kept them yet.
     """
-    known = env.loop.texts if env.loop is not None else set[str]()
     texts: dict[str, str] = {}
     system: str | None = None
     first = prompt[0] if prompt else None

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias
+from typing import Any, Generic, TypeAlias
 
 from typing_extensions import TypeVar
 
 from perdure.agents.context import Context, NetworkRun
+from perdure.agents.definition import RoutingDefinition
 from perdure.agents.hooks import settle
 from perdure.agents.result import AgentResult
+from perdure.agents.runnable import Worker
 from perdure.agents.state import State
 from perdure.types.errors import DefinitionError
 from perdure.types.messages import TextMessage
-
-if TYPE_CHECKING:
-    from perdure.agents.agent import Agent
-    from perdure.agents.routing_agent import RoutingAgent
 
 S = TypeVar("S", default=Any)
 S_contra = TypeVar("S_contra", contravariant=True, default=Any)
@@ -44,7 +42,7 @@ class Route:
 class Parallel(Generic[S_contra]):
     """Several agents that run at once, each on its own copy of the state; made by `parallel(...)`."""
 
-    agents: tuple[Agent[Any, S_contra] | str, ...]
+    agents: tuple[Worker[S_contra] | str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ class RouterArgs(Generic[S]):
     input: str
     user_message: TextMessage | None
     network: NetworkRun[S]
-    stack: list[Agent[Any, S]]
+    stack: list[Worker[S]]
     call_count: int
     decisions: int
     last_result: AgentResult | None
@@ -71,10 +69,10 @@ class RouterArgs(Generic[S]):
         return self.ctx.state
 
 
-Choice: TypeAlias = "Agent[Any, S_contra] | str | Route | Parallel[S_contra]"
-RouterAnswer: TypeAlias = "Choice[S_contra] | RoutingAgent | Sequence[Choice[S_contra]] | None"
+Choice: TypeAlias = Worker[S_contra] | str | Route | Parallel[S_contra]
+RouterAnswer: TypeAlias = Choice[S_contra] | RoutingDefinition | Sequence[Choice[S_contra]] | None
 RouterFn: TypeAlias = Callable[[RouterArgs[S]], "RouterAnswer[S] | Awaitable[RouterAnswer[S]]"]
-Stage: TypeAlias = "Agent[Any, S] | Parallel[S] | RoutingAgent | RouterFn[S]"
+Stage: TypeAlias = Worker[S] | Parallel[S] | RoutingDefinition | RouterFn[S]
 Condition: TypeAlias = Callable[[RouterArgs[S]], "bool | Awaitable[bool]"]
 
 
@@ -83,7 +81,7 @@ class StopWhen:
     """A router's answer that ends the run because its condition holds."""
 
 
-def parallel(*agents: Agent[Any, S] | str) -> Parallel[S]:
+def parallel(*agents: Worker[S] | str) -> Parallel[S]:
     """Let several agents run at once; returned by a router, or a stage of `sequence`.
 
     Each works on its own copy of the state as it was when the group began; their changes are merged in the order of

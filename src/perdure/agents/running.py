@@ -15,6 +15,7 @@ from perdure.agents.hooks import Hooks
 from perdure.agents.network_loop import NetworkLoop, RunRules
 from perdure.agents.outcome import RunResult
 from perdure.agents.program import AgentsProgram
+from perdure.agents.result import AgentResult
 from perdure.agents.state import State
 from perdure.agents.state_kind import StateKind
 from perdure.durable.drive import RunIO, drive, resumed
@@ -216,9 +217,24 @@ class Running:
             self.loop.fold(record)
             if io.projector is not None:
                 io.emit(io.projector.record(record))
-        await io.flush()
+        await io.flush("running")
         resumed(io)
         return await self._go_on(io)
+
+    @property
+    def given(self) -> int:
+        """How many messages of the conversation were there before this run."""
+        return len(self.loop.earlier) + len(self.started.history)
+
+    @property
+    def earlier_results(self) -> tuple[AgentResult, ...]:
+        """What agents had done before, as it was given with the state."""
+        return self.env.options.get("results", ())
+
+    @property
+    def thread_id(self) -> str | None:
+        """The thread that the state named."""
+        return self.env.thread_id
 
     @property
     def cause(self) -> BaseException | None:
@@ -315,7 +331,10 @@ def _as_text(value: Any) -> str:
 
 
 def _kept(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: options[name] for name in ("max_iter", "tool_choice") if name in options}
+    kept = {name: options[name] for name in ("max_iter", "tool_choice") if name in options}
+    if isinstance(options.get("model"), str):
+        kept["model"] = options["model"]
+    return kept
 
 
 def _said_in(state: State[Any]) -> tuple[Message, ...]:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, TypeVar
 
+from perdure.db.database import StoreError
 from perdure.durable.kernel import Kernel
 from perdure.durable.program import Do, Finish, Keep, Program, Waiting
-from perdure.log.log import Entry, Token
+from perdure.durable.retry import STORE_BACKOFF
+from perdure.log.log import CancelWins, Entry, Token
 from perdure.types.base import sound
-from perdure.types.errors import PerdureError
+from perdure.types.errors import Conflict, PerdureError
 from perdure.types.events import AnyEvent, RunFailed, RunResumed, RunWaiting, Sink
 from perdure.types.project import Projector
 from perdure.types.records import (
@@ -25,11 +28,16 @@ from perdure.types.records import (
     ErrorInfo,
     Payload,
     Record,
+    RunStatus,
     StepFailed,
 )
 
 S = TypeVar("S")
 Stop = Literal["cancelled", "interrupted", "deadline", "budget"]
+
+
+class Left(BaseException):
+    """The driver leaves a run as it is; no `Exception`, so that no handler takes it for a failure of a step."""
 
 
 class RunIO:
@@ -44,15 +52,18 @@ class RunIO:
 
     __slots__ = (
         "_cancelling",
+        "_committed",
         "_cut_off",
         "_open",
         "_pending",
         "_task",
         "_timer",
+        "_writing",
         "cancelled_outside",
         "cause",
         "fold",
         "kernel",
+        "leaving",
         "projector",
         "seq",
         "sink",
@@ -67,10 +78,13 @@ class RunIO:
         self.sink = sink
         self.projector = Projector(token.run_id, token.session_id) if sink is not None else None
         self.seq = head
+        self._committed = head
+        self._writing = asyncio.Lock()
         self.stop: Stop | None = None
         self.stop_detail = ""
         self.cause: BaseException | None = None
         self.fold: Callable[[Record], object] | None = None
+        self.leaving = False
         self.cancelled_outside = False
         self._cancelling = 0
         self._cut_off = False
@@ -99,6 +113,12 @@ class RunIO:
             self._cut_off = True
             self._task.cancel()
 
+    def leave(self) -> None:
+        """Stop driving without ending the run: nothing more is written, and whoever owns it next goes on."""
+        self.leaving = True
+        if self._task is not None:
+            self._task.cancel()
+
     def stop_at(self, when: float, reason: Stop, detail: str) -> None:
         """Stop the run at a moment of the event loop's clock."""
         self._timer = asyncio.get_running_loop().call_at(when, self.ask_stop, reason, detail)
@@ -108,6 +128,8 @@ class RunIO:
 
         If so the step returns what it has. If not, the step's own code raised it, and it counts as any exception.
         """
+        if self.leaving:
+            raise Left
         task = asyncio.current_task()
         if task is None or task is not self._task:
             return task is not None and task.cancelling() > 0
@@ -144,11 +166,85 @@ class RunIO:
 
     # -- the log -----------------------------------------------------------------------------------------------------
 
-    async def flush(self) -> None:
-        """Commit what is held back."""
-        if self._pending:
-            entries, self._pending = self._pending, []
-            await self.kernel.log.append(self.token, entries)
+    async def flush(self, status: RunStatus | None = None) -> None:
+        """Commit everything that is held back, and learn what others have posted in between.
+
+        A finished step is never thrown away and never repeated: while the store cannot take its record, the driver
+        holds it and tries again. A caller that is cancelled meanwhile hears of it when the records are committed.
+
+        Raises:
+            Conflict: another owner has the run since.
+            StoreError: the store cannot take it, and waiting will not help.
+        """
+        if not self._pending and status is None and not self._writing.locked():
+            return
+        if not self.kernel.durable:
+            await self._write(status)
+            return
+        writing = asyncio.create_task(self._in_order(status))
+        cancelled = False
+        while not writing.done():
+            try:
+                await asyncio.wait([writing])
+            except asyncio.CancelledError:
+                cancelled = True
+        writing.result()
+        if cancelled:
+            raise asyncio.CancelledError
+
+    async def _in_order(self, status: RunStatus | None) -> None:
+        await asyncio.sleep(0)  # siblings that are about to begin share the commit
+        async with self._writing:
+            await self._write(status)
+
+    async def _write(self, status: RunStatus | None) -> None:
+        entries, self._pending = self._pending, []
+        if not entries and status is None:
+            return  # somebody else's commit has taken them along
+        before = self._committed
+        last = await self._append(entries, status)
+        if last == before + len(entries):
+            self._committed = last
+            return
+        self.seq += last - before - len(entries)
+        self._committed = max(last, before)
+        for record in await self.kernel.log.read_run(self.token.run_id, before):
+            if isinstance(record.payload, CancelAsked) and self.stop is None:
+                self.stop = record.payload.reason
+                self.stop_detail = record.payload.detail
+
+    async def _append(self, entries: Sequence[Entry], status: RunStatus | None) -> int:
+        attempt = 0
+        while True:
+            try:
+                return await self.kernel.log.append(self.token, entries, status)
+            except CancelWins:
+                self._pending = [*entries, *self._pending]
+                raise
+            except StoreError as error:
+                if not error.retryable or self.leaving:
+                    raise
+                attempt += 1
+                await self.kernel.clock.sleep(STORE_BACKOFF.wait(attempt))
+
+    def take_back(self) -> None:
+        """Forget the terminal record that the log has refused."""
+        self._pending.pop()
+        self.seq -= 1
+
+    async def sure(self) -> None:
+        """Make sure, before a step is entered, that the run is still ours, if this process has not beaten for long.
+
+        Raises:
+            Conflict: another owner has the run since.
+        """
+        lease = self.kernel.lease
+        if lease is not None and lease.doubtful():
+            run = await self.kernel.log.run(self.token.run_id)
+            if run.epoch != self.token.epoch:
+                raise Conflict(
+                    f"The run {run.id!r} belongs to another owner since epoch {run.epoch}; this one must stop."
+                )
 
     def hold(self, key: str | None, payload: Payload) -> Record:
         """Hold a record back for the next commit, and give it as the fold will see it."""
@@ -163,9 +259,9 @@ class RunIO:
     async def keep(self, key: str | None, payload: Payload) -> None:
         """Commit a record at once, in the middle of a step, and fold it."""
         record = self.hold(key, payload)
-        await self.flush()
         if self.fold is not None:
             self.fold(record)
+        await self.flush()
         if self.projector is not None:
             self.emit(self.projector.record(record))
 
@@ -209,7 +305,7 @@ async def drive(program: Program[S], state: S, io: RunIO) -> Waiting | Finish:
         io.opened(None)
 
 
-_NOT_OURS = (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit)
+_NOT_OURS = (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit, Left)
 """What ends the task or the process and not just a step."""
 
 
@@ -246,6 +342,14 @@ class _Driver:
             else:
                 await self.parallel(action)
 
+    async def flush(self, status: RunStatus | None = None) -> None:
+        """Commit what is held back; a cancellation from outside that comes meanwhile becomes the run's stop."""
+        try:
+            await self.io.flush(status)
+        except asyncio.CancelledError:
+            if not self.io.interrupted():
+                raise
+
     def take(self, key: str | None, payload: Payload) -> None:
         """Hold a record, fold it and show it."""
         io = self.io
@@ -268,9 +372,10 @@ class _Driver:
     async def inline(self, do: Do) -> None:
         """Perform the only step there is in this task: no task is made for it."""
         io = self.io
-        await io.flush()
+        await self.flush()
         if io.stop is not None:
             return
+        await io.sure()
         io.window(True)
         try:
             payload = await self.program.perform(self.state, do, io)
@@ -291,7 +396,8 @@ class _Driver:
         running = self.running
         fresh = [do for do in dos if do.key not in running]
         if fresh:
-            await self.io.flush()
+            await self.flush()
+            await self.io.sure()
             for do in fresh:
                 running[do.key] = asyncio.create_task(self.one(do), name=do.key)
         await self.some()
@@ -312,7 +418,7 @@ class _Driver:
     async def some(self) -> None:
         """Wait until at least one running step is done; fold those that are, in the order they were started."""
         io = self.io
-        await io.flush()
+        await self.flush()
         if io.stop is not None and not self.folded_stop:
             return await self.cut_off()
         io.window(True)
@@ -355,29 +461,47 @@ class _Driver:
             task.cancel()
         if self.running:
             await asyncio.wait(self.running.values())
-        if io.projector is not None and not self.ended:
+        for key, task in self.running.items():
+            # what a step still says counts only if the run is left; its exception has been seen either way
+            if not task.cancelled() and task.exception() is None and io.leaving:
+                self.done(key, task.result())
+        if io.leaving:
+            with suppress(Conflict, StoreError):  # whoever has it since, or finds this process gone, goes on
+                await io.flush("queued")
+        elif io.projector is not None and not self.ended and not isinstance(error, Conflict):
             token = io.token
             end = RunFailed(error=describe(error), run_id=token.run_id, session_id=token.session_id)
             io.emit([*io.projector.close("error"), end])
 
-    async def wait(self, action: Waiting) -> Waiting:
+    async def wait(self, action: Waiting) -> Waiting | Finish:
         io = self.io
-        await io.flush()
+        await self.flush("waiting")
+        if io.stop is not None and not self.folded_stop:
+            await io.flush("running")
+            return await self.loop()
         if io.sink is not None:
             at = {"run_id": io.token.run_id, "session_id": io.token.session_id}
             io.emit([RunWaiting(waits=action.waits, seq=io.seq, **at)])
         return action
 
-    async def finish(self, action: Finish) -> Finish:
+    async def finish(self, action: Finish) -> Waiting | Finish:
         io = self.io
         if self.running:
             raise PerdureError(
                 f"Run {io.token.run_id} wanted to finish while {', '.join(self.running)} still ran; please report this."
             )
         await io.settle()
-        self.take(None, action.payload)
+        record = io.hold(None, action.payload)
+        try:
+            await self.flush()
+        except CancelWins:  # somebody cancelled while the last answer was on its way
+            io.take_back()
+            io.stop, self.folded_stop = "cancelled", False
+            return await self.loop()
         self.ended = True
-        await io.flush()
+        self.program.fold(self.state, record)
+        if io.projector is not None:
+            io.emit(io.projector.record(record))
         if io.cancelled_outside:
             raise asyncio.CancelledError
         return action

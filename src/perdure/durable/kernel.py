@@ -46,6 +46,14 @@ class SystemClock:
 SYSTEM_CLOCK = SystemClock()
 
 
+class Lease(Protocol):
+    """What a process knows of its own standing as an owner of runs."""
+
+    def doubtful(self) -> bool:
+        """Whether others may take this process for dead by now."""
+        ...
+
+
 class Registry:
     """Definitions by their unique names."""
 
@@ -64,6 +72,10 @@ class Registry:
                 f"Two definitions are named {definition.name!r}: {known!r} and {definition!r}. Rename one of them."
             )
 
+    def has(self, name: str) -> bool:
+        """Whether a definition is known by this name."""
+        return name in self._definitions
+
     def get(self, name: str) -> Any:
         """Find a definition.
 
@@ -81,11 +93,13 @@ class Kernel:
     Args:
         log: where records are kept; in memory unless given.
         clock: the machine's unless given.
+        lease: this process's standing, if there are others.
     """
 
-    __slots__ = ("clock", "durable", "log", "registry")
+    __slots__ = ("clock", "durable", "lease", "log", "registry")
 
-    def __init__(self, log: Log | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, log: Log | None = None, clock: Clock = SYSTEM_CLOCK, lease: Lease | None = None) -> None:
+        self.lease = lease
         self.durable = log is not None
         self.log: Log = log if log is not None else MemoryLog(clock.now)
         self.clock = clock

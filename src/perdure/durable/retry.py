@@ -31,3 +31,4 @@ class Backoff(NamedTuple):
 
 MODEL_BACKOFF = Backoff()
 TOOL_BACKOFF = Backoff(first=0.2, most=30.0)
+STORE_BACKOFF = Backoff(first=0.05, most=5.0)

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Literal
 
 from perdure.db.database import Database
-from perdure.db.open import open_database
 from perdure.db.migrate import migrate
+from perdure.db.open import open_database
 from perdure.log.schema import MIGRATIONS
 from perdure.log.sql import SqlLog
 

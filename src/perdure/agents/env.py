@@ -38,7 +38,18 @@ if TYPE_CHECKING:
 class Plan:
     """What is worked out once per agent and run, or once per agent where the run has no say in it."""
 
-    __slots__ = ("agent", "chain", "dynamic", "model", "output", "settings", "system", "toolbox", "via_tool")
+    __slots__ = (
+        "agent",
+        "chain",
+        "dynamic",
+        "fixed_prompt",
+        "model",
+        "output",
+        "settings",
+        "system",
+        "toolbox",
+        "via_tool",
+    )
 
     def __init__(self, env: Env, agent: AgentDefinition) -> None:
         self.agent = agent
@@ -55,7 +66,8 @@ class Plan:
         if not self.dynamic and (agent.tools or self.via_tool):
             self.toolbox = agent.cached(f"toolbox:{self.via_tool}", self._static_toolbox)
         self.system: TextMessage | None = None
-        if isinstance(agent.system, str) and env.turn_prompt is None:
+        self.fixed_prompt = env.turn_prompt is None and not callable(agent.system)
+        if self.fixed_prompt and agent.system:
             self.system = agent.cached("system", lambda: TextMessage("system", agent.system))  # type: ignore[arg-type]
 
     @property
@@ -174,7 +186,7 @@ class Env:
         self.session_id = session_id
         self.options = options
         self.user_id: str | None = options.get("user_id")
-        self.model: Model | None = resolve(options.get("model"))
+        self.model: Model | None = resolve(options["model"]) if "model" in options else None
         self.settings: ModelSettings | None = options.get("settings")
         self.resources: Sequence[Any] = options.get("resources") or ()
         self.router: Any = options.get("router")

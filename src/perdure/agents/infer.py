@@ -19,7 +19,7 @@ from perdure.agents.toolbox import Toolbox
 from perdure.durable.drive import RunIO
 from perdure.durable.limit import TimeLimit
 from perdure.durable.retry import MODEL_BACKOFF
-from perdure.models.model import Model, ModelRequest
+from perdure.models.model import Model, ModelRequest, prices_of
 from perdure.types import events as ev
 from perdure.types.assemble import Assembler
 from perdure.types.base import Json
@@ -48,7 +48,7 @@ async def infer(env: Env, loop: AgentLoop, key: str, io: RunIO) -> InferenceDone
         return InferenceDone(agent.name, stop="budget", stop_detail=over)
     ctx: Context[Any] = Context(env, io, key, loop, loop.doc)
     toolbox = await env.toolbox(plan, ctx) if plan.dynamic else plan.toolbox
-    system = plan.system if plan.system is not None else await _system(env, plan, ctx)
+    system = plan.system if plan.fixed_prompt else await _system(env, plan, ctx)
     messages: tuple[Message, ...] = (*loop.transcript, *loop.said)
     count = len(messages)
     prompt = messages if system is None else (system, *messages)
@@ -113,7 +113,7 @@ async def _system(env: Env, plan: Plan, ctx: Context[Any]) -> TextMessage | None
 
 def _request(env: Env, plan: Plan, toolbox: Toolbox, loop: AgentLoop, prompt: tuple[Message, ...]) -> ModelRequest:
     agent = plan.agent
-    choice = _choice(env, agent, toolbox, loop)
+    choice = _choice(env, agent, toolbox, loop) if env.options or agent.tool_choice != "auto" else "auto"
     if loop.inferences > 0 and choice != "none":
         choice = "auto"  # a forced choice holds for the first inference, or the turn would never end
     if plan.via_tool and choice == "auto":
@@ -301,7 +301,7 @@ def _usage(usage: Usage, model: Model, env: Env) -> Usage:
     """Count one call, and price it where a price is known."""
     cost = usage.cost
     if cost is None:
-        prices = getattr(model, "prices", None)
+        prices = prices_of(model)
         if prices is not None:
             cost = prices.cost(usage)
         elif env.ledger.counts_cost:

@@ -196,9 +196,9 @@ class NetworkLoop:
     def total_usage(self) -> Usage:
         """What the run has consumed, child runs included."""
         total = self.usage
-        for loop in self.current:
+        for loop in self._turns():
             total += loop.usage
-        return total + self.asking.usage if self.asking is not None else total
+        return total
 
     def _spent(self) -> bool:
         if self.rules.max_iter and self.call_count >= self.rules.max_iter:

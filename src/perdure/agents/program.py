@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 from perdure.agents.agent_loop import AgentLoop, Call, End, Infer
@@ -16,9 +15,8 @@ from perdure.agents.network_loop import NetworkLoop, Route, RunRules
 from perdure.agents.result import AgentResult
 from perdure.agents.routing import route
 from perdure.durable.drive import RunIO
-from perdure.durable.program import Action, Do, Keep
-from perdure.types.events import AnyEvent
-from perdure.types.records import AgentDone, Payload, Record
+from perdure.durable.program import Do, Keep
+from perdure.types.records import AgentDone, Payload
 
 
 class AgentsProgram:
@@ -39,13 +37,8 @@ class AgentsProgram:
         """Make the state before any record."""
         return NetworkLoop(self.rules)
 
-    def fold(self, state: NetworkLoop, record: Record) -> Sequence[AnyEvent]:
-        """Take one record into the state."""
-        return state.fold(record)
-
-    def next(self, state: NetworkLoop) -> Action:
-        """Say what is to be done now."""
-        return state.next()
+    fold = staticmethod(NetworkLoop.fold)
+    next = staticmethod(NetworkLoop.next)
 
     async def perform(self, state: NetworkLoop, do: Do, io: RunIO) -> Payload | Keep:
         """Do one step and return what closes it."""

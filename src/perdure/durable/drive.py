@@ -48,13 +48,15 @@ class RunIO:
         token: proof of owning the run.
         sink: where events go; None if nobody listens.
         head: the sequence number of the session's last record.
+
+    Attributes:
+        in_step: whether the driver is where a stop may cut it off: inside a step, never inside an append.
     """
 
     __slots__ = (
         "_cancelling",
         "_committed",
         "_cut_off",
-        "_open",
         "_pending",
         "_task",
         "_timer",
@@ -62,6 +64,7 @@ class RunIO:
         "cancelled_outside",
         "cause",
         "fold",
+        "in_step",
         "kernel",
         "leaving",
         "projector",
@@ -88,7 +91,7 @@ class RunIO:
         self.cancelled_outside = False
         self._cancelling = 0
         self._cut_off = False
-        self._open = False
+        self.in_step = False
         self._pending: list[Entry] = []
         self._task: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -109,7 +112,7 @@ class RunIO:
             return
         self.stop = reason
         self.stop_detail = detail
-        if self._open and self._task is not None:
+        if self.in_step and self._task is not None:
             self._cut_off = True
             self._task.cancel()
 
@@ -159,10 +162,6 @@ class RunIO:
         if task is None and self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def window(self, open: bool) -> None:
-        """Say whether the driver is where a stop may cut it off: inside a step, never inside an append."""
-        self._open = open
 
     # -- the log -----------------------------------------------------------------------------------------------------
 
@@ -376,7 +375,7 @@ class _Driver:
         if io.stop is not None:
             return
         await io.sure()
-        io.window(True)
+        io.in_step = True
         try:
             payload = await self.program.perform(self.state, do, io)
         except asyncio.CancelledError as error:
@@ -388,7 +387,7 @@ class _Driver:
         except BaseException as error:
             payload = self.failed(do, error)
         finally:
-            io.window(False)
+            io.in_step = False
         self.done(do.key, payload)
 
     async def parallel(self, dos: Sequence[Do]) -> None:
@@ -421,13 +420,13 @@ class _Driver:
         await self.flush()
         if io.stop is not None and not self.folded_stop:
             return await self.cut_off()
-        io.window(True)
+        io.in_step = True
         try:
             await asyncio.wait(self.running.values(), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             io.interrupted()
         finally:
-            io.window(False)
+            io.in_step = False
         self.collect()
 
     def collect(self) -> None:

@@ -1,10 +1,15 @@
-"""A time limit on what the current task awaits: `asyncio.timeout` at half its cost, since it may not be moved."""
+"""A time limit on what the current task awaits: `asyncio.timeout` at a fraction of its cost, since it cannot be moved.
+
+Limits of one length end in the order in which they began. So the event loop needs no timer for each of a thousand model
+calls: one for each length is enough, set for the oldest limit that is open.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 
 class TimeLimit:
@@ -14,12 +19,16 @@ class TimeLimit:
 
     Args:
         seconds: from entering on.
+
+    Raises:
+        RuntimeError: entered outside a task.
     """
 
-    __slots__ = ("_before", "_handle", "_task", "expired", "seconds")
-    _handle: asyncio.TimerHandle
+    __slots__ = ("_before", "_task", "_watch", "ends", "expired", "seconds")
+    _watch: _Watch
     _task: asyncio.Task[Any]
     _before: int
+    ends: float
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -32,17 +41,63 @@ class TimeLimit:
             raise RuntimeError("A time limit needs a task to cancel; run this code in one.")
         self._task = task
         self._before = task.cancelling()
-        self._handle = loop.call_later(self.seconds, self._end)
+        self.ends = loop.time() + self.seconds
+        self._watch = watch = _watch_of(loop, self.seconds)
+        watch.open[self] = None
+        if not watch.set:
+            watch.set = True
+            loop.call_at(self.ends, watch.look)
         return self
 
-    def _end(self) -> None:
+    def expire(self) -> None:
+        """Cancel what the limit is on."""
         self.expired = True
         self._task.cancel()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._handle.cancel()
+        if not self.expired:
+            del self._watch.open[self]
         # somebody else may have cancelled the task too: then it stays cancelled
-        if self.expired and self._task.uncancel() <= self._before and isinstance(error, asyncio.CancelledError):
+        elif self._task.uncancel() <= self._before and isinstance(error, asyncio.CancelledError):
             raise TimeoutError(f"not done within {self.seconds:g} s") from error
+
+
+class _Watch:
+    """The open limits of one length in one event loop, oldest first, and whether a timer is set for them."""
+
+    __slots__ = ("open", "set")
+
+    def __init__(self) -> None:
+        self.open: dict[TimeLimit, None] = {}
+        self.set = False
+
+    def look(self) -> None:
+        """Expire what is over, and look again when the next is."""
+        loop = asyncio.get_running_loop()
+        self.set = False
+        for limit in list(self.open):
+            if limit.ends > loop.time():
+                self.set = True
+                loop.call_at(limit.ends, self.look)
+                return
+            del self.open[limit]
+            limit.expire()
+
+
+# a watch knows no event loop, so that it does not keep the loop that it belongs to alive
+_watches: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[float, _Watch]] = WeakKeyDictionary()
+
+
+def _watch_of(loop: asyncio.AbstractEventLoop, seconds: float) -> _Watch:
+    watches = _watches.get(loop)
+    if watches is None:
+        watches = _watches[loop] = {}
+    found = watches.get(seconds)
+    if found is None:
+        if len(watches) > 100:  # lengths that are no longer used
+            for length in [length for length, one in watches.items() if not one.open]:
+                del watches[length]
+        found = watches[seconds] = _Watch()
+    return found

@@ -55,11 +55,11 @@ class Program(Protocol[S]):
         """Make the state before any record."""
         ...
 
-    def fold(self, state: S, record: Record) -> Sequence[AnyEvent]:
+    def fold(self, state: S, record: Record, /) -> Sequence[AnyEvent]:
         """Take one record into the state, and say what of it no record shows by itself (such as a conflict)."""
         ...
 
-    def next(self, state: S) -> Action:
+    def next(self, state: S, /) -> Action:
         """Say what is to be done now."""
         ...
 

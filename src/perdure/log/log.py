@@ -30,7 +30,7 @@ class Entry(NamedTuple):
     payload: Payload
 
 
-class NewRun(NamedTuple):
+class NewRun(Base):
     """A run to be accepted; `input_hash` tells a repetition from another run with the same id."""
 
     id: str
@@ -42,7 +42,7 @@ class NewRun(NamedTuple):
     parent_key: str | None = None
 
 
-class RunRow(NamedTuple):
+class RunRow(Base):
     """A run as the log knows it; `position` is the sequence number of its first record."""
 
     id: str
@@ -59,7 +59,7 @@ class RunRow(NamedTuple):
     created_at: float
 
 
-class Accepted(NamedTuple):
+class Accepted(Base):
     """What became of a run that was handed in: owned by the caller, queued behind another, or known already."""
 
     run: RunRow

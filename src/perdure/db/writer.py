@@ -110,9 +110,12 @@ class Worker:
         self._thread.start()
         try:
             await opened.future
-        except BaseException:
-            self._closing = opened  # the thread has ended, or ends with the connection that nobody waited for
-            self._jobs.put(opened)
+        except BaseException as error:
+            self._closing = opened
+            if isinstance(error, Exception):
+                self._thread.join()
+            else:  # cancelled: nobody waits for the connection, so the thread closes it as soon as it has it
+                self._jobs.put(opened)
             raise
 
     async def submit(self, make: Callable[[], Script[T]]) -> T:

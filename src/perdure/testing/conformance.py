@@ -501,11 +501,19 @@ class LogConformance:
         entries = [*(one for one in entries if one not in ending), *ending]
         await log.append(token, entries)
         records = (await log.read_run("run_1"))[1:]
-        assert [(one.key, one.payload) for one in records] == [tuple(one) for one in entries]
+        assert [(one.key, one.payload) for one in records] == [(one.key, one.payload) for one in entries]
         assert all((one.run_id, one.session_id, one.version) == ("run_1", "ses_1", 1) for one in records)
         times = [one.created_at for one in records]
         assert times == sorted(times)
         assert times[0] > 0
+
+    async def test_a_record_s_time_is_its_maker_s_if_it_has_one(self, logs: MakeLog) -> None:
+        log = logs()
+        token = await owned(log)
+        await log.append(token, [Entry("a", rec.StepDone("a", 1), 1_700_000_000.123456), step("b")])
+        _, first, second = await log.read_run("run_1")
+        assert first.created_at == 1_700_000_000.123456
+        assert second.created_at > first.created_at
 
     async def test_payloads_of_any_size_come_back(self, logs: MakeLog) -> None:
         log = logs()

@@ -197,7 +197,8 @@ class _Answer:
                 "step": self.key,
                 "message_id": self.message_id,
             }
-        prefill = request.prefill if request.prefill and model.capabilities.prefill else None
+        begun = request.prefill if request.prefill and model.capabilities.prefill else None
+        prefill = begun
         limit = TimeLimit(request.settings.timeout)
         stream = model.stream(request)
         if not hasattr(stream, "__aiter__"):
@@ -205,9 +206,12 @@ class _Answer:
         try:
             with limit:
                 async for piece in stream:
-                    if prefill and type(piece) is TextChunk:
-                        piece = TextChunk(prefill + piece.text, piece.block, piece.opaque)
-                        prefill = None
+                    if begun is not None:
+                        if type(piece) is Restarted:
+                            prefill = begun
+                        elif prefill is not None and type(piece) is TextChunk:
+                            piece = TextChunk(prefill + piece.text, piece.block, piece.opaque)
+                            prefill = None
                     add(piece)
                     if io.sink is not None:
                         self.show(piece)

@@ -132,6 +132,8 @@ class TestErrors:
             (("demo", ".", "Why?", "--model", "nobody:x"), 1, "unknown provider 'nobody'"),
             (("demo", ".", "Why?", "--model", "openai:gpt-5-mini"), 1, "OPENAI_API_KEY"),
             (("demo", ".", "Why?", "--base-url", "http://127.0.0.1:9/v1"), 1, "Is the server running?"),
+            (("demo", "."), 2, "There is no question."),
+            (("demo", ".", " "), 2, "There is no question."),
             (("demo", "--nonsense"), 2, "unrecognized arguments: --nonsense"),
             (("dance",), 2, "invalid choice: 'dance'"),
         ],
@@ -170,6 +172,15 @@ class TestErrors:
             assert b"Traceback" not in (said := process.stderr.read())
             assert b"BrokenPipe" not in said
         assert process.returncode == 1
+
+    @pytest.mark.parametrize("more", [[], ["--json"]], ids=["text", "json"])
+    def test_output_that_cannot_be_written_is_said_without_a_traceback(self, folder: Path, more: list[str]) -> None:
+        command = [*COMMAND, "demo", str(folder), "masts", "--model", "offline", *more]
+        with open("/dev/full", "wb") as full:
+            result = subprocess.run(command, env=environment(), stdout=full, stderr=subprocess.PIPE, check=False)
+        assert result.returncode == 1
+        assert result.stderr.splitlines()[-1] == b"perdure: No space left on device"
+        assert b"Traceback" not in result.stderr
 
 
 class TestFaces:

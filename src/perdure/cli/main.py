@@ -48,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader went away, as in `perdure demo | head`; nobody is left to be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # the output cannot be written, as on a full disk
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"perdure: {error.strerror or error}", file=sys.stderr)
+        return 1
     return code
 
 
@@ -64,7 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     chat = commands.add_parser("chat", help="a conversation about files", description=_CHAT)
     for command in (demo, chat):
         command.add_argument("path", nargs="?", help="a file or a folder; this project's documents unless given")
-    demo.add_argument("question", nargs="?", help="what to ask; a question about Perdure unless given")
+    demo.add_argument(
+        "question",
+        nargs="?",
+        help="what to ask; without a path, a question about Perdure unless given",
+    )
     for command in (demo, chat):
         command.add_argument("--model", metavar="PROVIDER:NAME", help="such as openai:gpt-5-mini, or offline")
         command.add_argument(

@@ -19,6 +19,11 @@ from perdure.types.errors import AuthenticationFailed, ModelError, ModelUnreacha
 from perdure.types.messages import Message
 
 DEFAULT_QUESTION = "What is a network, and who decides which agent runs next?"
+NO_QUESTION = (
+    'There is no question. Give one after the path, such as perdure demo notes "When is the boat due?"; '
+    "or use perdure chat."
+)
+WRONG_USAGE = 2
 STOPPED = 130
 _OWN = "Perdure's own documents"
 HELP = """\
@@ -54,9 +59,14 @@ class Turn(NamedTuple):
 def run_demo(options: Options) -> int:
     """Answer one question about files."""
     painter = Painter(sys.stderr if options.json else None)
-    question = _readable(options.question or "").strip() or DEFAULT_QUESTION
+    question = _readable(options.question or "").strip()
     try:
-        library, chosen = open_library(options.path), choose(options.model, options.base_url)
+        library = open_library(options.path)
+        if not question and options.path:
+            fail(PerdureError(NO_QUESTION), painter)
+            return WRONG_USAGE
+        question = question or DEFAULT_QUESTION
+        chosen = choose(options.model, options.base_url)
         if not options.json:
             painter.line(f"{about(library)}", "dim")
         painter.line(chosen.notice, "dim")

@@ -74,7 +74,7 @@ def test_a_turn_with_tools_is_shown_whole_from_its_records():
     assert seen[:12] == [
         events.RunStarted(definition="Desk", input=(user("hi"),), parent="run_0", seq=1, **at),
         events.RouteDecided(agents=("A",), by="route", step="route/0", seq=2, **at),
-        events.AgentStarted(**{**infer, "seq": None}),
+        events.AgentStarted(**at, agent="A", step="agent/0"),
         events.MessageStarted(**message, **{**infer, "seq": None}),
         events.ReasoningDelta(text="hm", **message, **infer),
         events.TextDelta(text="Let me see.", **message, **infer),

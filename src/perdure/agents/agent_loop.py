@@ -71,6 +71,8 @@ class End(msgspec.Struct, frozen=True):
     """The note of an agent's turn to be ended, with its finish hooks."""
 
     loop: AgentLoop
+    reason: StopReason
+    detail: str
 
 
 class OpenCall:
@@ -127,7 +129,6 @@ class AgentLoop:
         "calls",
         "detail",
         "doc",
-        "ending",
         "feedbacks",
         "has_output",
         "inferences",
@@ -174,7 +175,6 @@ class AgentLoop:
         self.has_output = False
         self.output: Any = None
         self.scheduled: list[str] = []
-        self.ending = False
 
     # -- what next ---------------------------------------------------------------------------------------------------
 
@@ -186,20 +186,21 @@ class AgentLoop:
             if limit is None or self.inferences < (limit or 1):
                 key = f"{self.prefix}/infer/{self.inferences}"
                 return Do(key, Infer(self, self.inferences))
-            self.end("max_iter")
-        elif phase == "tools":
+            return self._last("max_iter", "")
+        if phase == "tools":
             return self._next_calls()
-        elif phase == "done":
+        if phase == "done":
             return None
-        if self.rules.effects_at_end and self.stop_reason not in _CUT:
-            return Do(self.prefix, End(self))
-        return Keep(self.prefix, self.closing())
+        return self._last(self.stop_reason, self.detail)
 
-    def closing(self) -> AgentDone:
+    def _last(self, reason: StopReason, detail: str) -> Do | Keep:
+        if self.rules.effects_at_end:
+            return Do(self.prefix, End(self, reason, detail))
+        return Keep(self.prefix, self.closing(reason, detail))
+
+    def closing(self, reason: StopReason, detail: str) -> AgentDone:
         """The record that ends the turn when no hook has a say."""
-        return AgentDone(
-            self.rules.agent, self.stop_reason, has_output=self.has_output, output=self.output, detail=self.detail
-        )
+        return AgentDone(self.rules.agent, reason, has_output=self.has_output, output=self.output, detail=detail)
 
     def _next_calls(self) -> Do | list[Do] | Keep | Waiting:
         ready: list[Do] = []
@@ -337,9 +338,7 @@ class AgentLoop:
 
     def _after_round(self, results: list[ToolDone]) -> None:
         rules = self.rules
-        if self.ending:
-            self.phase = "end"
-        elif self.has_output:
+        if self.has_output:
             self.end("answer")
         elif any(done.outcome == "ok" and done.result.tool.name in rules.stop_tools for done in results):
             self.end("stop_when")
@@ -357,25 +356,19 @@ class AgentLoop:
             self.doc = apply(self.doc, done.patch)
         self.scheduled += done.scheduled
         self.stop_reason = done.stop_reason
+        self.detail = done.detail
         self.has_output = done.has_output
         self.output = done.output
         self.phase = "done"
 
     def end(self, reason: StopReason, detail: str = "") -> None:
-        """Turn towards the end; calls that are open stay open until they are closed or abandoned."""
-        if self.phase == "done":
-            return
+        """Turn towards the end."""
         self.stop_reason = reason
         self.detail = detail
-        self.ending = True
-        if self.phase != "tools" or all(one.done is not None for one in self.calls):
-            self.phase = "end"
+        self.phase = "end"
 
 
 _IN_DOUBT = "The process died while this tool ran; whether it took effect is unknown. Check before repeating it."
-_CUT: frozenset[StopReason] = frozenset({"cancelled", "interrupted", "deadline", "error"})
-
-
 def _usage_of(results: Sequence[ToolDone]) -> Usage:
     total = Usage(tool_calls=sum(1 for done in results if done.outcome not in ("not_run", "denied")))
     for done in results:

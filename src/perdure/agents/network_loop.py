@@ -135,8 +135,10 @@ class NetworkLoop:
             return self._finish()
         if self.asking is not None:
             return self._ask(self.asking)
-        if self.routed or self._spent():
+        if self.routed:
             return self._finish()
+        if self.rules.max_iter and self.call_count >= self.rules.max_iter:
+            return self._finish("max_iter")
         return Do(f"route/{self.routes}", Route(self.routes, None, None))
 
     def _agents(self) -> Action:
@@ -176,13 +178,12 @@ class NetworkLoop:
                 return open_call
         for loop in self.current:
             if loop.phase != "done":
-                loop.end(reason, self.stop_detail)
-                return Keep(loop.prefix, loop.closing())
+                return Keep(loop.prefix, loop.closing(reason, self.stop_detail))
         return self._finish()
 
-    def _finish(self) -> Finish:
+    def _finish(self, reason: StopReason | None = None) -> Finish:
         status: RunStatus = "completed"
-        reason = self.stop_reason
+        reason = reason or self.stop_reason
         if self.stopping is not None:
             reason = self.stopping
             status = "failed" if reason == "error" else "completed" if reason == "budget" else "cancelled"
@@ -199,12 +200,6 @@ class NetworkLoop:
         for loop in self._turns():
             total += loop.usage
         return total
-
-    def _spent(self) -> bool:
-        if self.rules.max_iter and self.call_count >= self.rules.max_iter:
-            self.stop_reason = "max_iter"
-            return True
-        return False
 
     # -- folding -----------------------------------------------------------------------------------------------------
 

@@ -49,7 +49,7 @@ class AgentsProgram:
             if isinstance(what, Call):
                 return await call_tool(env, what, do.key, io)
             if isinstance(what, End):
-                return await _end(env, what.loop, do.key, io)
+                return await _end(env, what, do.key, io)
             assert isinstance(what, Route)
             return await route(env, state, what, do.key, io)
         except (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit):
@@ -59,8 +59,9 @@ class AgentsProgram:
             raise
 
 
-async def _end(env: Env, loop: AgentLoop, key: str, io: RunIO) -> AgentDone:
+async def _end(env: Env, what: End, key: str, io: RunIO) -> AgentDone:
     """End an agent's turn with its finish hooks."""
+    loop = what.loop
     plan = env.plan(loop)
     ctx: Context[Any] = Context(env, io, key, loop, loop.doc)
     before = AgentResult(
@@ -68,7 +69,7 @@ async def _end(env: Env, loop: AgentLoop, key: str, io: RunIO) -> AgentDone:
         tuple(loop.said),
         f"{env.run_id}/{key}",
         io.kernel.clock.now(),
-        loop.stop_reason,
+        what.reason,
         loop.usage,
     )
     result = before
@@ -77,13 +78,13 @@ async def _end(env: Env, loop: AgentLoop, key: str, io: RunIO) -> AgentDone:
         result = read_result(answer, result, "on_finish")
     return AgentDone(
         loop.rules.agent,
-        loop.stop_reason,
+        what.reason,
         result.messages if result.messages != before.messages else None,
         loop.has_output,
         loop.output,
         ctx.patch(),
         ctx.take_scheduled(),
-        loop.detail,
+        what.detail,
     )
 
 

@@ -247,9 +247,10 @@ class RunIO:
 
     def hold(self, key: str | None, payload: Payload) -> Record:
         """Hold a record back for the next commit, and give it as the fold will see it."""
-        self._pending.append(Entry(key, payload))
         self.seq += 1
-        return self.record(key, payload)
+        record = self.record(key, payload)
+        self._pending.append(Entry(key, payload, record.created_at))
+        return record
 
     def record(self, key: str | None, payload: Payload) -> Record:
         """Give a payload as the fold will see it, at the place of the last record."""

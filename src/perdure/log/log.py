@@ -24,10 +24,15 @@ class Token(Base):
 
 
 class Entry(NamedTuple):
-    """A record to be written: the key of the step that it closes, if any, and its payload."""
+    """A record to be written: the key of the step that it closes, if any, its payload, and when it was made.
+
+    The time is the one that the owner has folded already (the store's own, if None): the state that a run had and the
+    one that its log gives are the same.
+    """
 
     key: str | None
     payload: Payload
+    at: float | None = None
 
 
 class NewRun(Base):

@@ -124,7 +124,7 @@ class MemoryLog:
             raise Conflict(
                 f"The run {token.run_id!r} belongs to another owner since epoch {run.epoch}; this one must stop."
             )
-        coded = [(key, payload, encode_payload(payload)) for key, payload in entries]
+        coded = [(key, payload, encode_payload(payload)) for key, payload, _ in entries]
         closed = {key: data for key, _, data in coded if key is not None}
         known: dict[int, int] = {}
         if repeat or session.turn != token.run_id or not run.closed.keys().isdisjoint(closed):
@@ -141,7 +141,8 @@ class MemoryLog:
         for n, (key, payload, data) in enumerate(coded):
             if n in known:
                 continue
-            fresh.append((token.run_id, key, data, now))
+            at = entries[n].at
+            fresh.append((token.run_id, key, data, now if at is None else at))
             cancelled = cancelled or stops(payload)
             if isinstance(payload, RunFinished):
                 status = payload.status

@@ -49,6 +49,7 @@ class _Coded(NamedTuple):
     key: str | None
     payload: Payload
     data: bytes
+    at: float | None = None
 
 
 class SqlLog:
@@ -191,7 +192,7 @@ class SqlLog:
             CancelWins: the run was to be completed, and a cancel came first.
             StoreError: the database failed; if `retryable`, the append may be repeated as it is.
         """
-        coded = [_Coded(key, payload, encode_payload(payload)) for key, payload in entries]
+        coded = [_Coded(key, payload, encode_payload(payload), at) for key, payload, at in entries]
         now = self.now()
         ends = status
         for one in coded:
@@ -310,7 +311,7 @@ class SqlLog:
         )
         without = {bytes(row[6]): row for row in rows if row[6] is not None}
         known: dict[int, int] = {}
-        for n, (key, _, data) in enumerate(coded):
+        for n, (key, _, data, _) in enumerate(coded):
             row = without.get(data) if key is None else by_key.get(key)
             if row is not None:
                 if key is not None and bytes(row[6] or b"") != data:
@@ -327,14 +328,15 @@ class SqlLog:
         container = self.container
         rows: list[Row] = []
         blobs: list[Row] = []
-        for slot, (key, payload, data) in enumerate(coded, last + 1):
+        for slot, (key, payload, data, at) in enumerate(coded, last + 1):
             large = len(data) > INLINE
             if large:
                 blobs.append((slot, container, data))
             kept = None if large else data
             seq = slot % ROOM
+            made = now if at is None else at
             rows.append(
-                (slot, container, session, seq, run_id, key, kind_of(payload), SCHEMA_VERSION, kept, int(large), now)
+                (slot, container, session, seq, run_id, key, kind_of(payload), SCHEMA_VERSION, kept, int(large), made)
             )
         yield from _insert("records", rows)
         yield from _insert("blobs", blobs)

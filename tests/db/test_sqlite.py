@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -59,16 +60,16 @@ async def keys(log: Log) -> list[str | None]:
     return [record.key for record in await log.read_run("run_1")][1:]
 
 
-async def test_the_file_is_made_with_a_write_ahead_log_that_is_synced(tmp_path: Path) -> None:
-    for durability, synchronous in (("full", 2), ("normal", 1)):
-        path = tmp_path / f"{durability}.db"
-        async with opened(f"sqlite:///{path}", durability) as db:
-            modes = [
-                await db.write(lambda name=name: one(f"PRAGMA {name}")) for name in ("journal_mode", "synchronous")
-            ]
-            assert modes == [[("wal",)], [(synchronous,)]]
-            assert db.url == f"sqlite:///{path}"
-        assert [file.name for file in tmp_path.iterdir() if file.name.startswith(durability)] == [path.name]
+@pytest.mark.parametrize(("durability", "synchronous"), [("full", 2), ("normal", 1)])
+async def test_the_file_is_made_with_a_write_ahead_log_that_is_synced(
+    tmp_path: Path, durability: Literal["full", "normal"], synchronous: int
+) -> None:
+    path = tmp_path / "log.db"
+    async with opened(f"sqlite:///{path}", durability) as db:
+        assert await db.write(lambda: one("PRAGMA journal_mode")) == [("wal",)]
+        assert await db.write(lambda: one("PRAGMA synchronous")) == [(synchronous,)]
+        assert db.url == f"sqlite:///{path}"
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 async def test_a_reader_cannot_write(tmp_path: Path) -> None:

@@ -51,7 +51,11 @@ def check_tools(tools: Any, where: str) -> tuple[ToolLike[Any], ...]:
                 raise DefinitionError(f"{where}: two tools are named {one.name!r}; rename one with tool(name=…).")
             names.add(one.name)
         elif not isinstance(one, Toolset):
-            hint = "decorate the function with @tool" if callable(one) else "give tools made by @tool, or toolsets"
+            hint = "give tools made by @tool, or toolsets"
+            if hasattr(one, "as_tool"):
+                hint = "make it a tool with .as_tool()"
+            elif callable(one):
+                hint = "decorate the function with @tool"
             raise DefinitionError(f"{where}: tools= holds {one!r}; {hint}.")
     return tuple(given)
 

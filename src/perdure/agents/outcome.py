@@ -149,6 +149,8 @@ class RunResult(Generic[Out, S]):
         Raises:
             DefinitionError: the run does not wait, or an id is none of its waits.
         """
+        if answers is not None and not isinstance(answers, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DefinitionError(f"resume({answers!r}): answers are given by the waits' ids, {{wait.id: Approve()}}.")
         given = dict(answers or {})
         known = {wait.id for wait in self.waits}
         if self.status != "waiting":

@@ -7,13 +7,14 @@ yields the pieces of the answer; the last is always `Finished`. Failures are rai
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import msgspec
 
 from perdure.types.base import Base
 from perdure.types.chunks import ModelEvent
+from perdure.types.errors import DefinitionError
 from perdure.types.messages import Message
 from perdure.types.usage import Prices
 
@@ -52,6 +53,13 @@ class ModelSettings(Base):
     retries: int = 3
     extra: Mapping[str, Any] = msgspec.field(default_factory=dict[str, Any])
 
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            fits, expected = _SETTINGS[name]
+            if not fits(value) and (value is not None or name in _NEVER_NONE):
+                raise DefinitionError(f"ModelSettings({name}={value!r}): give {expected}.")
+
     def merged(self, over: ModelSettings | None) -> ModelSettings:
         """Lay another settings value over this one; what it leaves at its default stays as it is here."""
         if over is None or over is self:
@@ -64,6 +72,38 @@ class ModelSettings(Base):
         extra = {**self.extra, **over.extra} if over.extra else self.extra
         return msgspec.structs.replace(self, **changed, extra=extra)
 
+
+def _number(value: Any, least: float = 0) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= least
+
+
+def _whole(value: Any, least: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+_SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "max_tokens": (lambda value: _whole(value, 1), "a whole number above 0"),
+    "temperature": (_number, "a number from 0"),
+    "top_p": (_number, "a number from 0"),
+    "stop": (
+        lambda value: (
+            isinstance(value, (tuple, list)) and all(isinstance(one, str) for one in cast("list[Any]", value))
+        ),
+        "a sequence of texts",
+    ),
+    "seed": (lambda value: isinstance(value, int), "a whole number"),
+    "reasoning": (
+        lambda value: value in ("none", "low", "medium", "high") or _whole(value),
+        "'none', 'low', 'medium', 'high' or a number of tokens",
+    ),
+    "parallel_tool_calls": (lambda value: isinstance(value, bool), "True or False"),
+    "cache": (lambda value: isinstance(value, bool), "True or False"),
+    "timeout": (lambda value: _number(value) and value > 0, "seconds above 0"),
+    "retries": (_whole, "a whole number from 0"),
+    "extra": (lambda value: isinstance(value, Mapping), "a mapping"),
+}
+"""What fits each setting, and how to say so."""
+_NEVER_NONE = frozenset({"stop", "cache", "timeout", "retries", "extra"})
 
 DEFAULT_SETTINGS = ModelSettings()
 

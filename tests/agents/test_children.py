@@ -1,4 +1,4 @@
-"""Child runs: an agent or a network run by a tool (rules 8, 9 and 15 of the hard cases)."""
+"""Child runs: an agent or a network run by a tool."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""State and streams when tools, or agents, run at once (rule 12 of the hard cases)."""
+"""State and streams when tools, or agents, run at once."""
 
 import asyncio
 import dataclasses

@@ -232,7 +232,7 @@ class _Handling:
         return await settle(await in_thread(signature.call, tool.fn, self.ctx, bound))
 
     def _may_repeat(self, error: Exception, attempt: int) -> bool:
-        """Whether the declared effect allows another attempt (rule 9 of the hard cases)."""
+        """Whether the declared effect allows another attempt."""
         if attempt > self.tool.retries or isinstance(error, (ModelRetry, Unserialisable)):
             return False
         return self.tool.effect != "once" or isinstance(error, NotDone)

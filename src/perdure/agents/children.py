@@ -1,7 +1,7 @@
 """Child runs: an agent or network run by a tool, kept with the run that started it.
 
 A child has its own session, and an id that follows from its parent and its place, so that entering the tool again
-finds the same child. Only its result enters the parent (rule 15 of the hard cases).
+finds the same child. Only its result enters the parent.
 """
 
 from __future__ import annotations

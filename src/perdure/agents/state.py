@@ -1,7 +1,7 @@
 """State: typed data, messages and results that the agents of one run share.
 
 What user code gets is always a private copy, made at first access; a step's changes are taken from the copy as a patch
-when the step ends (rule 12 of the hard cases). Identity (session, user) is a run option and never part of the data.
+when the step ends. Identity (session, user) is a run option and never part of the data.
 """
 
 # pyright: reportUnnecessaryIsInstance=false

@@ -1,7 +1,7 @@
 """A thread that owns a connection: scripts come in through a queue, and what is waiting is committed together.
 
 A group commit is many independent transactions: each script has a savepoint, so that one that fails fails alone, and
-its caller is answered only after the group's commit (rule 3 of the hard cases). A connection that failed is closed and
+its caller is answered only after the group's commit. A connection that failed is closed and
 opened again before anything else is done: only a new one tells what was really committed.
 """
 

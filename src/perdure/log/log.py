@@ -1,7 +1,6 @@
 """The `Log` protocol: two ways to write, and reading in order.
 
-`append` belongs to the owner of a run, who shows its token; `post` is open to everyone and takes inbox payloads only
-(rule 1 of the hard cases). Sequence numbers are given per session, without gaps, in the order of commitment.
+`append` belongs to the owner of a run, who shows its token; `post` is open to everyone and takes inbox payloads only. Sequence numbers are given per session, without gaps, in the order of commitment.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from perdure.types.records import Answered, CancelAsked, Payload, Record, RunSta
 
 
 class Token(Base):
-    """Proof of owning a run: its epoch and a nonce; both must match (rule 4 of the hard cases)."""
+    """Proof of owning a run: its epoch and a nonce; both must match."""
 
     run_id: str
     session_id: str

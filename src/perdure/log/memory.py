@@ -159,7 +159,7 @@ class MemoryLog:
 
     @staticmethod
     def _known(run: _Run, coded: Sequence[tuple[str | None, Payload, bytes]]) -> dict[int, int]:
-        """Which of these the run has already, with their sequence numbers (rule 3 of the hard cases)."""
+        """Which of these the run has already, with their sequence numbers."""
         known: dict[int, int] = {}
         seqs: dict[tuple[str | None, bytes], int] = {}
         for seq, (run_id, key, data, _) in enumerate(run.session.rows, 1):

@@ -1,7 +1,7 @@
 """The log in a database: fenced appends, posts, reads; the same scripts on SQLite and PostgreSQL.
 
 Whoever writes to a session locks it first, so the order of commitment is the order of the sequence and no reader sees a
-gap (rule 2 of the hard cases). On SQLite a writing transaction has the whole file locked; on PostgreSQL the session's
+gap. On SQLite a writing transaction has the whole file locked; on PostgreSQL the session's
 row is locked. Only then is the token compared and the last sequence number read, in one statement: the session's row
 holds the token of whoever has the turn.
 """
@@ -295,7 +295,7 @@ class SqlLog:
         return max(known.values(), default=0)
 
     def _known(self, token: Token, coded: Sequence[_Coded]) -> Script[dict[int, int]]:
-        """Which of these the run has already, with their sequence numbers (rule 3 of the hard cases)."""
+        """Which of these the run has already, with their sequence numbers."""
         mine = (self.container, token.run_id)
         keys = [one.key for one in coded if one.key is not None]
         rows: list[Row] = []

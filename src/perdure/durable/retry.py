@@ -25,7 +25,7 @@ class Backoff(NamedTuple):
         """
         if asked is not None:
             return min(max(asked, 0.0), 600.0)
-        longest = min(self.most, self.first * 2 ** (attempt - 1))
+        longest = min(self.most, self.first * 2 ** min(attempt - 1, 60))  # later ones are beyond `most` anyway
         return longest * (1 - random.random() / 2)
 
 

@@ -49,11 +49,33 @@ class Body:
         effect: the tool's declared effect; steps need `steps` or `pure`.
         done: the records of inner steps that are finished.
         name: the tool's name, for errors.
+        root: the body that this one is a scope of, if it is one.
     """
 
-    __slots__ = ("_counts", "_open", "_overlapped", "_parked", "done", "effect", "io", "key", "name")
+    __slots__ = (
+        "_all_open",
+        "_counts",
+        "_open",
+        "_overlapped",
+        "_parked",
+        "_root",
+        "_scopes",
+        "done",
+        "effect",
+        "io",
+        "key",
+        "name",
+    )
 
-    def __init__(self, io: RunIO, key: str, effect: str, done: Mapping[str, StepDone | ChildDone], name: str) -> None:
+    def __init__(
+        self,
+        io: RunIO,
+        key: str,
+        effect: str,
+        done: Mapping[str, StepDone | ChildDone],
+        name: str,
+        root: Body | None = None,
+    ) -> None:
         self.io = io
         self.key = key
         self.effect = effect
@@ -62,6 +84,9 @@ class Body:
         self._counts: dict[str, int] = {}
         self._open = 0
         self._overlapped = False
+        self._scopes: dict[str, Body] = {}
+        self._root = root
+        self._all_open = 0
         self._parked: list[tuple[asyncio.Future[None], tuple[Wait, ...]]] = []
 
     @contextmanager
@@ -77,8 +102,7 @@ class Body:
                 f"The tool {self.name!r} used {what} but its effect is {self.effect!r}. "
                 'Declare @tool(effect="steps"), which says that all its effects are in its own steps.'
             )
-        if not id or "/" in id or "#" in id:
-            raise AmbiguousStep(f"The step id {id!r} is not allowed: it must not be empty nor contain '/' or '#'.")
+        _check(id, "step id")
         count = self._counts.get(id, 0) + 1
         self._counts[id] = count
         if count > 1 and (self._open or self._overlapped):
@@ -88,12 +112,28 @@ class Body:
             )
         if self._open:
             self._overlapped = True
+        root = self._root or self
         self._open += 1
+        root._all_open += 1
         try:
             yield f"{self.key}/{id}" + (f"#{count}" if count > 1 else "")
         finally:
             self._open -= 1
-            self._look()
+            root._all_open -= 1
+            root._look()
+
+    def scope(self, name: str) -> Body:
+        """Give the part of this body that a name stands for; the same name gives the same part.
+
+        Raises:
+            AmbiguousStep: the name could be mistaken for a place.
+        """
+        _check(name, "scope")
+        found = self._scopes.get(name)
+        if found is None:
+            found = Body(self.io, f"{self.key}/{name}", self.effect, self.done, self.name, self._root or self)
+            self._scopes[name] = found
+        return found
 
     async def park(self, waits: tuple[Wait, ...]) -> None:
         """Wait until every open step of this body waits; then the body ends with `Suspended` (rule 16)."""
@@ -112,11 +152,16 @@ class Body:
             asyncio.get_running_loop().call_soon(self._suspend)
 
     def _suspend(self) -> None:
-        if self._parked and len(self._parked) == self._open:
+        if self._parked and len(self._parked) == self._all_open:
             waits = tuple(wait for _, some in self._parked for wait in some)
             for future, _ in self._parked:
                 if not future.done():
                     future.set_exception(Suspended(waits))
+
+
+def _check(name: str, what: str) -> None:
+    if not name or "/" in name or "#" in name:
+        raise AmbiguousStep(f"The {what} {name!r} is not allowed: it must not be empty nor contain '/' or '#'.")
 
 
 class Step:
@@ -158,9 +203,12 @@ class Step:
             return cast("R", result)
 
     def scope(self, name: str) -> Step:
-        """Make a step API with a place of its own, so that branches which run at once may use the same ids."""
-        body = self._body
-        return Step(Body(body.io, f"{body.key}/{name}", body.effect, body.done, body.name))
+        """Make a step API with a place of its own, so that branches which run at once may use the same ids.
+
+        Raises:
+            AmbiguousStep: the name could be mistaken for a place.
+        """
+        return Step(self._body.scope(name))
 
     def uuid(self, name: str = "") -> UUID:
         """Make a UUID that is the same whenever this body is entered again."""

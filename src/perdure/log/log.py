@@ -1,6 +1,7 @@
 """The `Log` protocol: two ways to write, and reading in order.
 
-`append` belongs to the owner of a run, who shows its token; `post` is open to everyone and takes inbox payloads only. Sequence numbers are given per session, without gaps, in the order of commitment.
+`append` belongs to the owner of a run, who shows its token; `post` is open to everyone and takes inbox payloads only.
+Sequence numbers are given per session, without gaps, in the order of commitment.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ async def test_invalid_arguments_are_not_asked_for():
     assert (await agent.run("x")).results[0].tool_calls[0].content["error"]["name"] == "ArgumentsInvalid"
 
 
-async def test_rule8_exactly_the_arguments_after_the_hooks_are_asked_for_and_used_and_hooks_run_once():
+async def test_exactly_the_arguments_after_the_hooks_are_asked_for_and_used_and_hooks_run_once():
     paid: list[Any] = []
     asked: list[Any] = []
 

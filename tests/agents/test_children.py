@@ -45,7 +45,7 @@ async def test_a_tool_may_be_named_and_described():
     assert Agent("Çok güzel!", model=ScriptedModel()).as_tool().name == "_ok_g_zel_"
 
 
-async def test_rule15_a_child_has_a_session_and_an_id_of_its_own_that_follow_from_its_place():
+async def test_a_child_has_a_session_and_an_id_of_its_own_that_follow_from_its_place():
     seen: list[Any] = []
 
     @tool(effect="steps")
@@ -67,7 +67,7 @@ async def test_rule15_a_child_has_a_session_and_an_id_of_its_own_that_follow_fro
 
 
 @pytest.mark.parametrize("option", ["session_id", "run_id"])
-async def test_rule15_a_child_takes_no_session_of_others(option: str):
+async def test_a_child_takes_no_session_of_others(option: str):
     @tool(effect="steps")
     async def ask(ctx: Context[Any]) -> None:
         await ctx.run(helper(), "x", **{option: "mine"})
@@ -79,7 +79,7 @@ async def test_rule15_a_child_takes_no_session_of_others(option: str):
 
 
 @pytest.mark.parametrize("effect", ["once", "idempotent"])
-async def test_rule9_a_child_run_wants_the_effect_steps(effect: Any):
+async def test_a_child_run_wants_the_effect_steps(effect: Any):
     @tool(effect=effect)
     async def ask(ctx: Context[Any]) -> None:
         await ctx.run(helper(), "x")

@@ -55,7 +55,7 @@ def board(*tools: Any, **options: Any) -> Network[Board, str]:
 # -- tools ------------------------------------------------------------------------------------------------------------
 
 
-async def test_rule12_reducers_merge_what_parallel_tools_wrote():
+async def test_reducers_merge_what_parallel_tools_wrote():
     round_ = calls(call("count"), call("count", by=2), call("note", text="a"), call("note", text="b"))
     watched = await watch(board(count, note), model=ScriptedModel(round_, "ok"), state=Board(10, ["start"]))
     assert watched.result.state.data == Board(13, ["start", "a", "b"])
@@ -64,14 +64,14 @@ async def test_rule12_reducers_merge_what_parallel_tools_wrote():
     assert told[:2] == [11, 12], "each saw the state as it was when the round began"
 
 
-async def test_rule12_writes_to_different_paths_are_both_kept():
+async def test_writes_to_different_paths_are_both_kept():
     round_ = calls(call("put", side="left", text="l"), call("put", side="right", text="r"))
     watched = await watch(board(put), model=ScriptedModel(round_, "ok"))
     assert (watched.result.state.data.left, watched.result.state.data.right) == ("l", "r")
     assert not watched.of(StateConflict)
 
 
-async def test_rule12_without_a_reducer_the_later_call_wins_and_says_so():
+async def test_without_a_reducer_the_later_call_wins_and_says_so():
     round_ = calls(call("own", who="ada"), call("own", who="bob"))
     watched = await watch(board(own), model=ScriptedModel(round_, "ok"))
     assert watched.result.state.data.owner == "bob"
@@ -83,7 +83,7 @@ async def test_rule12_without_a_reducer_the_later_call_wins_and_says_so():
     )
 
 
-async def test_rule12_the_later_call_wins_however_the_calls_end():
+async def test_the_later_call_wins_however_the_calls_end():
     bob_is_done = asyncio.Event()
 
     @tool
@@ -98,7 +98,7 @@ async def test_rule12_the_later_call_wins_however_the_calls_end():
     assert watched.result.state.data.owner == "bob"
 
 
-async def test_rule12_a_failed_call_changes_nothing_beside_others_that_do():
+async def test_a_failed_call_changes_nothing_beside_others_that_do():
     @tool
     async def bad(ctx: Context[Board]) -> None:
         ctx.state.data.count += 100
@@ -110,14 +110,14 @@ async def test_rule12_a_failed_call_changes_nothing_beside_others_that_do():
     assert watched.result.state.data == Board(2)
 
 
-async def test_rule12_sequential_tools_see_each_other():
+async def test_sequential_tools_see_each_other():
     round_ = calls(call("count"), call("count"))
     result = await board(count, parallel_tools=False).run("x", model=ScriptedModel(round_, "ok"))
     assert [one.data for one in result.results[0].tool_calls] == [1, 2]
     assert result.state.data.count == 2
 
 
-async def test_rule12_the_next_round_sees_what_the_round_before_left():
+async def test_the_next_round_sees_what_the_round_before_left():
     model = ScriptedModel(calls(call("count"), call("count")), call("count"), "ok")
     result = await board(count).run("x", model=model)
     assert [one.data for one in result.results[0].tool_calls] == [1, 1, 3]
@@ -210,7 +210,7 @@ async def test_agents_of_a_group_do_not_see_each_other_and_the_next_sees_both():
     assert [one.id.rpartition("/agent/")[2] for one in result.results] == ["0/0", "0/1", "2"]
 
 
-async def test_rule12_agents_that_write_one_path_conflict_in_their_order():
+async def test_agents_that_write_one_path_conflict_in_their_order():
     one, two = speaker("One", own), speaker("Two", own)
     network = Network("N", agents=[one, two], router=sequence(parallel(one, two)), state=Board)
     model = by_name(One=[call("own", who="ada"), "ok"], Two=[call("own", who="bob"), "ok"])

@@ -174,7 +174,7 @@ def test_a_clone_shares_nothing():
 # -- who sees what ----------------------------------------------------------------------------------------------------
 
 
-async def test_rule12_a_step_sees_a_private_copy_and_its_changes_count_when_it_succeeds():
+async def test_a_step_sees_a_private_copy_and_its_changes_count_when_it_succeeds():
     @tool
     async def good(ctx: Context[Any]) -> None:
         ctx.state.data["good"] = True
@@ -191,7 +191,7 @@ async def test_rule12_a_step_sees_a_private_copy_and_its_changes_count_when_it_s
     assert start == {"n": 1}
 
 
-async def test_rule12_writes_outside_a_step_change_nothing():
+async def test_writes_outside_a_step_change_nothing():
     kept: list[Any] = []
 
     @tool
@@ -233,7 +233,7 @@ async def test_the_whole_data_may_be_replaced():
     assert result.state.data == Support("new")
 
 
-async def test_rule13_state_that_cannot_be_kept_is_a_typed_error_of_the_step_and_not_retried():
+async def test_state_that_cannot_be_kept_is_a_typed_error_of_the_step_and_not_retried():
     entered: list[int] = []
 
     @tool(effect="pure", retries=3)
@@ -249,7 +249,7 @@ async def test_rule13_state_that_cannot_be_kept_is_a_typed_error_of_the_step_and
     assert entered == [1]
 
 
-async def test_rule13_state_of_another_type_is_an_error_of_the_step():
+async def test_state_of_another_type_is_an_error_of_the_step():
     @tool
     async def bad(ctx: Context[Any]) -> None:
         ctx.state.data = ["not", "support"]
@@ -261,7 +261,7 @@ async def test_rule13_state_of_another_type_is_an_error_of_the_step():
     assert result.state.data == Support()
 
 
-async def test_rule12_the_first_record_holds_the_whole_state_and_steps_hold_patches():
+async def test_the_first_record_holds_the_whole_state_and_steps_hold_patches():
     @tool
     async def note(ctx: Context[Support]) -> None:
         ctx.state.data.tags.append("a")

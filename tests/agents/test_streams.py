@@ -9,7 +9,21 @@ import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from perdure import Agent, Budget, Context, Network, RateLimited, RunCancelled, RunFailed, add, parallel, sequence, tool
+from perdure import (
+    Agent,
+    Approve,
+    Budget,
+    Context,
+    Deny,
+    Network,
+    RateLimited,
+    RunCancelled,
+    RunFailed,
+    add,
+    parallel,
+    sequence,
+    tool,
+)
 from perdure import events as ev
 from perdure.agents.network_loop import NetworkLoop
 from perdure.durable.kernel import SystemClock
@@ -91,8 +105,21 @@ async def stop(n: int = 0) -> str:
     return "stopped"
 
 
+@tool(requires_approval=lambda n: n > 0)
+async def pay(ctx: Context[Board], n: int = 0) -> str:
+    ctx.state.data.count += 10
+    return f"paid {n}"
+
+
+@tool(effect="steps")
+async def ask_payer(ctx: Context[Board], n: int = 0) -> Any:
+    await ctx.step.run("before", lambda: n)
+    return (await ctx.run(payer, "pay")).output
+
+
 TOOLS = (work, broken, stepwise, ask, slow, schedule, stop)
 helper = Agent("Helper", tools=[work, broken])
+payer = Agent("Payer", tools=[pay])
 one, two = (Agent(name, tools=TOOLS, stop_when="stop") for name in ("One", "Two"))
 strict = Agent("Strict", tools=TOOLS, strict=True, parallel_tools=False)
 
@@ -227,3 +254,46 @@ async def test_any_run(
     )
     if model_calls is not None:
         assert result.usage.model_calls <= max(model_calls, 1) + 3, "at most the calls in flight beyond it"
+
+
+patient, other = (Agent(name, tools=[work, broken, pay, ask_payer]) for name in ("Patient", "Other"))
+WAITING = {
+    "agent": patient,
+    "one by one": Agent("Strict", tools=[work, pay, ask_payer], parallel_tools=False),
+    "group": Network("N", agents=[patient, other], router=sequence(parallel(patient, other), patient), state=Board),
+}
+asking = st.tuples(st.sampled_from(["work", "broken", "pay", "pay", "ask_payer"]), st.integers(0, 2))
+
+
+@settings(max_examples=200)
+@given(
+    st.sampled_from(sorted(WAITING)),
+    st.lists(
+        st.tuples(st.just("calls"), texts, st.lists(asking, min_size=1, max_size=3)) | st.tuples(st.just("say"), texts),
+        max_size=6,
+    ),
+    st.lists(st.booleans() | st.none(), max_size=12),
+)
+async def test_any_run_that_waits(name: str, script: list[Any], answers: list[bool | None]):
+    """A wait is answered with yes, no, or not yet; in the end all are."""
+    left = list(answers)
+    result = await WAITING[name].run("go", model=model(script), state=Board())
+    rounds = 0
+    while result.status == "waiting":
+        rounds += 1
+        given_now: dict[str, Any] = {}
+        for wait in result.waits:
+            said = left.pop(0) if left else True
+            if said is not None:
+                given_now[wait.id] = Approve() if said else Deny("no")
+        result = await result.resume(given_now)
+        running = result._running
+        assert shape(replayed(running, await records_of(running))) == shape(running.loop)
+        assert rounds < 100
+    check_transcript(result.messages)
+    assert result.status == "completed"
+    records = await records_of(result._running)
+    shown = projected(result._running, records)
+    check_stream(shown)
+    opened = [one.wait.id for one in shown if isinstance(one, ev.WaitOpened)]
+    assert {one.wait_id for one in shown if isinstance(one, ev.WaitResolved)} == set(opened)

@@ -400,7 +400,7 @@ async def test_a_tool_stays_callable_as_what_it_was():
     assert (double.name, double.__name__, double.description) == ("double", "double", "Double a number.")
 
 
-# -- time limits (rule 9) ---------------------------------------------------------------------------------------------
+# -- time limits ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -457,7 +457,7 @@ async def test_a_tool_s_own_inner_time_limit_is_not_taken_for_ours():
     assert answer["error"]["name"] == "TimeoutError"
 
 
-# -- repetition (rule 9) ----------------------------------------------------------------------------------------------
+# -- repetition ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

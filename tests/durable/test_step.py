@@ -22,10 +22,10 @@ def steps_of(watched: Any, records: Any) -> list[str]:
     return [one.key.removeprefix("agent/0/infer/0/tool/0/") for one in records if one.kind == "step"]
 
 
-# -- keys (rules 6 and 7) ---------------------------------------------------------------------------------------------
+# -- keys ---------------------------------------------------------------------------------------------
 
 
-async def test_rule6_a_step_s_key_is_its_place_below_the_call():
+async def test_a_step_s_key_is_its_place_below_the_call():
     @tool(effect="steps")
     async def work(ctx: Context[Any]) -> list[int]:
         return [await ctx.step.run("first", lambda: 1), await ctx.step.run("second", lambda: 2)]
@@ -41,7 +41,7 @@ async def test_rule6_a_step_s_key_is_its_place_below_the_call():
     assert [one.name for one in watched.of(ev.StepFinished)] == ["first", "second"]
 
 
-async def test_rule7_repeats_in_sequence_are_numbered():
+async def test_repeats_in_sequence_are_numbered():
     @tool(effect="steps")
     async def work(ctx: Context[Any]) -> list[int]:
         return [await ctx.step.run("fetch", lambda n: n, n) for n in range(3)]
@@ -51,7 +51,7 @@ async def test_rule7_repeats_in_sequence_are_numbered():
     assert steps_of(watched, await watched.records()) == ["fetch", "fetch#2", "fetch#3"]
 
 
-async def test_rule7_a_repeat_at_the_same_time_is_refused():
+async def test_a_repeat_at_the_same_time_is_refused():
     @tool(effect="steps")
     async def work(ctx: Context[Any]) -> Any:
         async def fetch() -> None:
@@ -64,7 +64,7 @@ async def test_rule7_a_repeat_at_the_same_time_is_refused():
     assert "ctx.step.scope(name).run" in content["error"]["message"]
 
 
-async def test_rule7_a_repeat_after_two_were_open_at_once_is_refused():
+async def test_a_repeat_after_two_were_open_at_once_is_refused():
     @tool(effect="steps")
     async def work(ctx: Context[Any]) -> Any:
         async def fetch() -> None:
@@ -77,7 +77,7 @@ async def test_rule7_a_repeat_after_two_were_open_at_once_is_refused():
     assert content["error"]["name"] == "AmbiguousStep"
 
 
-async def test_rule7_scopes_tell_branches_apart():
+async def test_scopes_tell_branches_apart():
     @tool(effect="steps")
     async def work(ctx: Context[Any]) -> Any:
         async def fetch(n: int) -> int:
@@ -92,7 +92,7 @@ async def test_rule7_scopes_tell_branches_apart():
     assert sorted(steps_of(watched, await watched.records())) == ["a/fetch", "b/fetch", "c/d/fetch"]
 
 
-async def test_rule7_a_scope_that_is_used_again_goes_on_counting():
+async def test_a_scope_that_is_used_again_goes_on_counting():
     @tool(effect="steps")
     async def work(ctx: Context[Any]) -> list[int]:
         found = iter(range(3))
@@ -103,7 +103,7 @@ async def test_rule7_a_scope_that_is_used_again_goes_on_counting():
     assert steps_of(watched, await watched.records()) == ["a/next", "a/next#2", "a/next#3"]
 
 
-async def test_rule16_a_body_ends_only_when_all_that_is_open_waits_in_scopes_too():
+async def test_a_body_ends_only_when_all_that_is_open_waits_in_scopes_too():
     finished: list[str] = []
     helper = Agent("Helper", tools=[tool(lambda: "paid", name="pay", requires_approval=True)])
 
@@ -127,7 +127,7 @@ async def test_rule16_a_body_ends_only_when_all_that_is_open_waits_in_scopes_too
 
 
 @pytest.mark.parametrize("id", ["", "a/b", "a#2"])
-async def test_rule7_ids_that_would_be_mistaken_for_places_are_refused(id: str):
+async def test_ids_that_would_be_mistaken_for_places_are_refused(id: str):
     @tool(effect="steps")
     async def work(ctx: Context[Any]) -> None:
         await ctx.step.run(id, lambda: 1)
@@ -137,7 +137,7 @@ async def test_rule7_ids_that_would_be_mistaken_for_places_are_refused(id: str):
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a#2"])
-async def test_rule7_so_are_names_of_scopes(name: str):
+async def test_so_are_names_of_scopes(name: str):
     @tool(effect="steps")
     async def work(ctx: Context[Any]) -> None:
         await ctx.step.scope(name).run("x", lambda: 1)
@@ -146,7 +146,7 @@ async def test_rule7_so_are_names_of_scopes(name: str):
     assert content["error"]["name"] == "AmbiguousStep"
 
 
-async def test_rule6_equal_ids_in_two_calls_are_two_places():
+async def test_equal_ids_in_two_calls_are_two_places():
     @tool(effect="steps")
     async def work(ctx: Context[Any], n: int) -> int:
         return await ctx.step.run("x", lambda: n)
@@ -156,11 +156,11 @@ async def test_rule6_equal_ids_in_two_calls_are_two_places():
     assert [one.data for one in result.results[0].tool_calls] == [1, 2, 3]
 
 
-# -- effects (rule 9) -------------------------------------------------------------------------------------------------
+# -- effects -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("effect", ["once", "idempotent"])
-async def test_rule9_steps_want_the_effect_steps(effect: Any):
+async def test_steps_want_the_effect_steps(effect: Any):
     entered: list[int] = []
 
     @tool(effect=effect)
@@ -175,7 +175,7 @@ async def test_rule9_steps_want_the_effect_steps(effect: Any):
 
 
 @pytest.mark.parametrize("effect", ["steps", "pure"])
-async def test_rule9_a_pure_tool_may_use_steps_too(effect: Any):
+async def test_a_pure_tool_may_use_steps_too(effect: Any):
     @tool(effect=effect)
     async def work(ctx: Context[Any]) -> int:
         return await ctx.step.run("x", lambda: 1)
@@ -306,7 +306,7 @@ async def test_a_result_comes_back_as_plain_json_also_the_first_time():
     assert seen == [{"x": 1}, [1, 2]]
 
 
-async def test_rule13_what_cannot_be_kept_is_an_error_and_is_not_done_again():
+async def test_what_cannot_be_kept_is_an_error_and_is_not_done_again():
     entered: list[int] = []
 
     def bad() -> object:

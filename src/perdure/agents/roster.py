@@ -6,6 +6,7 @@ and what a run leaves behind is freed at once instead of waiting for the garbage
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from perdure.agents.agent_loop import LoopRules
 from perdure.agents.definition import AgentDefinition, NetworkDefinition, RoutingDefinition
 from perdure.agents.hooks import Hooks
 from perdure.types.base import encode_json
-from perdure.types.errors import UnknownName
+from perdure.types.errors import DefinitionError, UnknownName
 
 
 class Roster:
@@ -56,7 +57,12 @@ class Roster:
         if self._resolve is not None:
             key = f"{name}:{encode_json(args).decode()}"
             if key not in self.agents:
-                self.agents[key] = self._resolve(name, args or {})
+                built: object = self._resolve(name, args or {})
+                if not isinstance(built, AgentDefinition):
+                    if inspect.iscoroutine(built):
+                        built.close()
+                    raise DefinitionError(f"Network(resolve=…) returned {built!r} for {name!r}; it must return an agent.")
+                self.agents[key] = built
             return self.agents[key]
         raise UnknownName("agent", name, list(self.agents))
 

@@ -121,7 +121,13 @@ def to_picks(env: Env, answer: Any) -> tuple[Pick, ...]:
         return (Pick((answer.name,), answer.args),)
     if isinstance(answer, Parallel):
         group = cast("Parallel[Any]", answer)
-        return (Pick(tuple(name for one in group.agents for pick in to_picks(env, one) for name in pick.agents)),)
+        inside = [pick for one in group.agents for pick in to_picks(env, one)]
+        if not inside or any(pick.args is not None for pick in inside):
+            raise DefinitionError(
+                f"The router of {env.definition.name!r} returned {answer!r}; it takes one or more agents or names, and "
+                "no Route with arguments."
+            )
+        return (Pick(tuple(name for pick in inside for name in pick.agents)),)
     if isinstance(answer, Sequence) and not isinstance(answer, (bytes, bytearray)):
         given = cast("Sequence[Any]", answer)
         if any(isinstance(one, RoutingDefinition) for one in given):

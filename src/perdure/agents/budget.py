@@ -82,3 +82,7 @@ class Ledger:
         """Whether a limit in dollars applies here or above."""
         own = self.budget is not None and self.budget.cost is not None
         return own or (self.parent is not None and self.parent.counts_cost)
+
+
+UNLIMITED = Ledger(None)
+"""The ledger of every run without a budget; it counts nothing, so all can share it."""

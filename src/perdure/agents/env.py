@@ -132,9 +132,9 @@ class Env:
     """Everything live that the steps of one run need."""
 
     __slots__ = (
-        "_acquired",
         "_acquiring",
         "_plans",
+        "acquired",
         "children",
         "definition",
         "fallback",
@@ -196,7 +196,7 @@ class Env:
         self.children: dict[str, Child] = {}
         self.loop: NetworkLoop | None = None
         self._plans: dict[str, Plan] = {}
-        self._acquired: list[Toolset[Any]] = []
+        self.acquired: list[Toolset[Any]] = []
         self._acquiring: asyncio.Lock | None = None
 
     # -- looking up --------------------------------------------------------------------------------------------------
@@ -323,22 +323,22 @@ class Env:
 
     async def _hold(self, one: Toolset[Any]) -> None:
         """Acquire a toolset once, also if agents that run at once all want it."""
-        if one in self._acquired:
+        if one in self.acquired:
             return
         if self._acquiring is None:
             self._acquiring = asyncio.Lock()
         async with self._acquiring:
-            if one not in self._acquired:
+            if one not in self.acquired:
                 await one.acquire()
-                self._acquired.append(one)
+                self.acquired.append(one)
 
     async def release(self) -> None:
         """Give back what the run has acquired: all of it, also if one of them fails or the task is cancelled."""
         try:
-            while self._acquired:
-                await self._acquired.pop().release()
+            while self.acquired:
+                await self.acquired.pop().release()
         finally:
-            if self._acquired:
+            if self.acquired:
                 await self.release()
 
     def body(self, io: RunIO | None, key: str, call: ToolCall | None) -> Body:

@@ -7,9 +7,8 @@ queue is first in, first out. Places: `route/<n>` is the n-th decision (a routin
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import msgspec
 
@@ -45,17 +44,28 @@ from perdure.types.usage import NOTHING, Usage
 from perdure.types.waits import Wait, WaitAnswer
 
 
+class RulesByName(Protocol):
+    """Who may take part in a run."""
+
+    def rules(self, name: str, args: dict[str, Any] | None = None) -> LoopRules:
+        """What the loop must know of an agent."""
+        ...
+
+    def routing_rules(self, name: str) -> LoopRules:
+        """What the loop must know of a routing agent."""
+        ...
+
+
 class RunRules(msgspec.Struct, frozen=True):
     """What the loop must know of the definition.
 
     `first` is the agent of a stand-alone run, None for a network; `max_iter` the most agent turns (None or 0: no
-    limit); `rules` looks up an agent's rules by the name and arguments of a pick.
+    limit); `roster` looks up an agent's rules by the name and arguments of a pick.
     """
 
     first: str | None
     max_iter: int | None
-    rules: Callable[[str, dict[str, Any] | None], LoopRules]
-    routing_rules: Callable[[str], LoopRules]
+    roster: RulesByName
     reducers: Reducers
 
 
@@ -105,7 +115,7 @@ class NetworkLoop:
         self.transcript: list[Message] = []
         self.doc: Json = None
         self.group_doc: Json = None
-        self.queue: deque[Pick] = deque()
+        self.queue: list[Pick] = []
         self.current: list[AgentLoop] = []
         self.asking: AgentLoop | None = None
         self.agent: AgentLoop | None = None
@@ -328,7 +338,7 @@ class NetworkLoop:
         if payload.patch:
             self.doc = apply(self.doc, payload.patch)
         if payload.ask is not None:
-            rules = self.rules.routing_rules(payload.ask)
+            rules = self.rules.roster.routing_rules(payload.ask)
             place = f"route/{self.routes}"
             self.asking = AgentLoop(rules, self.run_id, place, self.transcript, self.doc, self.rules.reducers)
             return
@@ -342,7 +352,7 @@ class NetworkLoop:
             self.stop_reason = "stop_when"
             self.routed = True
         elif self.queue:
-            self._begin(self.queue.popleft())
+            self._begin(self.queue.pop(0))
         else:
             self.stop_reason = "router"
             self.routed = True
@@ -353,7 +363,7 @@ class NetworkLoop:
         self.group_doc = self.doc
         self.current = [
             AgentLoop(
-                self.rules.rules(name, pick.args),
+                self.rules.roster.rules(name, pick.args),
                 self.run_id,
                 f"{place}/{n}" if several else place,
                 self.transcript,

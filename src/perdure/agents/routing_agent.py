@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import Any
-from xml.sax.saxutils import escape
 
 from perdure.agents.context import Context
 from perdure.agents.definition import AgentDefinition, Prompt, RoutingDefinition
@@ -102,13 +102,13 @@ async def _prompt(ctx: Context[Any]) -> str:
     listed: list[str] = []
     for agent in await ctx.available_agents():
         tools = "".join(
-            f"\n    <tool><name>{escape(one.name)}</name><description>{escape(one.description)}</description></tool>"
+            f"\n    <tool><name>{_escape(one.name)}</name><description>{_escape(one.description)}</description></tool>"
             for one in agent.tools
             if isinstance(one, Tool)
         )
         listed.append(
-            f"  <agent>\n    <name>{escape(agent.name)}</name>\n"
-            f"    <description>{escape(agent.description)}</description>{tools}\n  </agent>"
+            f"  <agent>\n    <name>{_escape(agent.name)}</name>\n"
+            f"    <description>{_escape(agent.description)}</description>{tools}\n  </agent>"
         )
     return (
         "You direct a group of agents that work on a user's request together.\n\n<agents>\n"
@@ -142,3 +142,7 @@ def default_routing_agent() -> RoutingAgent:
             on_route=_decide,
         )
     return _default
+
+
+def _escape(text: str) -> str:
+    return html.escape(text, quote=False)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
-from perdure.agents.budget import Budget, Ledger
+from perdure.agents.budget import UNLIMITED, Budget, Ledger
 from perdure.agents.checks import check_kind, check_limit, check_model, check_settings
 from perdure.agents.children import run_child
 from perdure.agents.definition import AgentDefinition, NetworkDefinition, check_router
@@ -95,7 +95,7 @@ class Running:
             definition=definition,
             kind=kind,
             hooks=(*hooks, *network.hooks) if network is not None else hooks,
-            ledger=Ledger(budget, parent[0] if parent is not None else None),
+            ledger=_ledger(budget, parent[0] if parent is not None else UNLIMITED),
             run_id=run_id,
             session_id=session_id,
             options={**options, "results": results} if results else options,
@@ -109,8 +109,7 @@ class Running:
         rules = RunRules(
             None if network is not None else definition.name,
             options.get("max_iter", network.max_iter) if network is not None else None,
-            env.roster.rules,
-            env.roster.routing_rules,
+            env.roster,
             kind.reducers,
         )
         self.definition = definition
@@ -167,7 +166,8 @@ class Running:
             earlier: the session's conversation before this turn.
         """
         io = self.io = RunIO(self.env.kernel, token, self.sink, head)
-        self._limit(io)
+        if self.env.options:
+            self._limit(io)
         self.loop.earlier = earlier
         record = io.record(None, self.started)
         self.loop.fold(record)
@@ -245,7 +245,8 @@ class Running:
         try:
             end = await drive(self.program, self.loop, io)
         finally:
-            await self.env.release()
+            if self.env.acquired:
+                await self.env.release()
         self.waiting = end if isinstance(end, Waiting) else None
         return self.result()
 
@@ -296,6 +297,10 @@ def _usage_of(payload: Payload) -> Usage | None:
     if isinstance(payload, ToolDone) and payload.outcome not in ("not_run", "denied"):
         return payload.usage + Usage(tool_calls=1)
     return None
+
+
+def _ledger(budget: Budget | None, above: Ledger) -> Ledger:
+    return above if budget is None else Ledger(budget, above)
 
 
 def _launch(

@@ -82,7 +82,7 @@ class RunIO:
         self.projector = Projector(token.run_id, token.session_id) if sink is not None else None
         self.seq = head
         self._committed = head
-        self._writing = asyncio.Lock()
+        self._writing: asyncio.Lock | None = None
         self.stop: Stop | None = None
         self.stop_detail = ""
         self.cause: BaseException | None = None
@@ -175,10 +175,12 @@ class RunIO:
             Conflict: another owner has the run since.
             StoreError: the store cannot take it, and waiting will not help.
         """
-        if not self._pending and status is None and not self._writing.locked():
-            return
         if not self.kernel.durable:
-            await self._write(status)
+            if self._pending or status is not None:
+                await self._write(status)
+            return
+        lock = self._writing
+        if not self._pending and status is None and (lock is None or not lock.locked()):
             return
         writing = asyncio.create_task(self._in_order(status))
         cancelled = False
@@ -193,6 +195,8 @@ class RunIO:
 
     async def _in_order(self, status: RunStatus | None) -> None:
         await asyncio.sleep(0)  # siblings that are about to begin share the commit
+        if self._writing is None:
+            self._writing = asyncio.Lock()
         async with self._writing:
             await self._write(status)
 
@@ -375,7 +379,8 @@ class _Driver:
         await self.flush()
         if io.stop is not None:
             return
-        await io.sure()
+        if io.kernel.lease is not None:
+            await io.sure()
         io.in_step = True
         try:
             payload = await self.program.perform(self.state, do, io)

@@ -91,11 +91,18 @@ class Kernel:
         lease: this process's standing, if there are others.
     """
 
-    __slots__ = ("clock", "durable", "lease", "log", "registry")
+    __slots__ = ("_registry", "clock", "durable", "lease", "log")
 
     def __init__(self, log: Log | None = None, clock: Clock = SYSTEM_CLOCK, lease: Lease | None = None) -> None:
         self.lease = lease
         self.durable = log is not None
         self.log: Log = log if log is not None else MemoryLog(clock.now)
         self.clock = clock
-        self.registry = Registry()
+        self._registry: Registry | None = None
+
+    @property
+    def registry(self) -> Registry:
+        """The definitions; made at first use, because a run without a runtime registers none."""
+        if self._registry is None:
+            self._registry = Registry()
+        return self._registry

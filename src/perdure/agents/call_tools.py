@@ -71,7 +71,7 @@ async def call_tool(env: Env, note: Call, key: str, io: RunIO) -> ToolDone | Kee
             return _error(agent.name, call, "CancelledError", "The tool cancelled itself.")
         certain = tool.effect in ("pure", "idempotent") or not handling.entered
         outcome: Outcome = "interrupted" if certain else "unknown"
-        return _error(agent.name, call, "interrupted", _CUT[outcome], outcome)
+        return _error(agent.name, call, "interrupted", _CUT[outcome], outcome, ctx.child_usage)
 
 
 _FREE = Usage()

@@ -6,6 +6,7 @@ finds the same child. Only its result enters the parent.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, cast
@@ -57,13 +58,17 @@ async def run_child(
             running = env.launch(env, definition, input, inherited, place)
             running.env.fallback = _fallback(env, ctx)
             env.children[child_id] = running
-            result = await running.drive()
+            go_on = running.drive()
         elif running.waiting is not None:
             wanted = {wait.id for wait in running.waiting.waits}
-            given = {id: answer for id, answer in env.answers().items() if id in wanted}
-            result = await running.answer(given)
+            go_on = running.answer({id: answer for id, answer in env.answers().items() if id in wanted})
         else:
-            result = running.result()
+            go_on = None
+        try:
+            result = await go_on if go_on is not None else running.result()
+        except asyncio.CancelledError:
+            ctx.child_usage += running.loop.total_usage  # what was spent until it was cut off
+            raise
         if result.status == "waiting":
             await body.park(result.waits)
         ctx.child_usage += result.usage

@@ -58,10 +58,12 @@ class Roster:
             key = f"{name}:{encode_json(args).decode()}"
             if key not in self.agents:
                 built: object = self._resolve(name, args or {})
-                if not isinstance(built, AgentDefinition):
+                if not isinstance(built, AgentDefinition):  # pyright: ignore[reportUnnecessaryIsInstance]
                     if inspect.iscoroutine(built):
                         built.close()
-                    raise DefinitionError(f"Network(resolve=…) returned {built!r} for {name!r}; it must return an agent.")
+                    raise DefinitionError(
+                        f"Network(resolve=…) returned {built!r} for {name!r}; it must return an agent."
+                    )
                 self.agents[key] = built
             return self.agents[key]
         raise UnknownName("agent", name, list(self.agents))

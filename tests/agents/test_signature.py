@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import functools
 import json
@@ -11,7 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from datetime import date, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import pytest
@@ -19,40 +18,12 @@ from inline_snapshot import snapshot
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import Doc, TypedDict, Unpack
 
-from perdure.agents.signature import ArgumentsInvalid, Signature, read_signature
+from perdure.agents.signature import read_signature
 from perdure.types.errors import DefinitionError
+from tests.agents.reading import Context, Filter, Point, Span, SpecialContext, Support, read, refusal, run
 
 if TYPE_CHECKING:
     from somewhere import Nowhere  # pyright: ignore[reportMissingImports]
-
-S = TypeVar("S")
-
-
-class Context(Generic[S]):
-    pass
-
-
-class SpecialContext(Context[S]):
-    pass
-
-
-class Support:
-    pass
-
-
-def read(fn: Callable[..., Any], parameters: Any = None) -> Signature:
-    return read_signature(fn, parameters=parameters, context_type=Context)
-
-
-def run(fn: Callable[..., Any], arguments: Any, parameters: Any = None, ctx: Any = None) -> Any:
-    signature = read(fn, parameters)
-    return signature.call(fn, ctx, signature.bind(arguments))
-
-
-def refusal(fn: Callable[..., Any], arguments: Any, parameters: Any = None) -> str:
-    with pytest.raises(ArgumentsInvalid) as caught:
-        read(fn, parameters).bind(arguments)
-    return str(caught.value)
 
 
 # -- schema ---------------------------------------------------------------------------------------------------------
@@ -66,21 +37,6 @@ class Unit(enum.Enum):
 class Place(BaseModel):
     city: str
     country: str = "NO"
-
-
-@dataclasses.dataclass
-class Span:
-    since: date
-    until: date | None = None
-
-
-class Filter(TypedDict, total=False):
-    limit: int
-
-
-class Point(msgspec.Struct):
-    x: int
-    y: int = 0
 
 
 class Tree(msgspec.Struct):
@@ -524,240 +480,3 @@ async def test_methods_and_callable_objects_are_read():
 def test_what_cannot_be_called_is_refused():
     with pytest.raises(DefinitionError, match="cannot be called"):
         read("weather")  # type: ignore[arg-type]
-
-
-# -- parameters= ----------------------------------------------------------------------------------------------------
-
-
-class Query(BaseModel):
-    """What to look for."""
-
-    text: str = Field(description="the words")
-    limit: int = 10
-    parent: Query | None = None
-
-
-def test_a_model_as_parameters_gives_the_function_one_instance():
-    def f(ctx: Context[Support], query: Query) -> Any:
-        return ctx, query
-
-    signature = read(f, Query)
-    assert signature.parameters["type"] == "object"
-    assert signature.parameters["properties"]["text"] == {"type": "string", "description": "the words"}
-    assert run(f, {"text": "a", "limit": "3"}, Query, ctx="C") == ("C", Query(text="a", limit=3))
-    assert "text: is missing" in refusal(f, {}, Query)
-
-
-@pytest.mark.parametrize("kind", [Span, Point, Filter])
-def test_other_types_as_parameters(kind):
-    assert read(lambda one: one, kind).parameters["type"] == "object"
-
-
-def test_parameters_that_do_not_fit_the_function_are_refused():
-    def none() -> None: ...
-    def two(a: int, b: int) -> None: ...
-
-    for fn in (none, two):
-        with pytest.raises(DefinitionError, match="exactly one parameter"):
-            read(fn, Query)
-    with pytest.raises(DefinitionError, match="not an object in JSON"):
-        _ = read(lambda one: one, int).parameters
-    with pytest.raises(DefinitionError, match="pass a pydantic model or a JSON schema"):
-        read(lambda one: one, 5)
-
-
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "city": {"type": "string", "minLength": 2},
-        "days": {"type": ["integer", "null"], "minimum": 1, "maximum": 7},
-        "unit": {"enum": ["C", "F"]},
-        "tags": {"type": "array", "items": {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Tag"}]}},
-    },
-    "required": ["city"],
-    "$defs": {"Tag": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}},
-}
-
-
-def by_name(city: str, days: int | None = 1, unit: str = "C", tags: Any = ()) -> Any:
-    """Look.
-
-    Args:
-        city: where
-    """
-    return city, days, unit, tags
-
-
-def test_b21_a_schema_as_parameters_gives_keyword_arguments():
-    assert read(by_name, SCHEMA).parameters["properties"]["city"]["description"] == "where"
-    assert "description" not in SCHEMA["properties"]["city"]
-    assert run(by_name, {"city": "Oslo", "days": 2}, SCHEMA) == ("Oslo", 2, "C", ())
-    assert run(lambda **all: all, {"city": "Oslo"}, SCHEMA) == {"city": "Oslo"}
-
-
-def test_a_schema_as_parameters_gives_one_dict_to_a_function_without_the_names():
-    assert run(lambda options: options, {"city": "Oslo"}, SCHEMA) == {"city": "Oslo"}
-    assert run(plain_dict, {"city": "Oslo"}, SCHEMA, ctx="C") == ("C", {"city": "Oslo"})
-
-
-def plain_dict(ctx: Context[Support], options: dict[str, Any]) -> Any:
-    return ctx, options
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        ({}, "city: is missing"),
-        ({"city": 5}, "city: must be of type string (got 5)"),
-        ({"city": "x"}, "city: must have at least 2 characters (got 'x')"),
-        ({"city": "xy", "days": True}, "days: must be of type integer or null (got True)"),
-        ({"city": "xy", "days": 8}, "days: must be at most 7 (got 8)"),
-        ({"city": "xy", "unit": "K"}, "unit: must be one of ['C', 'F'] (got 'K')"),
-        ({"city": "xy", "tags": "a"}, "tags: must be of type array (got 'a')"),
-        ({"city": "xy", "tags": ["a", {"nam": 1}]}, "tags[1].name: is missing"),
-        ({"city": "xy", "tags": [1]}, "tags[0]: fits none of the 2 allowed forms (got 1)"),
-        ({"city": "xy", "more": 1}, "more: is not known here"),
-        ("text", "not a JSON object"),
-    ],
-)
-def test_values_that_do_not_fit_a_schema_are_explained(arguments, expected):
-    assert expected in refusal(by_name, arguments, SCHEMA)
-
-
-def test_more_rules_of_a_schema():
-    def problem(value: Any, rules: Any) -> bool:
-        try:
-            run(lambda **all: all, {"x": value}, {"type": "object", "properties": {"x": rules}})
-        except ArgumentsInvalid:
-            return True
-        return False
-
-    for value, rules, is_wrong in [
-        (1.0, {"type": "integer"}, False),
-        (1.5, {"type": "integer"}, True),
-        (1, {"const": True}, True),
-        (1, {"allOf": [{"type": "integer"}, {"minimum": 2}]}, True),
-        (2, {"exclusiveMinimum": 2}, True),
-        (2, {"exclusiveMinimum": True, "minimum": 2}, False),
-        (2, {"not": {"type": "integer"}}, True),
-        ([1, "a"], {"prefixItems": [{"type": "integer"}], "items": {"type": "string"}}, False),
-        ([1, 2], {"prefixItems": [{"type": "integer"}], "items": {"type": "string"}}, True),
-        ([], {"minItems": 1}, True),
-        ({"a": 1}, {"type": "object", "additionalProperties": {"type": "string"}}, True),
-        ({"a": 1}, {"type": "object", "additionalProperties": False}, True),
-        ({"a": 1}, {"type": "object"}, False),
-        (5, {"type": "some-day"}, False),
-        (5, True, False),
-        (5, False, True),
-    ]:
-        assert problem(value, rules) is is_wrong, (value, rules)
-
-
-def test_a_schema_that_refers_to_itself_is_followed_and_ends():
-    node: dict[str, Any] = {"type": "object", "properties": {"next": {"$ref": "#"}}, "additionalProperties": False}
-    assert run(lambda **all: all, {"next": {"next": {}}}, node) == {"next": {"next": {}}}
-    assert "next.next.x: is not known here" in refusal(lambda **all: all, {"next": {"next": {"x": 1}}}, node)
-    loop = {"type": "object", "$ref": "#"}
-    assert "nested too deeply" in refusal(lambda **all: all, {}, loop)
-
-
-def test_a_schema_that_is_wrong_is_refused():
-    def two(a: int, b: int) -> None: ...
-
-    with pytest.raises(DefinitionError, match="top level must be an object"):
-        read(by_name, {"type": "string"})
-    with pytest.raises(DefinitionError, match="it has no parameter for c"):
-        read(two, {"type": "object", "properties": {"a": {}, "c": {}}})
-    with pytest.raises(DefinitionError, match="Put the definition under its '\\$defs'"):
-        read(by_name, {"properties": {"city": {"$ref": "#/nowhere"}}}).bind({"city": 1})
-
-
-# -- docstrings -----------------------------------------------------------------------------------------------------
-
-
-def numpy_style(city: str, days: int, unit: str) -> str:
-    """Look up the weather.
-
-    It is never wrong.
-
-    Parameters
-    ----------
-    city : str
-        where to look,
-        in English
-    days, unit : int
-        both
-
-    Returns
-    -------
-    str
-        the weather
-
-    Notes
-    -----
-    Slow.
-    """
-    return city
-
-
-def sphinx_style(city: str, days: int, unit: str) -> str:
-    """Look up the weather.
-
-    It is never wrong.
-
-    :param city: where to look,
-        in English
-    :param int days: both
-    :param unit: both
-    :type unit: str
-    :returns: the weather
-    :raises ValueError: never
-    """
-    return city
-
-
-def google_style(city: str, days: int, unit: str, *rest: int) -> str:
-    """Look up the weather.
-
-    It is never wrong.
-
-    Args:
-        city (str): where to look,
-            in English
-        days (dict(str, int), optional): both
-        unit: both
-        *rest: the rest: all of it
-
-    Returns:
-        the weather
-
-    Raises:
-        ValueError: never
-
-    Example:
-        weather("Oslo")
-    """
-    return city
-
-
-@pytest.mark.parametrize("fn", [numpy_style, sphinx_style, google_style])
-def test_docstrings_of_three_styles(fn):
-    signature = read(fn)
-    properties = signature.parameters["properties"]
-    assert properties["city"]["description"] == "where to look, in English"
-    assert properties["days"]["description"] == "both"
-    assert properties["unit"]["description"] == "both"
-    assert signature.description.startswith("Look up the weather.\n\nIt is never wrong.")
-    assert "never\n" not in signature.description
-    assert "the weather\n" not in signature.description
-
-
-def test_other_sections_stay_in_the_description():
-    assert read(numpy_style).description.endswith("Notes\n-----\nSlow.")
-    assert read(google_style).description.endswith('Example:\n    weather("Oslo")')
-    assert read(google_style).parameters["properties"]["rest"]["description"] == "the rest: all of it"
-    assert read(sphinx_style).description == "Look up the weather.\n\nIt is never wrong."
-
-
-def test_no_docstring_is_an_empty_description():
-    assert read(positional_only).description == ""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from perdure import Agent
 from perdure import events as ev
 from perdure.agents.network_loop import NetworkLoop
 from perdure.agents.outcome import RunResult
 from perdure.agents.running import Running
+from perdure.testing import ScriptedModel, call, say
 from perdure.types.messages import ToolCallMessage, ToolResultMessage
 from perdure.types.project import Projector
 from perdure.types.records import Record
@@ -127,3 +129,10 @@ def check_transcript(messages: Any) -> None:
         if isinstance(one, ToolCallMessage):
             expected = [call.id for call in one.tools]
     assert not expected, f"calls without a result: {expected}"
+
+
+async def told(one: Any, *made: Any, **options: Any) -> list[Any]:
+    """What the model is told after calling a tool."""
+    model = ScriptedModel(*(made or (call(one.name),)), say("ok"))
+    result = await Agent("A", tools=[one], model=model, **options).run("go")
+    return [answer.content for answer in result.results[0].tool_calls]

@@ -142,6 +142,12 @@ def test_the_house_keeps_its_rules(rule) -> None:
     assert found == []
 
 
+def test_tests_are_not_too_long_either() -> None:
+    tests = Path(__file__).parents[1]
+    files = [path for path in tests.rglob("*.py") if "node_modules" not in path.parts]
+    assert [found for path in files for found in too_long(Source(path.name, path.read_text(encoding="utf-8")))] == []
+
+
 def test_every_folder_is_a_known_room() -> None:
     folders = {path.name for path in SRC.iterdir() if path.is_dir() and any(path.rglob("*.py"))}
     assert folders <= ROOMS

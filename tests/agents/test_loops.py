@@ -1,5 +1,6 @@
 """The loops as folds: what the records say is all that counts, in whatever order they were committed."""
 
+import asyncio
 from itertools import permutations
 from typing import Any
 
@@ -7,11 +8,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure import Agent, Approval, Approve, Deny, Hooks, RunFailed, ToolResultMessage, Usage, tool
+from perdure import (
+    Agent,
+    Approval,
+    Approve,
+    Context,
+    Deny,
+    Hooks,
+    Network,
+    Parallel,
+    Route,
+    RunCancelled,
+    RunFailed,
+    ToolResultMessage,
+    Usage,
+    tool,
+)
 from perdure.agents.agent_loop import AgentLoop, LoopRules
 from perdure.durable.program import Do, Keep, Waiting
-from perdure.testing import ScriptedModel, call, calls, say
+from perdure.testing import ScriptedModel, call, calls, hang, raw, say
 from perdure.types import records as rec
+from perdure.types.chunks import Finished, ToolCallChunk
 from perdure.types.messages import ToolCall, ToolCallMessage, assistant, user
 
 CALLS = tuple(ToolCall(f"c{n}", f"tool{n}", {"n": n}) for n in range(3))
@@ -142,8 +159,6 @@ def test_a_turn_that_is_over_wants_nothing():
 
 
 async def test_of_several_failures_the_first_is_told():
-    import asyncio
-
     failed = asyncio.Event()
 
     @tool
@@ -167,8 +182,6 @@ async def test_of_several_failures_the_first_is_told():
 
 
 async def test_what_runs_beside_a_failure_is_finished_and_kept():
-    import asyncio
-
     failed = asyncio.Event()
 
     @tool
@@ -196,8 +209,6 @@ async def test_what_runs_beside_a_failure_is_finished_and_kept():
 
 
 async def test_what_a_tool_scheduled_or_wrote_counts_only_if_its_call_ended_well():
-    from perdure import Context, Network
-
     @tool(effect="pure")
     async def plan(ctx: Context[dict[str, Any]]) -> str:
         """Plan."""
@@ -231,3 +242,48 @@ async def test_a_tool_that_returns_too_much_is_an_error_that_says_how_much(kind:
     assert told.content["error"]["name"] == "TooLarge"  # type: ignore[index,call-overload]
     assert "11.0 MB" in told.content["error"]["message"]  # type: ignore[index,call-overload]
     assert result.output == "ok"
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (Parallel(()), "one or more agents"),
+        (Parallel((Route("E", {"x": 1}), "A")), "no Route with arguments"),  # type: ignore[arg-type]
+        ([Parallel(())], "one or more agents"),
+    ],
+)
+async def test_a_group_without_agents_or_with_arguments_is_refused_and_does_not_go_on_for_ever(answer: Any, why: str):
+    network = Network("N", agents=[Agent("A")], router=lambda r: answer, resolve=lambda name, args: Agent(name))
+    with pytest.raises(RunFailed, match=f"The router of 'N' returned Parallel.*{why}"):
+        await network.run("x", model=ScriptedModel(say("never")))
+
+
+async def not_at_once(name: str, args: dict[str, Any]) -> Agent:
+    return Agent(name)
+
+
+@pytest.mark.parametrize("resolve", [lambda name, args: None, lambda name, args: name, not_at_once])
+async def test_what_resolve_builds_must_be_an_agent(resolve: Any):
+    network = Network("N", agents=[Agent("A")], router=lambda r: Route("E", {"x": 1}), resolve=resolve)
+    with pytest.raises(RunFailed, match=r"Network\(resolve=…\) returned .* for 'E'; it must return an agent"):
+        await network.run("x", model=ScriptedModel(say("never")))
+
+
+async def test_what_a_child_spent_until_it_was_cut_off_is_counted():
+    @tool(effect="pure")
+    def look() -> str:
+        """Look."""
+        return "seen"
+
+    spent = Usage(100, 10)
+    model = ScriptedModel(raw(ToolCallChunk(0, "c", "look", "{}"), Finished("tool", spent)), hang())
+    child = Agent("Child", tools=[look], model=model)
+    run = Agent("Parent", tools=[child.as_tool()], model=ScriptedModel(call("child", request="?"))).start("x")
+    while len(model.requests) < 2:  # noqa: ASYNC110  # the child shows no events here
+        await asyncio.sleep(0)
+    await run.cancel()
+    with pytest.raises(RunCancelled) as cancelled:
+        await run.result()
+    usage = cancelled.value.result.usage
+    assert usage.input_tokens > 100 and usage.output_tokens >= 10
+    assert (usage.model_calls, usage.tool_calls) == (3, 2)

@@ -369,6 +369,8 @@ class AgentLoop:
 
 
 _IN_DOUBT = "The process died while this tool ran; whether it took effect is unknown. Check before repeating it."
+
+
 def _usage_of(results: Sequence[ToolDone]) -> Usage:
     total = Usage(tool_calls=sum(1 for done in results if done.outcome not in ("not_run", "denied")))
     for done in results:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from perdure.models.model import Model as Model
     from perdure.models.model import ModelRequest as ModelRequest
     from perdure.models.model import ModelSettings as ModelSettings
+    from perdure.runtime.runtime import Runtime as Runtime
     from perdure.types import events as events
     from perdure.types.errors import AmbiguousStep as AmbiguousStep
     from perdure.types.errors import AuthenticationFailed as AuthenticationFailed
@@ -150,6 +151,7 @@ _ROOMS: dict[str, str] = {
     "perdure.agents.tool": "Tool tool",
     "perdure.agents.toolsets": "Toolset toolset",
     "perdure.models.model": "Model ModelRequest ModelSettings",
+    "perdure.runtime.runtime": "Runtime",
     "perdure.types.errors": (
         "AmbiguousStep AuthenticationFailed BadRequest BadResponse ConfigurationError Conflict ContentRefused "
         "ContextTooLong DefinitionError InvalidId MissingExtra MissingKey ModelError ModelRetry ModelTimeout "

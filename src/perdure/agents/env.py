@@ -127,6 +127,10 @@ class Child(Protocol):
         """What it has reached."""
         ...
 
+    def leave(self) -> None:
+        """Stop driving it without ending it."""
+        ...
+
 
 class Env:
     """Everything live that the steps of one run need."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Generic, cast
 
 from typing_extensions import TypeVar
@@ -30,9 +30,13 @@ class Run(Generic[Out, S]):
     """
 
     def __init__(
-        self, running: Running, drive: Callable[[], Coroutine[Any, Any, RunResult[Any, Any]]] | None = None
+        self,
+        running: Running,
+        drive: Callable[[], Coroutine[Any, Any, RunResult[Any, Any]]] | None = None,
+        ask_cancel: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self._running = running
+        self._ask_cancel = ask_cancel
         self._events: list[AnyEvent] = []
         self._more = asyncio.Event()
         self._over = False
@@ -97,6 +101,8 @@ class Run(Generic[Out, S]):
             await asyncio.sleep(0)  # let a run that has just been made begin, so that it is closed by its own hand
             if self._running.io is not None:
                 self._running.io.ask_stop("cancelled")
+            elif self._ask_cancel is not None:
+                await self._ask_cancel()
             else:
                 self._task.cancel()
             await asyncio.wait([self._task])
@@ -105,10 +111,14 @@ class Run(Generic[Out, S]):
         """Stop driving the run here without ending it: its log stays as it is, and another owner may take it over."""
         if not self._task.done():
             if self._running.io is not None:
-                self._running.io.leave()
+                self._running.leave()
             else:
                 self._task.cancel()
             await asyncio.wait([self._task])
+
+    def drives(self, running: Running) -> bool:
+        """Whether this is the handle on a run's live side, and does not only follow it."""
+        return self._running is running
 
     def on_end(self, call: Callable[[Run[Any, Any]], object]) -> None:
         """Have something called when the run is not driven any more."""

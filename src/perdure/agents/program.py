@@ -14,7 +14,7 @@ from perdure.agents.infer import infer
 from perdure.agents.network_loop import NetworkLoop, Route, RunRules
 from perdure.agents.result import AgentResult
 from perdure.agents.routing import route
-from perdure.durable.drive import RunIO
+from perdure.durable.drive import Left, RunIO
 from perdure.durable.program import Do, Keep
 from perdure.types.records import AgentDone, Payload
 
@@ -52,7 +52,7 @@ class AgentsProgram:
                 return await _end(env, what, do.key, io)
             assert isinstance(what, Route)
             return await route(env, state, what, do.key, io)
-        except (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit):
+        except (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit, Left):
             raise
         except BaseException as error:
             await _tell(env, what, do.key, io, error)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from typing import Any, cast
+
+import msgspec
 
 from perdure.agents.budget import UNLIMITED, Budget, Ledger
 from perdure.agents.checks import check_kind, check_limit, check_model, check_settings
@@ -21,8 +24,9 @@ from perdure.agents.state_kind import StateKind
 from perdure.durable.drive import RunIO, drive, resumed
 from perdure.durable.kernel import Kernel
 from perdure.durable.program import Waiting
-from perdure.log.log import NewRun, Token
-from perdure.types.base import encode_json
+from perdure.log.log import NewRun, RunRow, Token
+from perdure.models.model import ModelSettings
+from perdure.types.base import encode_json, plain
 from perdure.types.errors import DefinitionError, NeedsRuntime
 from perdure.types.events import Sink
 from perdure.types.ids import check_id, new_id
@@ -127,7 +131,7 @@ class Running:
             history,
             turn_prompt,
             doc,
-            _kept(options) if options else {},
+            _kept(options, kind if network is None else DICT_KIND) if options else {},
             env.user_id,
             parent[1] if parent is not None else None,
             parent[2] if parent is not None else None,
@@ -139,10 +143,21 @@ class Running:
         Raises:
             asyncio.CancelledError: the calling task was cancelled; the run is closed before.
         """
-        env = self.env
-        accepted = await env.kernel.log.accept(self.new_run(), self.started)
-        assert accepted.token is not None  # an own session in an own log is free
-        return await self.begin(accepted.token, accepted.head)
+        accepted = await self.env.kernel.log.accept(self.new_run(), self.started)
+        if accepted.token is not None:
+            return await self.begin(accepted.token, accepted.head)
+        return await self._again(accepted.run)
+
+    async def _again(self, run: RunRow) -> RunResult[Any, Any]:
+        """Go on with a child that the log knows from before a crash: whoever has its parent has it too."""
+        log = self.env.kernel.log
+        claimed = await log.claim(run.id, dead=[run.owner] if run.owner is not None else [])
+        records = await log.read_run(run.id)
+        self.recall(records)
+        if claimed is None:
+            return self.result()  # it has ended
+        token, head = claimed
+        return await self.take_up(token, head, records, Claimed(token.epoch, run.status == "running"))
 
     def new_run(self, input_hash: str = "") -> NewRun:
         """The run as a log takes it in."""
@@ -182,21 +197,44 @@ class Running:
             records: the run's records, in order; others are passed over.
             earlier: the session's conversation before this turn.
         """
+        if self.loop.started is not None:  # what was folded before another owner went on does not count
+            self.loop = self.env.loop = self.program.start()
         self.loop.earlier = earlier
         for record in records:
             if record.run_id == self.env.run_id:
+                if isinstance(record.payload, RunStarted):
+                    self.started = record.payload
                 self.loop.fold(record)
                 used = _usage_of(record.payload)
                 if used is not None:
                     self.env.ledger.charge(used)
 
-    async def take_up(self, token: Token, head: int, claimed: Claimed) -> RunResult[Any, Any]:
-        """Drive a recalled run on, as its new owner."""
+    async def take_up(
+        self, token: Token, head: int, records: Sequence[Record], claimed: Claimed | None = None
+    ) -> RunResult[Any, Any]:
+        """Drive a recalled run on.
+
+        Args:
+            token: proof of owning the run.
+            head: the sequence number of the session's last record.
+            records: what was recalled.
+            claimed: the note of a new owner, if somebody had it before.
+        """
         io = self.io = RunIO(self.env.kernel, token, self.sink, head)
-        self._limit(io)
-        await io.keep(None, claimed)
-        self.loop.fold(io.record(None, claimed))
+        self._limit(io, records[0].created_at)
+        if io.projector is not None:
+            for record in records:
+                io.emit(io.projector.record(record))
+        if claimed is not None:
+            self.loop.fold(io.hold(None, claimed))
         return await self._go_on(io)
+
+    def leave(self) -> None:
+        """Stop driving without ending: the log stays as it is, also that of child runs."""
+        for child in self.env.children.values():
+            child.leave()
+        if self.io is not None:
+            self.io.leave()
 
     async def resume(self, answers: Mapping[str, WaitAnswer]) -> RunResult[Any, Any]:
         """Answer waits and drive on; raises as `run` does."""
@@ -250,7 +288,7 @@ class Running:
         self.waiting = end if isinstance(end, Waiting) else None
         return self.result()
 
-    def _limit(self, io: RunIO) -> None:
+    def _limit(self, io: RunIO, since: float | None = None) -> None:
         options = self.env.options
         deadline: float | None = options.get("deadline")
         budget: Budget | None = options.get("budget")
@@ -260,6 +298,8 @@ class Running:
         import asyncio
 
         now = asyncio.get_running_loop().time()
+        if since is not None:  # what went by before a crash counts
+            now -= max(0.0, io.kernel.clock.now() - since)
         if seconds is not None and (deadline is None or seconds <= deadline):
             io.stop_at(now + seconds, "budget", f"{seconds:g} of {seconds:g} seconds are used")
         elif deadline is not None:
@@ -335,11 +375,39 @@ def _as_text(value: Any) -> str:
     return encode_json(value).decode()
 
 
-def _kept(options: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: options[name] for name in ("max_iter", "tool_choice") if name in options}
+def _kept(options: Mapping[str, Any], kind: StateKind[Any]) -> dict[str, Any]:
+    """What of the options outlasts this process."""
+    kept = {name: options[name] for name in ("max_iter", "tool_choice", "deadline") if name in options}
     if isinstance(options.get("model"), str):
         kept["model"] = options["model"]
+    for name in ("budget", "settings"):
+        if options.get(name) is not None:
+            kept[name] = plain(options[name], name)
+    if kind is not DICT_KIND and options.get("state") is not None:
+        given: Any = options["state"]
+        data: Any = given.__class__ if not isinstance(given, State) else cast("State[Any]", given).data.__class__
+        kept["state_type"] = f"{data.__module__}:{data.__qualname__}"
     return kept
+
+
+def read_kept(started: RunStarted) -> dict[str, Any]:
+    """Read what was kept of a run's options.
+
+    Raises:
+        ImportError: the type of its state is not where it was.
+        AttributeError: the same, inside its module.
+    """
+    options = dict(started.options)
+    for name, kind in (("budget", Budget), ("settings", ModelSettings)):
+        if name in options:
+            options[name] = msgspec.convert(options[name], kind, strict=False)
+    if "state_type" in options:
+        module, _, name = options.pop("state_type").partition(":")
+        found: Any = import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+        options["state"] = StateKind.of(found).load(started.state)
+    return options
 
 
 def _said_in(state: State[Any]) -> tuple[Message, ...]:

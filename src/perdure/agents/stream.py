@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self
 
@@ -29,17 +29,15 @@ class RunStream(Generic[Out, S]):
     behind. The iterator never raises because of the run; `result()` does.
     """
 
-    def __init__(
-        self, running: Running, drive: Callable[[], Coroutine[Any, Any, RunResult[Any, Any]]] | None = None
-    ) -> None:
+    def __init__(self, running: Running, launch: Callable[[Running], Run[Any, Any]] = Run) -> None:
         self._running = running
-        self._drive = drive
+        self._launch = launch
         self._run: Run[Out, S] | None = None
 
     async def __aenter__(self) -> Self:
         if self._run is not None:
             raise DefinitionError("This stream was entered already; make another one with .stream(…).")
-        self._run = Run(self._running, self._drive)
+        self._run = self._launch(self._running)
         return self
 
     async def __aexit__(

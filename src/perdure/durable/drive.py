@@ -55,7 +55,6 @@ class RunIO:
 
     __slots__ = (
         "_cancelling",
-        "_committed",
         "_cut_off",
         "_pending",
         "_task",
@@ -63,6 +62,7 @@ class RunIO:
         "_writing",
         "cancelled_outside",
         "cause",
+        "committed",
         "fold",
         "in_step",
         "kernel",
@@ -81,7 +81,7 @@ class RunIO:
         self.sink = sink
         self.projector = Projector(token.run_id, token.session_id) if sink is not None else None
         self.seq = head
-        self._committed = head
+        self.committed = head
         self._writing: asyncio.Lock | None = None
         self.stop: Stop | None = None
         self.stop_detail = ""
@@ -204,13 +204,13 @@ class RunIO:
         entries, self._pending = self._pending, []
         if not entries and status is None:
             return  # somebody else's commit has taken them along
-        before = self._committed
+        before = self.committed
         last = await self._append(entries, status)
         if last == before + len(entries):
-            self._committed = last
+            self.committed = last
             return
         self.seq += last - before - len(entries)
-        self._committed = max(last, before)
+        self.committed = max(last, before)
         for record in await self.kernel.log.read_run(self.token.run_id, before):
             if isinstance(record.payload, CancelAsked) and self.stop is None:
                 self.stop = record.payload.reason
@@ -218,9 +218,10 @@ class RunIO:
 
     async def _append(self, entries: Sequence[Entry], status: RunStatus | None) -> int:
         attempt = 0
+        repeat = False
         while True:
             try:
-                return await self.kernel.log.append(self.token, entries, status)
+                return await self.kernel.log.append(self.token, entries, status, repeat=repeat)
             except CancelWins:
                 self._pending = [*entries, *self._pending]
                 raise
@@ -228,6 +229,7 @@ class RunIO:
                 if not error.retryable or self.leaving:
                     raise
                 attempt += 1
+                repeat = repeat or error.unknown
                 await self.kernel.clock.sleep(STORE_BACKOFF.wait(attempt))
 
     def take_back(self) -> None:

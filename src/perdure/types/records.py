@@ -155,10 +155,11 @@ class Started(Base, tag="started"):
 
 
 class Claimed(Base, tag="claim"):
-    """A new owner has the run; `died` says that the one before it died with it."""
+    """A new owner has the run; `died` says that the one before it died with it, `alone` that it drove nothing else."""
 
     epoch: int
     died: bool = False
+    alone: bool = False
 
 
 class StepDone(Base, tag="step"):

@@ -1,0 +1,208 @@
+"""Owners: the processes that drive runs, and which of them are dead.
+
+The lease belongs to the process and is a counter. An owner is dead when an observer saw the same number for ten seconds
+of its own monotonic clock, or at once when its lock file on the same machine is free. Wall clocks never decide (rule 5
+of the hard cases); safety does not depend on it, the token does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from perdure.db.database import Database, Row, Script, Sql, StoreError
+from perdure.types.ids import new_id
+
+try:
+    import fcntl
+except ImportError:  # a system without file locks: there only the counter tells
+    fcntl = None
+
+
+class Timing(NamedTuple):
+    """How an owner shows that it lives.
+
+    `death` is how many seconds without a new beat mean death, `beat` how often it beats, `sweep` how often it looks for
+    what dead ones have left.
+    """
+
+    death: float = 10.0
+    beat: float = 2.0
+    sweep: float = 1.0
+
+
+class Left(NamedTuple):
+    """A run that nobody alive drives: who had it, if anybody, and how many runs that one had."""
+
+    container: str
+    run_id: str
+    owner: str | None
+    held: int
+    deaths: int
+
+
+class LockFile:
+    """A file that is locked as long as this process lives, so that others on the machine see at once when it dies."""
+
+    def __init__(self, owner: str) -> None:
+        folder = Path(tempfile.gettempdir()) / f"perdure-owners-{os.getuid() if hasattr(os, 'getuid') else 0}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self.host = f"{socket.gethostname()}:{_name_of(folder)}"
+        self.path = folder / owner
+        self._file: IO[bytes] = self.path.open("wb")
+        if fcntl is not None:
+            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX)
+
+    def close(self, *, remove: bool) -> None:
+        """Let go of the lock, which others see; the file is removed if nobody has to see it."""
+        if remove:
+            self.path.unlink(missing_ok=True)
+        self._file.close()
+
+
+def _name_of(folder: Path) -> str:
+    """A name that only processes which see the same folder know: machines and containers may share a host name."""
+    path = folder / "id"
+    own = folder / new_id("host")
+    own.write_text(own.name)
+    with contextlib.suppress(FileExistsError):
+        path.hardlink_to(own)
+    own.unlink()
+    return path.read_text()
+
+
+def _is_free(path: Path) -> bool:
+    """Whether a lock file is there and nobody holds it, which means that its owner is dead."""
+    if fcntl is None:
+        return False
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return True
+    except OSError:  # held, or not there: then the counter tells
+        return False
+
+
+class Owners:
+    """This process as an owner, and its view of the others.
+
+    Args:
+        db: the opened database.
+        timing: how long is what.
+    """
+
+    def __init__(self, db: Database, timing: Timing) -> None:
+        self._db = db
+        self._timing = timing
+        self.id = new_id("owner")
+        self._lock = LockFile(self.id)
+        self._seen: dict[str, tuple[int, float]] = {}
+
+    async def beat(self) -> None:
+        """Show that this process is alive; makes it known if it is not, or not any more."""
+        row = (self.id, 1, self._lock.host, str(self._lock.path))
+
+        def script() -> Script[None]:
+            yield Sql(
+                "INSERT INTO owners (id, beat, host, lock) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (id) DO UPDATE SET beat = owners.beat + 1",
+                row,
+            )
+
+        await self._db.write(script)
+
+    async def dead(self, now: float) -> list[str]:
+        """Say which owners are dead.
+
+        Args:
+            now: this process's monotonic clock, in seconds.
+        """
+
+        def script() -> Script[list[Row]]:
+            return (yield Sql("SELECT id, beat, host, lock FROM owners WHERE id <> ?", (self.id,)))
+
+        found: list[str] = []
+        seen: dict[str, tuple[int, float]] = {}
+        for id, beat, host, lock in await self._db.read(script):
+            before = self._seen.get(id)
+            seen[id] = before if before is not None and before[0] == beat else (beat, now)
+            if now - seen[id][1] >= self._timing.death or (host == self._lock.host and _is_free(Path(lock))):
+                found.append(id)
+        self._seen = seen
+        return found
+
+    async def left(self, dead: Collection[str], live: Collection[str]) -> list[Left]:
+        """Find runs that nobody alive drives, and queued ones whose turn it is.
+
+        Child runs are not among them: whoever drives the parent finds them.
+
+        Args:
+            dead: owners that are dead.
+            live: the runs that this process drives or is about to.
+        """
+
+        def script() -> Script[tuple[list[Row], list[Row]]]:
+            running = yield Sql(
+                "SELECT r.container, r.id, r.owner, o.id, r.deaths FROM runs r LEFT JOIN owners o ON o.id = r.owner "
+                "WHERE r.status = 'running' AND r.parent IS NULL"
+            )
+            queued = yield Sql(
+                "SELECT r.container, r.id, r.deaths FROM runs r JOIN sessions s ON s.container = r.container AND "
+                "s.id = r.session AND s.turn = r.id WHERE r.status = 'queued' AND r.parent IS NULL"
+            )
+            return running, queued
+
+        running, queued = await self._db.read(script)
+        held: dict[str, int] = {}
+        for _, _, owner, _, _ in running:
+            held[owner] = held.get(owner, 0) + 1
+        # an owner that others have forgotten is dead; a run of this process that it does not drive was lost on its way
+        found = [
+            Left(container, id, owner, held[owner], int(deaths))
+            for container, id, owner, known, deaths in running
+            if id not in live and (owner in dead or known is None or owner == self.id)
+        ]
+        return found + [Left(container, id, None, 0, int(deaths)) for container, id, deaths in queued if id not in live]
+
+    async def cancelled(self) -> list[tuple[str, str]]:
+        """Find runs of this process that somebody has cancelled, as container and id."""
+
+        def script() -> Script[list[Row]]:
+            text = "SELECT container, id FROM runs WHERE status = 'running' AND owner = ? AND cancelled = 1"
+            return (yield Sql(text, (self.id,)))
+
+        return [(str(container), str(id)) for container, id in await self._db.read(script)]
+
+    async def forget(self, owners: Collection[str]) -> bool:
+        """Remove owners that have no run any more, with their lock files; say whether any was removed."""
+
+        def script() -> Script[list[str]]:
+            gone: list[str] = []
+            for one in owners:
+                rows = yield Sql(
+                    "DELETE FROM owners WHERE id = ? AND NOT EXISTS (SELECT 1 FROM runs WHERE owner = ? AND "
+                    "status = 'running') RETURNING lock",
+                    (one, one),
+                )
+                gone += [str(row[0]) for row in rows]
+            return gone
+
+        if not owners:
+            return False
+        gone = [Path(lock) for lock in await self._db.write(script)]
+        for lock in gone:
+            if lock.parent == self._lock.path.parent and _is_free(lock):
+                lock.unlink(missing_ok=True)
+        return bool(gone)
+
+    async def close(self) -> None:
+        """Say that this process has gone."""
+        removed = False
+        with contextlib.suppress(StoreError):  # a store that is gone cannot be told; others see the lock file
+            removed = await self.forget([self.id])
+        self._lock.close(remove=removed)

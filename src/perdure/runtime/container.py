@@ -1,0 +1,378 @@
+"""A tenant: its own sessions and runs, with the same verbs as the runtime; nothing crosses."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from typing_extensions import Unpack
+
+from perdure.agents.agent import Agent
+from perdure.agents.handle import Run
+from perdure.agents.network import Network
+from perdure.agents.options import RunOptions
+from perdure.agents.outcome import RunResult
+from perdure.agents.running import Running, read_kept
+from perdure.agents.stream import RunStream
+from perdure.db.database import StoreError
+from perdure.durable.drive import Left as Leaving
+from perdure.durable.kernel import Kernel
+from perdure.durable.program import Waiting
+from perdure.log.log import Accepted, Entry, RunRow, Token
+from perdure.log.owners import Left
+from perdure.log.sql import SqlLog, input_hash
+from perdure.runtime.session import Session
+from perdure.types.base import encode_json
+from perdure.types.errors import Conflict, RunError, RunFailed
+from perdure.types.events import RunWaiting
+from perdure.types.ids import check_id
+from perdure.types.messages import Input, Message
+from perdure.types.project import Projector
+from perdure.types.records import CancelAsked, Claimed, Record, RunFinished, RunStarted
+from perdure.types.transcript import Transcript
+
+if TYPE_CHECKING:
+    from perdure.runtime.runtime import Runtime
+
+Out = TypeVar("Out")
+S = TypeVar("S")
+DEATHS = 3
+"""A run is parked after it was alone in this many dying processes."""
+
+KNOWN = 256
+"""How many conversations are kept at hand."""
+
+_OPEN = ("queued", "running")
+_log = logging.getLogger("perdure")
+
+
+class Container:
+    """A handle on one tenant of a runtime.
+
+    Args:
+        runtime: the runtime.
+        name: the tenant's id.
+        log: its log.
+    """
+
+    def __init__(self, runtime: Runtime, name: str, log: SqlLog) -> None:
+        self.runtime = runtime
+        self.name = name
+        self.log = log
+        self.kernel = Kernel(log, runtime.clock, runtime.worker)
+        self.live: dict[str, Running | None] = {}
+        self._conversations: OrderedDict[str, Transcript] = OrderedDict()
+
+    # -- verbs -------------------------------------------------------------------------------------------------------
+
+    async def run(
+        self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]
+    ) -> RunResult[Out, S]:
+        """Run a registered definition to its end, or until it waits for somebody outside.
+
+        Args:
+            definition: the agent or network.
+            input: what the user said.
+            options: `session_id` continues a conversation; `run_id` makes a repetition the same run.
+
+        Raises:
+            RunFailed: the run failed, or was parked.
+            RunCancelled: the run was cancelled or passed its deadline.
+            Conflict: the run id belongs to another input.
+        """
+        run = await self.start(definition, input, **options)
+        try:
+            return await run.result()
+        except asyncio.CancelledError:
+            mine = self.live.get(run.id)
+            await (run.cancel() if mine is not None and run.drives(mine) else run.detach())
+            raise
+
+    async def start(
+        self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]
+    ) -> Run[Out, S]:
+        """Start a run in the background and return its handle as soon as the log has taken it in.
+
+        Raises:
+            Conflict: the run id belongs to another input.
+        """
+        taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        run: Run[Out, S] = self._launch(self._running(definition, input, cast("dict[str, Any]", options)), taken)
+        await taken
+        return run
+
+    def stream(
+        self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]
+    ) -> RunStream[Out, S]:
+        """Run a registered definition and stream its events."""
+        return RunStream(self._running(definition, input, cast("dict[str, Any]", options)), self._launch)
+
+    def session(self, id: str) -> Session:
+        """A handle on a conversation; it need not exist yet.
+
+        Raises:
+            InvalidId: the id has a shape that is not allowed.
+        """
+        return Session(self, check_id(id, "session_id"))
+
+    async def cancel(self, run_id: str) -> None:
+        """Ask for the end of a run, whoever drives it; what it has finished is kept.
+
+        A run that is over stays as it is. One that is queued ends when its turn has come.
+
+        Raises:
+            UnknownName: there is no such run.
+        """
+        if (await self.log.run(run_id)).status in (*_OPEN, "waiting"):
+            await self.log.post(run_id, CancelAsked())
+            await self.notice_cancel(run_id)
+
+    # -- how a run goes ----------------------------------------------------------------------------------------------
+
+    def _running(self, definition: Any, input: Input, options: dict[str, Any]) -> Running:
+        self.runtime.check_registered(definition)
+        runtime = self.runtime
+        given = {"resources": runtime.resources, **options} if runtime.resources else options
+        running = Running(definition, input, given, kernel=self.kernel, hooks=runtime.hooks)
+        running.env.fallback = runtime.model
+        return running
+
+    def _launch(self, running: Running, taken: asyncio.Future[None] | None = None) -> Run[Any, Any]:
+        id = running.env.run_id
+        run: Run[Any, Any] = Run(running, lambda: self._whole(running, taken), lambda: self.cancel(id))
+        self.runtime.keep(run)
+        return run
+
+    async def _whole(self, running: Running, taken: asyncio.Future[None] | None) -> RunResult[Any, Any]:
+        """Take a run in, wait for its turn if need be, and drive it; a repetition follows the run that it repeats."""
+        id = running.env.run_id
+        first = id not in self.live
+        if first:
+            self.live[id] = running
+        try:
+            try:
+                accepted = await self._accept(running)
+            except BaseException as error:
+                if taken is not None and not taken.done():
+                    taken.set_exception(error)
+                raise
+            if taken is not None and not taken.done():
+                taken.set_result(None)
+            if accepted.known:
+                if first:
+                    del self.live[id]
+                    first = False
+                return await self._follow(running, accepted.run)
+            return await self._take_turn(running, accepted)
+        except (Leaving, asyncio.CancelledError) as end:
+            if not self.runtime.closing:
+                raise
+            raise RunError(
+                f"Run {id} was left when its runtime was closed; it goes on when the store is opened again."
+            ) from end
+        finally:
+            if first:
+                del self.live[id]
+            self.runtime.worker.tell()
+
+    async def _accept(self, running: Running) -> Accepted:
+        started = running.started
+        await self.runtime.worker.fresh()
+        busy = running.env.options.get("on_busy", "queue")
+        if busy != "queue":
+            await self._not_busy(running.env.session_id, running.env.run_id, interrupt=busy == "interrupt")
+        mark = input_hash(encode_json(started.messages), encode_json(started.state), encode_json(started.history))
+        return await self.log.accept(running.new_run(mark), started)
+
+    async def _not_busy(self, session_id: str, run_id: str, *, interrupt: bool) -> None:
+        ahead = [one for one in await self.log.runs(session_id=session_id) if one.status in (*_OPEN, "waiting")]
+        for one in ahead:
+            if one.id == run_id:
+                return  # a repetition
+        for one in ahead:
+            if not interrupt:
+                raise Conflict(f"The session {session_id!r} is at work on run {one.id!r}; on_busy='reject' was asked.")
+            await self.log.post(one.id, CancelAsked("interrupted"))
+            await self.notice_cancel(one.id)
+
+    async def _take_turn(self, running: Running, accepted: Accepted) -> RunResult[Any, Any]:
+        env, token = running.env, accepted.token
+        if token is not None:
+            return await self._guarded(running, token, running.begin(token, accepted.head, await self._said(running)))
+        while True:
+            change = self.runtime.worker.listen()
+            claimed = await self.log.claim(env.run_id)
+            if claimed is not None:
+                break
+            if (await self.log.run(env.run_id)).status != "queued":
+                return await self._follow(running, accepted.run)
+            await self.runtime.worker.changed(change)
+        token, head = claimed
+        records = await self.log.read_run(env.run_id)
+        running.recall(records, await self._said(running))
+        return await self._guarded(running, token, running.take_up(token, head, records))
+
+    async def _guarded(self, running: Running, token: Token, drive: Any) -> RunResult[Any, Any]:
+        """Drive a run; if another owner has it since, follow that one."""
+        try:
+            return await drive
+        except Conflict:
+            run = await self.log.run(token.run_id)
+            if run.epoch == token.epoch:
+                raise
+            return await self._follow(running, run)
+
+    async def _follow(self, running: Running, run: RunRow) -> RunResult[Any, Any]:
+        """Wait for the end of a run that somebody else drives, and read its result from the log."""
+        while run.status in _OPEN:
+            change = self.runtime.worker.listen()
+            run = await self.log.run(run.id)
+            if run.status in _OPEN:
+                await self.runtime.worker.changed(change)
+        records = await self.log.read_run(run.id)
+        running.recall(records, await self._before(run))
+        action = running.loop.next() if run.status == "waiting" else None
+        running.waiting = action if isinstance(action, Waiting) else None
+        self._show(running, records)
+        if run.status == "parked":
+            raise RunFailed(
+                f"Run {run.id} of {run.definition!r} is parked: the processes that drove it died and nothing of it was "
+                "finished, or it could not be read. See what it does, and start it under another id.",
+                running.result(),
+            )
+        return running.result()
+
+    def _show(self, running: Running, records: Sequence[Record]) -> None:
+        """Tell whoever listens to a run that somebody else has driven what is not told yet."""
+        sink, io = running.sink, running.io
+        if sink is None:
+            return
+        at = {"run_id": running.env.run_id, "session_id": running.env.session_id}
+        told = io.projector if io is not None else None
+        projector = told or Projector(**at)
+        events = [
+            event
+            for record in records
+            if told is None or io is None or record.seq > io.committed
+            for event in projector.record(record)
+        ]
+        if running.waiting is not None:
+            events.append(RunWaiting(waits=running.waiting.waits, run_id=at["run_id"], session_id=at["session_id"]))
+        for event in events:
+            sink(event)
+
+    async def notice_cancel(self, run_id: str) -> None:
+        """Stop a run that is driven here and that somebody has cancelled."""
+        running = self.live.get(run_id)
+        if running is None or running.io is None or running.io.stop is not None:
+            return
+        for record in await self.log.read_run(run_id):
+            if isinstance(record.payload, CancelAsked):
+                return running.io.ask_stop(record.payload.reason, record.payload.detail)
+
+    # -- taking over -------------------------------------------------------------------------------------------------
+
+    async def take_over(self, left: Left, dead: Sequence[str]) -> None:
+        """Drive a run on that nobody alive drives; one whose definition another process has is left alone."""
+        id = left.run_id
+        run = await self.log.run(id)
+        if not self.runtime.registry.has(run.definition) or id in self.live:
+            return
+        self.live[id] = None
+        try:
+            await self.runtime.worker.fresh()
+            claimed = await self.log.claim(id, dead=dead if left.owner is None else [*dead, left.owner])
+            if claimed is not None:
+                await self._go_on(left, run, *claimed)
+        except Leaving:
+            if not self.runtime.closing:
+                raise
+        finally:
+            del self.live[id]
+            self.runtime.worker.tell()
+
+    async def _go_on(self, left: Left, run: RunRow, token: Token, head: int) -> None:
+        records = await self.log.read_run(run.id)
+        died = left.owner is not None and left.owner != self.log.owner
+        claimed = Claimed(token.epoch, died, died and left.held == 1)
+        if lonely_deaths(records) + claimed.alone >= DEATHS:
+            _log.error("Run %s is parked: it was alone in %d dying processes.", run.id, DEATHS)
+            await self.log.append(token, [Entry(None, claimed)], "parked")
+            return
+        try:
+            running = self._revived(run, records)
+            running.recall(records, await self._said(running))
+        except StoreError:
+            raise
+        except Exception:
+            _log.exception("Run %s is parked: it cannot be gone on with.", run.id)
+            await self.log.append(token, [Entry(None, claimed)], "parked")
+            return
+        self.live[run.id] = running
+        await self._guarded(running, token, running.take_up(token, head, records, claimed))
+
+    def _revived(self, run: RunRow, records: Sequence[Record]) -> Running:
+        """Make the live side of a run again, from its first record."""
+        started = records[0].payload
+        assert isinstance(started, RunStarted)
+        options = {
+            **read_kept(started),
+            "run_id": run.id,
+            "session_id": run.session_id,
+            "user_id": run.user_id,
+            "resources": self.runtime.resources,
+        }
+        definition = self.runtime.registry.get(run.definition)
+        running = Running(definition, None, options, kernel=self.kernel, hooks=self.runtime.hooks)
+        running.started = started
+        running.env.turn_prompt = started.system_prompt
+        running.env.fallback = self.runtime.model
+        return running
+
+    # -- conversations -----------------------------------------------------------------------------------------------
+
+    async def _said(self, running: Running) -> tuple[Message, ...]:
+        """What was said before a run that has the turn; nothing, if its caller knows better."""
+        if running.started.history:
+            return ()
+        return tuple((await self.conversation(running.env.session_id)).messages)
+
+    async def _before(self, run: RunRow) -> tuple[Message, ...]:
+        """What was said in the turns before a run's; nothing, if its caller knew better."""
+        transcript = Transcript()
+        for record in await self.log.read_session(run.session_id):
+            if record.run_id == run.id:
+                if isinstance(record.payload, RunStarted) and record.payload.history:
+                    return ()
+                if isinstance(record.payload, RunFinished):
+                    break
+            transcript.add(record)
+        return tuple(transcript.messages)
+
+    async def conversation(self, session_id: str) -> Transcript:
+        """The conversation of all turns that have ended; read once, then only what is new."""
+        known = self._conversations.setdefault(session_id, Transcript())
+        self._conversations.move_to_end(session_id)
+        if len(self._conversations) > KNOWN:
+            self._conversations.popitem(last=False)
+        for record in await self.log.read_session(session_id, known.seq):
+            if record.seq > known.seq:
+                known.add(record)
+        return known
+
+    def __repr__(self) -> str:
+        return f"Container({self.name!r})"
+
+
+def lonely_deaths(records: Sequence[Record]) -> int:
+    """Count the processes that died since anything of a run was finished, and that drove nothing but it."""
+    count = 0
+    for record in records:
+        if record.key is not None:
+            count = 0
+        elif isinstance(record.payload, Claimed):
+            count += record.payload.alone
+    return count

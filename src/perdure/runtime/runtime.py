@@ -1,0 +1,213 @@
+"""The runtime: one process's door to a store."""
+
+# pyright: reportUnnecessaryIsInstance=false
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+from typing_extensions import Unpack
+
+from perdure.agents.agent import Agent
+from perdure.agents.definition import AgentDefinition, NetworkDefinition
+from perdure.agents.env import resolve
+from perdure.agents.handle import Run
+from perdure.agents.hooks import HooksLike, read_hooks
+from perdure.agents.network import Network
+from perdure.agents.options import RunOptions
+from perdure.agents.outcome import RunResult
+from perdure.agents.stream import RunStream
+from perdure.db.database import Database, StoreError
+from perdure.db.migrate import migrate
+from perdure.db.open import open_database
+from perdure.durable.kernel import SYSTEM_CLOCK, Registry
+from perdure.log.owners import Timing
+from perdure.log.schema import MIGRATIONS
+from perdure.log.sql import SqlLog
+from perdure.models.model import Model
+from perdure.runtime.container import Container
+from perdure.runtime.session import Session
+from perdure.runtime.worker import Worker
+from perdure.types.errors import DefinitionError, InvalidId, UnknownName
+from perdure.types.ids import check_id, new_id
+from perdure.types.messages import Input
+
+Out = TypeVar("Out")
+S = TypeVar("S")
+
+
+class Runtime:
+    """Where runs are kept; use it with `async with`.
+
+    Args:
+        url: `sqlite:///name.db`, `sqlite:////path/name.db` or `postgresql://user@host/name`.
+        definitions: the agents and networks that run here; their names must differ.
+        model: the model of agents that have none.
+        hooks: hooks that apply to every run.
+        resources: live objects for `ctx.use`; never recorded.
+        durability: SQLite only: `"full"` survives a power loss, `"normal"` a killed process.
+        workers: whether this process takes over runs that dead processes have left.
+        timing: how long is what when processes watch each other; all on one store should agree.
+
+    Raises:
+        DefinitionError: the address or a definition is wrong.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        definitions: Sequence[AgentDefinition | NetworkDefinition] = (),
+        *,
+        model: Model | str | None = None,
+        hooks: HooksLike = (),
+        resources: Sequence[Any] = (),
+        durability: Literal["full", "normal"] = "full",
+        workers: bool = True,
+        timing: Timing | None = None,
+    ) -> None:
+        self.db: Database = open_database(url, durability=durability)
+        self.clock = SYSTEM_CLOCK
+        self.model = resolve(model)
+        self.hooks = read_hooks(hooks, "Runtime")
+        self.resources = tuple(resources)
+        self.registry = Registry()
+        for one in definitions:
+            if not isinstance(one, (AgentDefinition, NetworkDefinition)):
+                raise DefinitionError(f"Runtime(definitions=…) holds {one!r}; give agents and networks.")
+            self.registry.add(one)
+        self.closing = False
+        self._workers = workers
+        self._timing = timing or Timing()
+        self._worker: Worker | None = None
+        self._containers: dict[str, Container] = {}
+        self._runs: set[Run[Any, Any]] = set()
+
+    async def __aenter__(self) -> Self:
+        if self._worker is not None:
+            raise StoreError("This runtime is open already, or was closed; make another one.")
+        await self.db.open()
+        try:
+            self.store_id = await migrate(self.db, MIGRATIONS, new_id("store"))
+            worker = Worker(self, self.db, self.clock, self._timing, takes_over=self._workers)
+            await worker.beat()
+            self._worker = worker
+            if self._workers:
+                await worker.sweep()
+        except BaseException:
+            await self.db.close()
+            raise
+        worker.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop what still runs here without ending it: whoever opens the store next takes it over."""
+        self.closing = True
+        try:
+            await asyncio.gather(*(run.detach() for run in self._runs))
+            await self.worker.stop()
+        finally:
+            await self.db.close()
+
+    # -- the verbs ---------------------------------------------------------------------------------------------------
+
+    async def run(
+        self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]
+    ) -> RunResult[Out, S]:
+        """Run a registered definition to its end, or until it waits for somebody outside; see `Container.run`."""
+        return await self.container("default").run(definition, input, **options)
+
+    async def start(
+        self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]
+    ) -> Run[Out, S]:
+        """Start a run in the background and return its handle as soon as the log has taken it in."""
+        return await self.container("default").start(definition, input, **options)
+
+    def stream(
+        self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]
+    ) -> RunStream[Out, S]:
+        """Run a registered definition and stream its events."""
+        return self.container("default").stream(definition, input, **options)
+
+    async def cancel(self, run_id: str) -> None:
+        """Ask for the end of a run, whoever drives it; see `Container.cancel`."""
+        await self.container("default").cancel(run_id)
+
+    def session(self, id: str) -> Session:
+        """A handle on a conversation of the default container."""
+        return self.container("default").session(id)
+
+    def container(self, name: str) -> Container:
+        """A handle on a tenant.
+
+        Raises:
+            InvalidId: the name has a shape that is not allowed.
+            StoreError: the runtime is not open.
+        """
+        found = self._containers.get(name)
+        if found is None:
+            owner = self.worker.owners.id
+            log = SqlLog(self.db, self.clock.now, owner, check_id(name, "container"))
+            found = self._containers[name] = Container(self, name, log)
+        return found
+
+    # -- for the rooms of the runtime --------------------------------------------------------------------------------
+
+    @property
+    def worker(self) -> Worker:
+        """What watches the store for this process.
+
+        Raises:
+            StoreError: the runtime is not open.
+        """
+        if self._worker is None:
+            raise StoreError("The runtime is not open; use it with: async with Runtime(…) as runtime")
+        return self._worker
+
+    def check_registered(self, definition: Any) -> None:
+        """Refuse a definition that another process could not find by its name.
+
+        Raises:
+            DefinitionError: it is not registered here.
+        """
+        try:
+            known = self.registry.get(definition.name)
+        except (UnknownName, AttributeError):
+            known = None
+        if known is not definition:
+            raise DefinitionError(
+                f"{definition!r} is not registered with this runtime, so no other process could take its runs over. "
+                "Give it to Runtime(url, [definition, …])."
+            )
+
+    def keep(self, run: Run[Any, Any]) -> None:
+        """Own a background run until it ends."""
+        self._runs.add(run)
+        run.on_end(self._runs.discard)
+
+    def busy(self) -> bool:
+        """Whether this process drives anything, or is about to."""
+        return any(one.live for one in self._containers.values())
+
+    def live(self) -> set[str]:
+        """The runs that this process drives or is about to."""
+        return {id for one in self._containers.values() for id in one.live}
+
+    def leave(self, run_id: str, task: asyncio.Task[None]) -> None:
+        """Stop driving a run that was taken over, without ending it."""
+        for one in self._containers.values():
+            running = one.live.get(run_id)
+            if running is not None and running.io is not None:
+                return running.leave()
+        task.cancel()
+
+    def knows(self, container: str) -> bool:
+        """Whether a container's name is one that may be used here."""
+        try:
+            self.container(container)
+        except InvalidId:
+            return False
+        return True

@@ -1,0 +1,73 @@
+"""One conversation: its messages and its records, read from the log."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from typing_extensions import Unpack
+
+from perdure.agents.agent import Agent
+from perdure.agents.handle import Run
+from perdure.agents.network import Network
+from perdure.agents.options import RunOptions
+from perdure.agents.outcome import RunResult
+from perdure.agents.stream import RunStream
+from perdure.types.errors import DefinitionError
+from perdure.types.messages import Input, Message
+from perdure.types.records import Record
+
+if TYPE_CHECKING:
+    from perdure.runtime.container import Container
+
+Out = TypeVar("Out")
+S = TypeVar("S")
+
+
+class Session:
+    """A handle on one conversation of a container.
+
+    Args:
+        container: whose it is.
+        id: its id.
+    """
+
+    def __init__(self, container: Container, id: str) -> None:
+        self._container = container
+        self.id = id
+
+    async def messages(self) -> AsyncIterator[Message]:
+        """What was said in all turns that have ended, in order."""
+        for message in tuple((await self._container.conversation(self.id)).messages):
+            yield message
+
+    async def records(self, after: int = 0) -> list[Record]:
+        """The session's records behind a sequence number, in order of commitment."""
+        return await self._container.log.read_session(self.id, after)
+
+    async def run(
+        self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]
+    ) -> RunResult[Out, S]:
+        """Run a definition as the next turn of this conversation; see `Container.run`."""
+        return await self._container.run(definition, input, **self._here(options))
+
+    async def start(
+        self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]
+    ) -> Run[Out, S]:
+        """Start the next turn of this conversation in the background; see `Container.start`."""
+        return await self._container.start(definition, input, **self._here(options))
+
+    def stream(
+        self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]
+    ) -> RunStream[Out, S]:
+        """Run a definition as the next turn of this conversation and stream its events."""
+        return self._container.stream(definition, input, **self._here(options))
+
+    def _here(self, options: RunOptions[Any]) -> RunOptions[Any]:
+        if options.get("session_id") is not None:
+            raise DefinitionError(f"This is session {self.id!r}; its verbs take no session_id.")
+        options["session_id"] = self.id
+        return options
+
+    def __repr__(self) -> str:
+        return f"Session({self.id!r})"

@@ -1,0 +1,177 @@
+"""The worker of a runtime: it beats, watches the store, and takes over what nobody alive drives.
+
+Runs that were there when a process died twice, and of which nothing was finished since, are suspects: they are driven
+one per process, so that the one that kills its process is alone when it does (rule 5.7 of the hard cases).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from perdure.db.database import Database, StoreError
+from perdure.durable.kernel import Clock
+from perdure.log.owners import Left, Owners, Timing
+
+if TYPE_CHECKING:
+    from perdure.runtime.runtime import Runtime
+
+SUSPECT = 2
+"""How many deaths without anything finished make a run a suspect."""
+
+_log = logging.getLogger("perdure")
+
+
+class Worker:
+    """One process's beat, and its eyes.
+
+    Args:
+        runtime: whose it is.
+        db: the opened database.
+        clock: the machine's clock.
+        timing: how long is what.
+        takes_over: whether it takes over runs.
+    """
+
+    def __init__(self, runtime: Runtime, db: Database, clock: Clock, timing: Timing, *, takes_over: bool) -> None:
+        self._runtime = runtime
+        self._db = db
+        self._clock = clock
+        self._timing = timing
+        self._takes_over = takes_over
+        self.owners = Owners(db, timing)
+        self._beaten = -timing.death
+        self._queued: dict[str, float] = {}
+        self._suspect: str | None = None
+        self._taken: dict[str, asyncio.Task[None]] = {}
+        self._change = asyncio.Event()
+        self._interest = asyncio.Event()
+        self._listeners = 0
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._task = asyncio.create_task(self._work(), name="perdure-worker")
+
+    async def stop(self) -> None:
+        """Stop watching, and leave the runs that were taken over as they are."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        taken = list(self._taken.items())
+        for id, task in taken:
+            self._runtime.leave(id, task)
+        if taken:
+            await asyncio.wait([task for _, task in taken])
+        await self.owners.close()
+
+    # -- the lease ---------------------------------------------------------------------------------------------------
+
+    def doubtful(self) -> bool:
+        """Whether others may take this process for dead by now."""
+        return self._clock.monotonic() - self._beaten > self._timing.death / 2
+
+    async def fresh(self) -> None:
+        """Beat before a run is taken in, if the last beat is old: others must know who has it."""
+        if self.doubtful():
+            await self.beat()
+
+    async def beat(self) -> None:
+        """Show that this process is alive."""
+        now = self._clock.monotonic()
+        await self.owners.beat()
+        self._beaten = now
+
+    # -- watching ----------------------------------------------------------------------------------------------------
+
+    def listen(self) -> asyncio.Event:
+        """An event that is set when somebody may have written; ask for it before looking, then wait for it."""
+        return self._change
+
+    async def changed(self, change: asyncio.Event) -> None:
+        """Wait for a change that `listen` gave."""
+        self._listeners += 1
+        self._interest.set()
+        try:
+            await change.wait()
+        finally:
+            self._listeners -= 1
+
+    def tell(self) -> None:
+        """Have everybody who waits look again."""
+        change, self._change = self._change, asyncio.Event()
+        change.set()
+
+    async def _work(self) -> None:
+        next_sweep = self._clock.monotonic()
+        while True:
+            try:
+                now = self._clock.monotonic()
+                if self._runtime.busy() and now - self._beaten >= self._timing.beat:
+                    await self.beat()
+                if self._takes_over and now >= next_sweep:
+                    await self.sweep()
+                    next_sweep = self._clock.monotonic() + self._timing.sweep
+                await self._look(min(self._timing.sweep, self._timing.beat))
+            except StoreError as error:
+                _log.warning("The store cannot be watched: %s", error)
+                await self._clock.sleep(self._timing.sweep)
+
+    async def _look(self, seconds: float) -> None:
+        """Let time pass, and notice what others write as long as somebody here wants to know."""
+        if not self._listeners and not self._runtime.busy():
+            self._interest.clear()
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._interest.wait()
+            except TimeoutError:
+                pass
+            return
+        if await self._db.changed(seconds) and self._runtime.busy():
+            for container, id in await self.owners.cancelled():
+                await self._runtime.container(container).notice_cancel(id)
+        self.tell()  # also when nothing was noticed: a notification may be lost
+
+    # -- taking over -------------------------------------------------------------------------------------------------
+
+    async def sweep(self) -> None:
+        """Take over what nobody alive drives."""
+        now = self._clock.monotonic()
+        dead = await self.owners.dead(now)
+        left = await self.owners.left(dead, self._runtime.live())
+        ready = [one for one in left if self._runtime.knows(one.container) and self._may_take(one, now)]
+        known = {one.run_id for one in left}
+        self._queued = {id: since for id, since in self._queued.items() if id in known}
+        calm = [one for one in ready if one.deaths < SUSPECT]
+        suspects = sorted((one for one in ready if one.deaths >= SUSPECT), key=lambda one: one.deaths)
+        if self._suspect is None:
+            for one in calm:
+                self._take(one, dead)
+            if suspects and not calm and not self._runtime.busy():
+                self._suspect = suspects[0].run_id
+                self._take(suspects[0], dead)
+        await self.owners.forget([one for one in dead if all(run.owner != one for run in left)])
+
+    def _may_take(self, one: Left, now: float) -> bool:
+        """Whether a run is to be had: a queued one is left for a while to whoever has queued it."""
+        if one.run_id in self._taken:
+            return False
+        if one.owner is not None:
+            return True
+        return now - self._queued.setdefault(one.run_id, now) >= self._timing.beat
+
+    def _take(self, one: Left, dead: Sequence[str]) -> None:
+        task = asyncio.create_task(self._drive(one, dead), name=f"perdure-{one.run_id}")
+        self._taken[one.run_id] = task
+
+    async def _drive(self, one: Left, dead: Sequence[str]) -> None:
+        try:
+            await self._runtime.container(one.container).take_over(one, dead)
+        except Exception:
+            _log.exception("Run %s could not be taken over; it is tried again.", one.run_id)
+        finally:
+            del self._taken[one.run_id]
+            if self._suspect == one.run_id:
+                self._suspect = None

@@ -38,7 +38,7 @@ def prompt_ref(
     texts: dict[str, str] = {}
     system: str | None = None
     first = prompt[0] if prompt else None
-    if isinstance(first, TextMessage) and first.role == "system":
+    if isinstance(first, TextMessage) and first.role == "system" and _is_own(first, prompt, transcript, changed):
         text = first.text
         system = _hash(text)
         if system not in known:
@@ -48,6 +48,13 @@ def prompt_ref(
         texts[toolbox.digest] = toolbox.text
     pieces = _pieces(prompt, transcript) if changed else None
     return PromptRef(len(transcript), system, toolbox.digest, pieces), texts
+
+
+def _is_own(first: TextMessage, prompt: Sequence[Message], transcript: Sequence[Message], changed: bool) -> bool:
+    """Whether a system message is the prompt's own, just a text, and no message of the conversation."""
+    if not changed:
+        return len(prompt) > len(transcript)
+    return first == TextMessage("system", first.text) and all(first is not one for one in transcript)
 
 
 def _pieces(prompt: Sequence[Message], transcript: Sequence[Message]) -> tuple[PromptRange | Message, ...]:

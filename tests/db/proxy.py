@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from contextlib import suppress
@@ -54,13 +55,15 @@ class CommitProxy:
                 self._start(self._answered, theirs, ours)
 
     def _asked(self, ours: socket.socket, theirs: socket.socket) -> None:
+        commit = re.compile(b"COMMIT")
         with suppress(OSError):
             while data := ours.recv(65_536):
-                if b"COMMIT" in data and self.cut is not None:
-                    self.cuts += 1
-                    if self.cut == "before":
-                        self.cut = None
-                        break
+                prepared = re.search(rb"(_pg3_\d+)\0COMMIT\0", data)
+                if prepared is not None:  # the driver prepares what it often says, and then calls it by a name
+                    commit = re.compile(b"COMMIT|" + prepared[1] + b"\\0")
+                if self.cut == "before" and commit.search(data):
+                    self._has_cut()
+                    break
                 theirs.sendall(data)
         _close(ours)
         _close(theirs)
@@ -68,11 +71,14 @@ class CommitProxy:
     def _answered(self, theirs: socket.socket, ours: socket.socket) -> None:
         with suppress(OSError):
             while data := theirs.recv(65_536):
-                if b"COMMIT" in data and self.cut is not None:
-                    self.cut = None
+                if self.cut == "after" and b"COMMIT" in data:
+                    self._has_cut()
                     break
                 ours.sendall(data)
         _close(ours)
+
+    def _has_cut(self) -> None:
+        self.cut, self.cuts = None, self.cuts + 1
 
 
 def _close(one: socket.socket) -> None:

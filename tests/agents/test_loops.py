@@ -18,8 +18,11 @@ from perdure import (
     Network,
     Parallel,
     Route,
+    RouterArgs,
     RunCancelled,
     RunFailed,
+    TextMessage,
+    TextPart,
     ToolResultMessage,
     Usage,
     tool,
@@ -287,3 +290,29 @@ async def test_what_a_child_spent_until_it_was_cut_off_is_counted():
     usage = cancelled.value.result.usage
     assert usage.input_tokens > 100 and usage.output_tokens >= 10
     assert (usage.model_calls, usage.tool_calls) == (3, 2)
+
+
+async def test_a_condition_to_stop_is_asked_after_each_turn_and_not_before_the_first():
+    asked: list[int] = []
+
+    def enough(r: RouterArgs[Any]) -> bool:
+        asked.append(r.call_count)
+        return r.call_count == 2
+
+    worker = Agent("A")
+    network = Network("N", agents=[worker], router=lambda r: worker, stop_when=enough)
+    result = await network.run("x", model=ScriptedModel(say("a"), repeat=True))
+    assert (asked, len(result.results), result.stop_reason) == ([1, 2], 2, "stop_when")
+
+
+async def test_a_router_is_given_what_the_user_said_last():
+    seen: list[Any] = []
+
+    def route(r: RouterArgs[Any]) -> None:
+        seen.append((r.input, r.user_message))
+
+    network = Network("N", agents=[Agent("A", model=ScriptedModel())], router=route)
+    await network.run(["first", assistant("and then"), "last"])
+    await network.run(None)
+    await network.run(assistant("only this"))
+    assert seen == [("last", TextMessage("user", (TextPart("last"),))), ("", None), ("", None)]

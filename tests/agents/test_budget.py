@@ -43,6 +43,13 @@ async def test_a_budget_of_tokens():
     assert len(model.requests) == 2
 
 
+@pytest.mark.parametrize(("tokens", "asked"), [(59, 1), (60, 1), (61, 2)])
+async def test_a_budget_of_tokens_that_is_just_used_up_is_used_up(tokens: int, asked: int):
+    model = ScriptedModel(spending(60), "ok")
+    await Agent("A", tools=[look], model=model).run("x", budget=Budget(tokens=tokens))
+    assert len(model.requests) == asked
+
+
 async def test_a_budget_of_tool_calls_closes_what_is_open_as_not_run():
     entered: list[int] = []
 

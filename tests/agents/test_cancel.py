@@ -441,6 +441,7 @@ async def test_a_consumer_that_is_cancelled_leaves_nothing_behind():
 
 async def test_a_consumer_that_is_cancelled_again_while_the_run_ends_leaves_nothing_behind():
     entered, cut_off, release = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    statuses: list[str] = []
 
     @tool
     async def slow() -> None:
@@ -452,8 +453,12 @@ async def test_a_consumer_that_is_cancelled_again_while_the_run_ends_leaves_noth
             await release.wait()
 
     async def consume() -> None:
-        async with Agent("A", tools=[slow], model=ScriptedModel(call("slow"))).stream("go"):
-            await asyncio.Event().wait()
+        stream = Agent("A", tools=[slow], model=ScriptedModel(call("slow"))).stream("go")
+        try:
+            async with stream:
+                await asyncio.Event().wait()
+        finally:
+            statuses.append(stream.run.status)
 
     task = asyncio.create_task(consume())
     await entered.wait()
@@ -461,9 +466,11 @@ async def test_a_consumer_that_is_cancelled_again_while_the_run_ends_leaves_noth
     await cut_off.wait()
     task.cancel()
     await asyncio.sleep(0)
+    assert statuses == [], "it waits for the run to end"
     release.set()
     with pytest.raises(asyncio.CancelledError):
         await task
+    assert statuses == ["cancelled"]
 
 
 async def test_a_stream_that_is_never_read_runs_to_its_end_when_asked_for_the_result():

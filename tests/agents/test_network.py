@@ -314,6 +314,12 @@ async def test_b35_a_stop_condition_ends_the_run_before_the_router_is_asked(slow
     assert (turns(result), result.stop_reason, asked) == (["One", "One"], "stop_when", [0, 1])
 
 
+async def test_b35_a_stop_condition_is_asked_after_a_turn_only():
+    (one,) = agents("One")
+    network = Network("N", agents=[one], router=lambda r: one, stop_when=lambda r: True)
+    assert turns(await network.run("x", model=ScriptedModel("ok"))) == ["One"]
+
+
 async def test_b35_an_agent_may_stop_when_a_tool_has_succeeded():
     @tool
     async def submit(text: str) -> str:

@@ -1,8 +1,8 @@
 """Owners: the processes that drive runs, and which of them are dead.
 
 The lease belongs to the process and is a counter. An owner is dead when an observer saw the same number for ten seconds
-of its own monotonic clock, or at once when its lock file on the same machine is free. Wall clocks never decide (rule 5
-of the hard cases); safety does not depend on it, the token does.
+of its own monotonic clock, or at once when its lock file on the same machine is free. Wall clocks never decide; safety
+does not depend on it, the token does.
 """
 
 from __future__ import annotations

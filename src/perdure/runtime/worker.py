@@ -1,7 +1,7 @@
 """The worker of a runtime: it beats, watches the store, and takes over what nobody alive drives.
 
 Runs that were there when a process died twice, and of which nothing was finished since, are suspects: they are driven
-one per process, so that the one that kills its process is alone when it does (rule 5.7 of the hard cases).
+one per process, so that the one that kills its process is alone when it does.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from perdure import (
     Deny,
     Hooks,
     Network,
+    RunCancelled,
     RunWaiting,
     ToolCall,
     parallel,
@@ -24,7 +25,7 @@ from perdure import (
     toolset,
 )
 from perdure import events as ev
-from perdure.testing import FunctionModel, ScriptedModel, call, calls
+from perdure.testing import FunctionModel, ScriptedModel, call, calls, hang
 from tests.agents.watching import check_transcript, projected, records_of, replayed, watch
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -271,6 +272,22 @@ async def test_a_waiting_run_is_cancelled_by_dropping_it():
     async with Agent("A", tools=[payer([])], model=ScriptedModel(call("pay", amount=1))).stream("x") as stream:
         result = await stream.result()
     assert result.status == "waiting"
+
+
+@pytest.mark.parametrize("several", [False, True])
+async def test_a_deadline_holds_after_a_wait_too(several: bool):
+    made = calls(call("pay", amount=1), call("pay", amount=2)) if several else call("pay", amount=1)
+    agent = Agent("A", tools=[payer([])], model=ScriptedModel(made, hang()))
+    waiting = await agent.run("x", deadline=0.2)
+    with pytest.raises(RunCancelled, match="deadline passed"):
+        await waiting.resume({wait.id: Approve() for wait in waiting.waits})
+
+
+async def test_a_budget_of_seconds_holds_after_a_wait_too():
+    agent = Agent("A", tools=[payer([])], model=ScriptedModel(call("pay", amount=1), hang()))
+    waiting = await agent.run("x", budget=Budget(seconds=0.2))
+    result = await waiting.resume({waiting.waits[0].id: Approve()})
+    assert result.stop_reason == "budget"
 
 
 # -- within child runs and networks -----------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ class Running:
         NeedsRuntime: something was asked for that needs a place to last.
     """
 
-    __slots__ = ("definition", "env", "io", "loop", "program", "sink", "started", "waiting")
+    __slots__ = ("began", "definition", "env", "io", "loop", "program", "sink", "started", "waiting")
 
     def __init__(
         self,
@@ -123,6 +123,7 @@ class Running:
         self.loop: NetworkLoop = self.program.start()
         env.loop = self.loop
         self.io: RunIO | None = None
+        self.began = 0.0
         self.waiting: Waiting | None = None
         self.started = RunStarted(
             definition.name,
@@ -182,6 +183,7 @@ class Running:
         """
         io = self.io = RunIO(self.env.kernel, token, self.sink, head)
         if self.env.options:
+            self.began = io.kernel.clock.now()
             self._limit(io)
         self.loop.earlier = earlier
         record = io.record(None, self.started)
@@ -221,7 +223,8 @@ class Running:
             claimed: the note of a new owner, if somebody had it before.
         """
         io = self.io = RunIO(self.env.kernel, token, self.sink, head)
-        self._limit(io, records[0].created_at)
+        self.began = records[0].created_at
+        self._limit(io)
         if io.projector is not None:
             for record in records:
                 io.emit(io.projector.record(record))
@@ -256,6 +259,8 @@ class Running:
             if io.projector is not None:
                 io.emit(io.projector.record(record))
         await io.flush("running")
+        if self.env.options:
+            self._limit(io)
         resumed(io)
         return await self._go_on(io)
 
@@ -288,7 +293,7 @@ class Running:
         self.waiting = end if isinstance(end, Waiting) else None
         return self.result()
 
-    def _limit(self, io: RunIO, since: float | None = None) -> None:
+    def _limit(self, io: RunIO) -> None:
         options = self.env.options
         deadline: float | None = options.get("deadline")
         budget: Budget | None = options.get("budget")
@@ -298,8 +303,7 @@ class Running:
         import asyncio
 
         now = asyncio.get_running_loop().time()
-        if since is not None:  # what went by before a crash counts
-            now -= max(0.0, io.kernel.clock.now() - since)
+        now -= max(0.0, io.kernel.clock.now() - self.began)  # what went by before a wait or a crash counts
         if seconds is not None and (deadline is None or seconds <= deadline):
             io.stop_at(now + seconds, "budget", f"{seconds:g} of {seconds:g} seconds are used")
         elif deadline is not None:

@@ -167,14 +167,14 @@ class AgentLoop:
         self.inferences = 0
         self.feedbacks = 0
         self.usage = NOTHING
-        self.calls: list[OpenCall] = []
+        self.calls: Sequence[OpenCall] = ()
         self.round: Mapping[str, OpenCall] = {}
         self.phase: Literal["infer", "tools", "end", "done"] = "infer"
         self.stop_reason: StopReason = "answer"
         self.detail = ""
         self.has_output = False
         self.output: Any = None
-        self.scheduled: list[str] = []
+        self.scheduled: tuple[str, ...] = ()
 
     # -- what next ---------------------------------------------------------------------------------------------------
 
@@ -332,7 +332,7 @@ class AgentLoop:
             self.scheduled += done.scheduled
         if self.phase == "tools":
             self._after_round(results)
-        self.calls = []
+        self.calls = ()
         self.round = {}
         return notes
 

@@ -220,10 +220,12 @@ class NetworkLoop:
             return self._step(record)
         if isinstance(payload, AgentDone):
             return self._agent_done(record, payload)
-        if isinstance(payload, RouteDone):
-            self._routed(payload)
+        if isinstance(payload, RunFinished):
+            self.finished = payload
         elif isinstance(payload, RunStarted):
             self._start(record, payload)
+        elif isinstance(payload, RouteDone):
+            self._routed(payload)
         elif isinstance(payload, Answered):
             self.answers.setdefault(payload.wait_id, payload.answer)
             for loop in self.current:
@@ -244,8 +246,6 @@ class NetworkLoop:
                 loop.fold(record)
         elif isinstance(payload, (StepDone, ChildDone)):
             self.steps[record.key or ""] = payload
-        elif isinstance(payload, RunFinished):
-            self.finished = payload
         return ()
 
     def _start(self, record: Record, payload: RunStarted) -> None:
@@ -280,7 +280,7 @@ class NetworkLoop:
 
     def _schedule(self, loop: AgentLoop) -> None:
         self.queue.extend(Pick((name,)) for name in loop.scheduled)
-        loop.scheduled = []
+        loop.scheduled = ()
 
     def _agent_done(self, record: Record, payload: AgentDone) -> Sequence[AnyEvent]:
         loop = self._loop_of(record.key or "")

@@ -439,6 +439,8 @@ def _read_state(
     definition: AgentDefinition | NetworkDefinition, options: Mapping[str, Any]
 ) -> tuple[StateKind[Any], Any, tuple[Message, ...], tuple[Any, ...], str | None]:
     """Work out what a run starts from: type and data of the state, history, earlier results, thread."""
+    if not options and isinstance(definition, AgentDefinition):
+        return DICT_KIND, {}, (), (), None
     given: Any = options.get("state") if options else None
     history: tuple[Message, ...] = tuple(options["messages"]) if options and options.get("messages") else ()
     results: tuple[Any, ...] = ()

@@ -7,7 +7,7 @@ Sequence numbers are given per session, without gaps, in the order of commitment
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from perdure.types.base import Base
 from perdure.types.errors import Conflict
@@ -23,7 +23,7 @@ class Token(Base):
     nonce: str
 
 
-class Entry(NamedTuple):
+class Entry(Base):
     """A record to be written: the key of the step that it closes, if any, its payload, and when it was made.
 
     The time is the one that the owner has folded already (the store's own, if None): the state that a run had and the

@@ -124,8 +124,13 @@ class MemoryLog:
             raise Conflict(
                 f"The run {token.run_id!r} belongs to another owner since epoch {run.epoch}; this one must stop."
             )
-        coded = [(key, payload, encode_payload(payload)) for key, payload, _ in entries]
-        closed = {key: data for key, _, data in coded if key is not None}
+        coded = [(one.key, encode_payload(one.payload)) for one in entries]
+        closed: dict[str, bytes] = {}
+        for key, data in coded:
+            if key is not None:
+                if key in closed:
+                    raise Conflict(f"An append to the run {token.run_id!r} closes the step {key!r} twice.")
+                closed[key] = data
         known: dict[int, int] = {}
         if repeat or session.turn != token.run_id or not run.closed.keys().isdisjoint(closed):
             known = self._known(run, coded)
@@ -133,19 +138,16 @@ class MemoryLog:
                 raise Conflict(f"The run {token.run_id!r} is {run.status}; nothing more can be appended to it.")
             if len(known) == len(coded) and status is None:
                 return max(known.values(), default=len(session.rows))
-        if len(closed) < sum(key is not None for key, _, _ in coded):
-            raise Conflict(f"An append to the run {token.run_id!r} closes a step twice: {', '.join(closed)}.")
-        now = self._now()
         cancelled = run.cancelled
         fresh: list[tuple[str, str | None, bytes, float]] = []
-        for n, (key, payload, data) in enumerate(coded):
+        for n, one in enumerate(entries):
             if n in known:
                 continue
-            at = entries[n].at
-            fresh.append((token.run_id, key, data, now if at is None else at))
-            cancelled = cancelled or stops(payload)
-            if isinstance(payload, RunFinished):
-                status = payload.status
+            fresh.append((token.run_id, *coded[n], self._now() if one.at is None else one.at))
+            if isinstance(one.payload, RunFinished):
+                status = one.payload.status
+            elif stops(one.payload):
+                cancelled = True
         if status == "completed" and cancelled:
             raise CancelWins(f"The run {token.run_id!r} was cancelled before it had finished.")
         run.cancelled = cancelled
@@ -158,14 +160,14 @@ class MemoryLog:
         return len(session.rows)
 
     @staticmethod
-    def _known(run: _Run, coded: Sequence[tuple[str | None, Payload, bytes]]) -> dict[int, int]:
+    def _known(run: _Run, coded: Sequence[tuple[str | None, bytes]]) -> dict[int, int]:
         """Which of these the run has already, with their sequence numbers."""
         known: dict[int, int] = {}
         seqs: dict[tuple[str | None, bytes], int] = {}
         for seq, (run_id, key, data, _) in enumerate(run.session.rows, 1):
             if run_id == run.new.id and (key is not None or seq > run.claimed_at):
                 seqs[key, data] = seq
-        for n, (key, _, data) in enumerate(coded):
+        for n, (key, data) in enumerate(coded):
             seq = seqs.get((key, data))
             if seq is not None:
                 known[n] = seq

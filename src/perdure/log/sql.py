@@ -192,7 +192,7 @@ class SqlLog:
             CancelWins: the run was to be completed, and a cancel came first.
             StoreError: the database failed; if `retryable`, the append may be repeated as it is.
         """
-        coded = [_Coded(key, payload, encode_payload(payload), at) for key, payload, at in entries]
+        coded = [_Coded(one.key, one.payload, encode_payload(one.payload), one.at) for one in entries]
         now = self.now()
         ends = status
         for one in coded:

@@ -74,7 +74,7 @@ def test_however_calls_end_the_round_is_in_call_order(order: tuple[int, ...]):
         fold(loop, done(number, patch=patch, scheduled=(f"B{number}",)), f"{PLACE}/tool/{number}")
     assert [one.tool.id for one in loop.said[1:]] == ["c0", "c1", "c2"]  # type: ignore[union-attr]
     assert loop.doc == {"n": 3}, "the last call wins, and not the last to end"
-    assert loop.scheduled == ["B0", "B1", "B2"]
+    assert loop.scheduled == ("B0", "B1", "B2")
     assert loop.usage == Usage(model_calls=1, tool_calls=3)
     assert keys(loop.next()) == ["agent/0/infer/1"]
 

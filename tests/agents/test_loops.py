@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from perdure import (
     Agent,
+    AgentResult,
     Approval,
     Approve,
     Context,
@@ -316,3 +317,30 @@ async def test_a_router_is_given_what_the_user_said_last():
     await network.run(None)
     await network.run(assistant("only this"))
     assert seen == [("last", TextMessage("user", (TextPart("last"),))), ("", None), ("", None)]
+
+
+async def test_a_finish_hook_may_put_another_agent_into_the_queue():
+    def hand_over(ctx: Context[Any], result: AgentResult) -> None:
+        if result.agent_name == "A":
+            ctx.network.schedule("B")
+
+    first = Agent("A", hooks=Hooks(on_finish=hand_over))
+    network = Network("N", agents=[first, Agent("B")], router=lambda r: None if r.call_count else first)
+    result = await network.run("x", model=ScriptedModel(say("a"), say("b")))
+    assert [one.agent_name for one in result.results] == ["A", "B"]
+
+
+async def test_a_run_that_waits_shows_what_was_said_so_far():
+    @tool(requires_approval=True)
+    def pay(amount: int) -> str:
+        """Pay."""
+        return f"paid {amount}"
+
+    model = ScriptedModel(calls(call("pay", amount=5), text="I will pay."), say("Done."))
+    waiting = await Agent("A", tools=[pay], model=model).run("x")
+    assert [type(one) for one in waiting.messages] == [TextMessage, TextMessage, ToolCallMessage]
+    assert waiting.usage.model_calls == 1
+    assert waiting.results == ()
+    result = await waiting.resume({waiting.waits[0].id: Approve()})
+    assert result.messages[:3] == waiting.messages
+    assert len(waiting.messages) == 3, "what was given once does not change"

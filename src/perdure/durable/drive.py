@@ -464,6 +464,8 @@ class _Driver:
     async def abandon(self, error: BaseException) -> None:
         """Leave nothing behind when the run cannot go on, such as when the log refuses a record."""
         io = self.io
+        if isinstance(error, GeneratorExit):
+            return  # whoever closes this coroutine waits for nothing
         for task in self.running.values():
             task.cancel()
         if self.running:

@@ -94,7 +94,7 @@ def test_wrong_agents_are_refused_when_they_are_made(options: dict[str, Any], me
 
 
 def test_an_option_that_an_agent_does_not_have():
-    with pytest.raises(TypeError, match="temperature"):
+    with pytest.raises(DefinitionError, match="no argument temperature="):
         Agent("A", temperature=1)  # type: ignore[call-overload]
 
 
@@ -546,3 +546,11 @@ async def test_a_router_has_no_agent_of_its_own():
     network = Network("N", agents=[Agent("A")], router=lambda r: str(r.ctx.agent))
     watched = await watch(network, model=ScriptedModel())
     assert "this is a router" in str(watched.error)
+
+
+@pytest.mark.parametrize("make", [lambda **o: Agent("A", **o), lambda **o: Network("A", **o)], ids=["agent", "network"])
+def test_an_argument_that_does_not_exist_is_refused_with_the_one_that_was_meant(make: Any):
+    with pytest.raises(DefinitionError, match=r"\('A'\) has no argument modle=; did you mean model=\."):
+        make(modle="openai:x")
+    with pytest.raises(DefinitionError, match=r"has no argument zzz=; there are .*description, "):
+        make(zzz=1)

@@ -97,7 +97,7 @@ def test_later_counts_replace_earlier_ones() -> None:
 
 
 def test_b56_thoughts_keep_their_signature() -> None:
-    """Issue 317: a thought crashed the parser."""
+    """AgentKit's issue 317: a thought crashed the parser."""
     messages, _ = read(
         START,
         begin(0, {"type": "thinking", "thinking": "", "signature": ""}),

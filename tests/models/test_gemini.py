@@ -164,7 +164,7 @@ def test_broken_arguments_and_odd_results_become_objects() -> None:
 
 
 def test_signatures_go_back_on_their_own_parts() -> None:
-    """Issue 325: signatures were lost when a history was replayed."""
+    """AgentKit's issue 325: signatures were lost when a history was replayed."""
     other = ReasoningMessage("theirs", Opaque("anthropic", {"block": {}}))
     turns = wire(
         user("Go"),
@@ -244,7 +244,7 @@ def test_a_tool_without_parameters_has_no_schema() -> None:
 
 
 def test_schemas_of_tool_servers_are_made_fit() -> None:
-    """Issue 173: $schema, exclusiveMinimum and the like were refused."""
+    """AgentKit's issue 173: $schema, exclusiveMinimum and the like were refused."""
     schema = {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "properties": {"n": {"type": "integer", "exclusiveMinimum": 0, "default": 3}},

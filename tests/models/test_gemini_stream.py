@@ -89,7 +89,7 @@ def test_thoughts_are_told_apart_from_text() -> None:
 
 
 def test_signatures_stay_with_their_parts_and_survive_json() -> None:
-    """Issue 325."""
+    """AgentKit lost or refused this (its issue 325)."""
     messages, _ = read(
         piece({"text": "Hm", "thought": True}),
         piece({"text": "I look."}),
@@ -167,7 +167,7 @@ def test_b07_reasons(reason: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("reason", "expected"),
     [
-        # Issue 178: a malformed call was skipped with a warning.
+        # AgentKit's issue 178: a malformed call was skipped with a warning.
         ("MALFORMED_FUNCTION_CALL", BadResponse),
         ("UNEXPECTED_TOOL_CALL", BadResponse),
         ("OTHER", BadResponse),

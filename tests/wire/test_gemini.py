@@ -100,7 +100,7 @@ async def test_reasoning_is_told_apart_from_text(mock: Mock) -> None:
 
 
 async def test_signatures_go_back_on_their_parts(server: RawServer) -> None:
-    """Issue 325."""
+    """AgentKit lost or refused this (its issue 325)."""
     call = {"functionCall": {"id": "a", "name": "look", "args": {"page": 1}}, "thoughtSignature": "c2ln"}
     other = {"functionCall": {"id": "b", "name": "look", "args": {"page": 2}}}
     server.stream(
@@ -231,7 +231,7 @@ async def test_b56_an_error_inside_a_stream_is_an_error_of_its_kind(server: RawS
 
 
 async def test_b56_a_malformed_call_can_be_tried_again(server: RawServer) -> None:
-    """Issue 178."""
+    """AgentKit lost or refused this (its issue 178)."""
     server.stream(piece({"text": "I call"}), {"candidates": [{"finishReason": "MALFORMED_FUNCTION_CALL"}]})
     model = gemini(NAME, api_key="k", base_url=server.url)
     with pytest.raises(BadResponse, match="MALFORMED_FUNCTION_CALL") as raised:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, overload
 from typing_extensions import TypeVar, Unpack
 
 from perdure.agents import doors
+from perdure.agents.checks import check_arguments
 from perdure.agents.children import agent_tool
 from perdure.agents.context import Context
 from perdure.agents.definition import AgentDefinition, Enabled, Prompt
@@ -179,6 +180,7 @@ class Agent(AgentDefinition, Runnable[Out_co], Worker[S_contra], Generic[Out_co,
         output_retries: int = 2,
     ) -> None: ...
     def __init__(self, name: str, **options: Any) -> None:
+        check_arguments(options, AgentDefinition.__slots__, f"Agent({name!r})")
         super().__init__(name, **options)
 
     def as_tool(

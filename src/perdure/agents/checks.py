@@ -15,6 +15,17 @@ from perdure.models.model import ModelSettings
 from perdure.types.errors import DefinitionError
 
 
+def check_arguments(given: Iterable[str], known: Sequence[str], where: str) -> None:
+    """Refuse an argument that does not exist, and say which one may have been meant."""
+    for name in given:
+        if name not in known:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}=" if near else f"there are {', '.join(known)}"
+            raise DefinitionError(f"{where} has no argument {name}=; {hint}.")
+
+
 def check_name(name: object, what: str) -> None:
     """Refuse a name that is no text, is empty, or is longer than 200 characters."""
     if not isinstance(name, str) or not name.strip() or len(name) > 200 or "/" in name:

@@ -9,6 +9,7 @@ from typing_extensions import TypeVar, Unpack
 
 from perdure.agents import doors
 from perdure.agents.agent import Agent
+from perdure.agents.checks import check_arguments
 from perdure.agents.definition import NetworkDefinition, Resolve
 from perdure.agents.hooks import HooksLike
 from perdure.agents.options import RunOptions
@@ -115,6 +116,8 @@ class Network(NetworkDefinition, Runnable[Out], Generic[S, Out]):
         stop_when: Callable[[RouterArgs[T]], bool | Awaitable[bool]] | None = None,
     ) -> None: ...
     def __init__(self, name: str, **options: Any) -> None:
+        known = [one for one in NetworkDefinition.__slots__ if one != "kind"]
+        check_arguments(options, known, f"Network({name!r})")
         super().__init__(name, **options)
 
     # -- doors -------------------------------------------------------------------------------------------------------

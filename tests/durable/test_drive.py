@@ -12,7 +12,8 @@ from perdure import events as ev
 from perdure.durable.drive import RunIO, drive
 from perdure.durable.kernel import Kernel
 from perdure.durable.program import Action, Do, Finish, Keep
-from perdure.log.log import NewRun
+from perdure.log.log import Entry, NewRun, Token
+from perdure.log.memory import MemoryLog
 from perdure.types.records import CancelAsked, Payload, Record, RunFinished, RunStarted, StepDone, StepFailed
 
 Body = Callable[["Io"], Awaitable[Any]]
@@ -107,6 +108,37 @@ async def test_the_first_reason_to_stop_counts():
     io = await begun(Kernel())
     assert await finished(Steps(a=body), io) == {"a": "interrupted", "end": ("cancelled", "deadline")}
     assert io.stop_detail == "after 5 s"
+
+
+async def test_a_stop_and_a_cancelled_task_at_once_are_both_heard():
+    async def body(io: RunIO) -> None:
+        io.ask_stop("deadline")
+        driving.cancel()
+        await asyncio.get_running_loop().create_future()
+
+    io = await begun(Kernel())
+    driving = asyncio.create_task(finished(Steps(a=body, b=returns(1)), io))
+    with pytest.raises(asyncio.CancelledError):
+        await driving
+    assert (await kept(io))["end"] == ("cancelled", "deadline"), "the first reason counts, and the task is cancelled"
+
+
+async def test_a_stop_while_the_log_writes_is_heard_after_it():
+    class Slow(MemoryLog):
+        async def append(self, token: Token, entries: Sequence[Entry], *more: Any, **options: Any) -> int:
+            await asyncio.sleep(0)
+            if any(isinstance(one.payload, StepDone) and one.payload.name == "a" for one in entries):
+                io.ask_stop("cancelled")
+            await asyncio.sleep(0)
+            return await super().append(token, entries, *more, **options)
+
+    async def hangs(io: RunIO) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    io = await begun(Kernel(Slow()))
+    async with asyncio.timeout(60):
+        ended = await finished(Steps(a=returns(1), b=hangs), io)
+    assert ended == {"a": 1, "b": "interrupted", "end": ("cancelled", "cancelled")}
 
 
 async def test_a_stop_before_the_first_step_enters_none():

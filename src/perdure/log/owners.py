@@ -37,7 +37,7 @@ class Timing(NamedTuple):
 
 
 class Left(NamedTuple):
-    """A run that nobody alive drives: who had it, if anybody, and how many runs that one had."""
+    """A run that nobody alive drives: who had it, how many runs that one had, and how many have died with this one."""
 
     container: str
     run_id: str
@@ -163,7 +163,7 @@ class Owners:
             held[owner] = held.get(owner, 0) + 1
         # an owner that others have forgotten is dead; a run of this process that it does not drive was lost on its way
         found = [
-            Left(container, id, owner, held[owner], int(deaths))
+            Left(container, id, owner, held[owner], int(deaths) + (owner != self.id))
             for container, id, owner, known, deaths in running
             if id not in live and (owner in dead or known is None or owner == self.id)
         ]

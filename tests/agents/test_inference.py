@@ -27,7 +27,7 @@ from perdure import (
 )
 from perdure.durable.kernel import SystemClock
 from perdure.models.model import Capabilities
-from perdure.testing import ScriptedModel, call, fail, hang, raw, say
+from perdure.testing import ScriptedModel, call, calls, fail, hang, raw, say
 from perdure.types.chunks import Finished, ReasoningChunk, Restarted, TextChunk, ToolCallChunk
 from tests.agents.watching import watch
 
@@ -233,3 +233,57 @@ async def test_several_runs_of_one_agent_do_not_know_of_each_other():
         assert result.results[0].tool_calls[0].data == f"rain in {n}"
         assert result.messages[0].text == f"question {n}"  # type: ignore[union-attr]
     assert len({result.run_id for result in results}) == 20
+
+
+class Opened:
+    """A model whose stream is no generator: nobody closes it but who opened it."""
+
+    name = "opened"
+    provider = "test"
+    capabilities = Capabilities()
+
+    def __init__(self, *pieces: Any) -> None:
+        self.pieces = list(pieces)
+        self.closed = 0
+
+    def stream(self, request: Any) -> Any:
+        return self
+
+    def __aiter__(self) -> Any:
+        return self
+
+    async def __anext__(self) -> Any:
+        if not self.pieces:
+            return await asyncio.get_running_loop().create_future()
+        piece = self.pieces.pop(0)
+        if isinstance(piece, Exception):
+            raise piece
+        return piece
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [(ValueError("no"),), (TextChunk("Hi"), Overloaded("busy")), (TextChunk("Hi"),)],
+    ids=["bug", "busy", "late"],
+)
+async def test_a_stream_that_did_not_end_is_closed(pieces: Any, slept: list[float]):
+    model = Opened(*pieces)
+    settings = ModelSettings(retries=0, timeout=0.05)
+    with pytest.raises(RunFailed):
+        await Agent("A", model=model, settings=settings).run("x")
+    assert model.closed == 1
+
+
+async def test_a_structured_answer_is_not_looked_for_beside_tool_calls():
+    script = [
+        calls(call("weather", city="Oslo"), text='{"a": 1}'),
+        calls(call("weather", city="Rome"), text="One more."),
+        say('{"a": 2}'),
+    ]
+    agent = Agent("A", tools=[weather], output_type=dict[str, int], output_retries=0, model=ScriptedModel(*script))
+    result = await agent.run("x")
+    assert result.output == {"a": 2}
+    assert result.usage.model_calls == 3

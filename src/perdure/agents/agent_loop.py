@@ -75,35 +75,20 @@ class End(msgspec.Struct, frozen=True):
     detail: str
 
 
-class OpenCall:
+class OpenCall(msgspec.Struct, eq=False):
     """A call of the current round."""
 
-    __slots__ = (
-        "answers",
-        "call",
-        "done",
-        "error",
-        "in_doubt",
-        "key",
-        "number",
-        "opened",
-        "rounds",
-        "started",
-        "waits",
-    )
-
-    def __init__(self, call: ToolCall, number: int, key: str) -> None:
-        self.call = call
-        self.number = number
-        self.key = key
-        self.done: ToolDone | None = None
-        self.error: ErrorInfo | None = None
-        self.opened: WaitOpened | None = None
-        self.waits: tuple[Wait, ...] = ()
-        self.answers: dict[str, WaitAnswer] = {}
-        self.rounds = 0
-        self.started = False
-        self.in_doubt = False
+    call: ToolCall
+    number: int
+    key: str
+    done: ToolDone | None = None
+    error: ErrorInfo | None = None
+    opened: WaitOpened | None = None
+    waits: tuple[Wait, ...] = ()
+    answers: dict[str, WaitAnswer] = {}
+    rounds: int = 0
+    started: bool = False
+    in_doubt: bool = False
 
     @property
     def unanswered(self) -> list[Wait]:
@@ -111,7 +96,7 @@ class OpenCall:
         return [wait for wait in self.waits if wait.id not in self.answers]
 
 
-class AgentLoop:
+class AgentLoop(msgspec.Struct, eq=False):
     """One agent's turn in a run.
 
     Args:
@@ -124,57 +109,25 @@ class AgentLoop:
         args: what a router gave for an agent that is built on demand.
     """
 
-    __slots__ = (
-        "args",
-        "calls",
-        "detail",
-        "doc",
-        "feedbacks",
-        "has_output",
-        "inferences",
-        "output",
-        "phase",
-        "prefix",
-        "reducers",
-        "round",
-        "rules",
-        "run_id",
-        "said",
-        "scheduled",
-        "stop_reason",
-        "transcript",
-        "usage",
-    )
-
-    def __init__(
-        self,
-        rules: LoopRules,
-        run_id: str,
-        prefix: str,
-        transcript: Sequence[Message],
-        doc: Json,
-        reducers: Reducers,
-        args: dict[str, Any] | None = None,
-    ) -> None:
-        self.rules = rules
-        self.run_id = run_id
-        self.args = args
-        self.prefix = prefix
-        self.transcript = transcript
-        self.doc = doc
-        self.reducers = reducers
-        self.said: list[Message] = []
-        self.inferences = 0
-        self.feedbacks = 0
-        self.usage = NOTHING
-        self.calls: Sequence[OpenCall] = ()
-        self.round: Mapping[str, OpenCall] = {}
-        self.phase: Literal["infer", "tools", "end", "done"] = "infer"
-        self.stop_reason: StopReason = "answer"
-        self.detail = ""
-        self.has_output = False
-        self.output: Any = None
-        self.scheduled: tuple[str, ...] = ()
+    rules: LoopRules
+    run_id: str
+    prefix: str
+    transcript: Sequence[Message]
+    doc: Json
+    reducers: Reducers
+    args: dict[str, Any] | None = None
+    said: list[Message] = []
+    inferences: int = 0
+    feedbacks: int = 0
+    usage: Usage = NOTHING
+    calls: Sequence[OpenCall] = ()
+    round: Mapping[str, OpenCall] = {}
+    phase: Literal["infer", "tools", "end", "done"] = "infer"
+    stop_reason: StopReason = "answer"
+    detail: str = ""
+    has_output: bool = False
+    output: Any = None
+    scheduled: tuple[str, ...] = ()
 
     # -- what next ---------------------------------------------------------------------------------------------------
 

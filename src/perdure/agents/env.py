@@ -368,7 +368,11 @@ def _roster(
     """Who takes part: one roster for all runs of an agent that say nothing about it, else one of the run's own."""
     if isinstance(definition, NetworkDefinition) or hooks or "max_iter" in options:
         return Roster(definition, hooks, (options["max_iter"],) if "max_iter" in options else ())
-    return definition.cached("roster", lambda: Roster(definition))
+    roster: Roster | None = definition.kept("roster")
+    if roster is None:
+        roster = Roster(definition)
+        definition.keep("roster", roster)
+    return roster
 
 
 def resolve(model: Model | str | None) -> Model | None:

@@ -152,7 +152,7 @@ _CHOICES = ("auto", "any", "none")
 class _Answer:
     """One answer as it comes in: collected, shown, and asked for again after a failure that may pass."""
 
-    __slots__ = ("agent", "assembler", "at", "io", "key", "message_id", "model", "names", "streamed")
+    __slots__ = ("agent", "assembler", "at", "io", "key", "model", "names", "streamed")
 
     def __init__(self, io: RunIO, key: str, agent: str, model: Model) -> None:
         self.io = io
@@ -162,7 +162,6 @@ class _Answer:
         self.assembler = Assembler()
         self.streamed = False
         self.names: dict[int, tuple[str, str]] = {}
-        self.message_id = f"{io.token.run_id}/{key}"
         self.at: dict[str, Any] = {}
 
     async def collect(self, request: ModelRequest) -> None:
@@ -195,7 +194,7 @@ class _Answer:
                 "session_id": io.token.session_id,
                 "agent": self.agent,
                 "step": self.key,
-                "message_id": self.message_id,
+                "message_id": io.projector.message_id(self.key),
             }
         begun = request.prefill if request.prefill and model.capabilities.prefill else None
         prefill = begun

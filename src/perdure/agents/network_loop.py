@@ -77,61 +77,33 @@ class Route(msgspec.Struct, frozen=True):
     agent: str | None
 
 
-class NetworkLoop:
+class NetworkLoop(msgspec.Struct, eq=False):
     """The state of one run: folded from its records, never written to otherwise."""
 
-    __slots__ = (
-        "agent",
-        "answers",
-        "asking",
-        "call_count",
-        "current",
-        "doc",
-        "earlier",
-        "error",
-        "finished",
-        "group_doc",
-        "queue",
-        "results",
-        "routed",
-        "routes",
-        "rules",
-        "run_id",
-        "started",
-        "steps",
-        "stop_detail",
-        "stop_reason",
-        "stopping",
-        "texts",
-        "transcript",
-        "usage",
-    )
-
-    def __init__(self, rules: RunRules) -> None:
-        self.rules = rules
-        self.run_id = ""
-        self.earlier: Sequence[Message] = ()
-        self.started: RunStarted | None = None
-        self.transcript: list[Message] = []
-        self.doc: Json = None
-        self.group_doc: Json = None
-        self.queue: list[Pick] = []
-        self.current: list[AgentLoop] = []
-        self.asking: AgentLoop | None = None
-        self.agent: AgentLoop | None = None
-        self.results: list[AgentResult] = []
-        self.call_count = 0
-        self.routes = 0
-        self.routed = False
-        self.usage = NOTHING
-        self.texts: set[str] = set()
-        self.steps: dict[str, StepDone | ChildDone] = {}
-        self.answers: dict[str, WaitAnswer] = {}
-        self.stopping: StopReason | None = None
-        self.stop_reason: StopReason = "router"
-        self.stop_detail = ""
-        self.error: ErrorInfo | None = None
-        self.finished: RunFinished | None = None
+    rules: RunRules
+    run_id: str = ""
+    earlier: Sequence[Message] = ()
+    started: RunStarted | None = None
+    transcript: list[Message] = []
+    doc: Json = None
+    group_doc: Json = None
+    queue: list[Pick] = []
+    current: list[AgentLoop] = []
+    asking: AgentLoop | None = None
+    agent: AgentLoop | None = None
+    results: list[AgentResult] = []
+    call_count: int = 0
+    routes: int = 0
+    routed: bool = False
+    usage: Usage = NOTHING
+    texts: set[str] = set()
+    steps: dict[str, StepDone | ChildDone] = {}
+    answers: dict[str, WaitAnswer] = {}
+    stopping: StopReason | None = None
+    stop_reason: StopReason = "router"
+    stop_detail: str = ""
+    error: ErrorInfo | None = None
+    finished: RunFinished | None = None
 
     # -- what next ---------------------------------------------------------------------------------------------------
 
@@ -139,6 +111,9 @@ class NetworkLoop:
         """Say what the run wants now."""
         if self.stopping is not None:
             return self._closing()
+        if len(self.current) == 1:
+            action = self.current[0].next()
+            return action if action is not None else self._finish()
         if self.current:
             return self._agents()
         if self.rules.first is not None:
@@ -152,9 +127,6 @@ class NetworkLoop:
         return Do(f"route/{self.routes}", Route(self.routes, None, None))
 
     def _agents(self) -> Action:
-        if len(self.current) == 1:
-            action = self.current[0].next()
-            return action if action is not None else self._finish()
         ready: list[Do] = []
         waits: list[Wait] = []
         for loop in self.current:

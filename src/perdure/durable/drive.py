@@ -205,23 +205,12 @@ class RunIO:
         if not entries and status is None:
             return  # somebody else's commit has taken them along
         before = self.committed
-        last = await self._append(entries, status)
-        if last == before + len(entries):
-            self.committed = last
-            return
-        self.seq += last - before - len(entries)
-        self.committed = max(last, before)
-        for record in await self.kernel.log.read_run(self.token.run_id, before):
-            if isinstance(record.payload, CancelAsked) and self.stop is None:
-                self.stop = record.payload.reason
-                self.stop_detail = record.payload.detail
-
-    async def _append(self, entries: Sequence[Entry], status: RunStatus | None) -> int:
         attempt = 0
         repeat = False
         while True:
             try:
-                return await self.kernel.log.append(self.token, entries, status, repeat=repeat)
+                last = await self.kernel.log.append(self.token, entries, status, repeat=repeat)
+                break
             except CancelWins:
                 self._pending = [*entries, *self._pending]
                 raise
@@ -231,6 +220,15 @@ class RunIO:
                 attempt += 1
                 repeat = repeat or error.unknown
                 await self.kernel.clock.sleep(STORE_BACKOFF.wait(attempt))
+        if last == before + len(entries):
+            self.committed = last
+            return
+        self.seq += last - before - len(entries)
+        self.committed = max(last, before)
+        for record in await self.kernel.log.read_run(self.token.run_id, before):
+            if isinstance(record.payload, CancelAsked) and self.stop is None:
+                self.stop = record.payload.reason
+                self.stop_detail = record.payload.detail
 
     def take_back(self) -> None:
         """Forget the terminal record that the log has refused."""

@@ -293,19 +293,6 @@ async def test_what_a_child_spent_until_it_was_cut_off_is_counted():
     assert (usage.model_calls, usage.tool_calls) == (3, 2)
 
 
-async def test_a_condition_to_stop_is_asked_after_each_turn_and_not_before_the_first():
-    asked: list[int] = []
-
-    def enough(r: RouterArgs[Any]) -> bool:
-        asked.append(r.call_count)
-        return r.call_count == 2
-
-    worker = Agent("A")
-    network = Network("N", agents=[worker], router=lambda r: worker, stop_when=enough)
-    result = await network.run("x", model=ScriptedModel(say("a"), repeat=True))
-    assert (asked, len(result.results), result.stop_reason) == ([1, 2], 2, "stop_when")
-
-
 async def test_a_router_is_given_what_the_user_said_last():
     seen: list[Any] = []
 

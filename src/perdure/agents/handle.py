@@ -38,7 +38,7 @@ class Run(Generic[Out, S]):
         self._running = running
         self._ask_cancel = ask_cancel
         self._events: list[AnyEvent] = []
-        self._more = asyncio.Event()
+        self._more: asyncio.Event | None = None
         self._over = False
         running.sink = self._take
         self._task: asyncio.Task[RunResult[Any, Any]] = asyncio.create_task(
@@ -78,8 +78,9 @@ class Run(Generic[Out, S]):
                     return
             if self._over:
                 return
-            more = self._more
-            await more.wait()
+            if self._more is None:  # made only where a reader waits, and shared by all that do
+                self._more = asyncio.Event()
+            await self._more.wait()
 
     async def result(self) -> RunResult[Out, S]:
         """Wait for the run's end, or until it waits for somebody outside.
@@ -88,7 +89,8 @@ class Run(Generic[Out, S]):
             RunFailed: the run failed.
             RunCancelled: the run was cancelled or passed its deadline.
         """
-        await asyncio.wait([self._task])
+        if not self._task.done():
+            await asyncio.wait([self._task])
         if self._task.cancelled():
             raise asyncio.CancelledError
         result = self._task.result()
@@ -126,15 +128,19 @@ class Run(Generic[Out, S]):
 
     def _take(self, event: AnyEvent) -> None:
         self._events.append(event)
-        more, self._more = self._more, asyncio.Event()
-        more.set()
+        self._wake()
 
     def _end(self, task: asyncio.Task[Any]) -> None:
         _going_on.discard(self)
         self._over = True
-        self._more.set()
+        self._wake()
         if not task.cancelled():
             task.exception()  # read here so that it is not reported as unseen: result() raises it
+
+    def _wake(self) -> None:
+        if self._more is not None:
+            self._more.set()
+            self._more = None
 
     def __repr__(self) -> str:
         return f"Run({self.id!r}, status={self.status!r})"

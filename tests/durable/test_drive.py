@@ -110,11 +110,19 @@ async def test_the_first_reason_to_stop_counts():
     assert io.stop_detail == "after 5 s"
 
 
-async def test_a_stop_and_a_cancelled_task_at_once_are_both_heard():
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_stop_and_a_cancelled_task_are_both_heard(late: bool):
     async def body(io: RunIO) -> None:
         io.ask_stop("deadline")
-        driving.cancel()
-        await asyncio.get_running_loop().create_future()
+        try:
+            if not late:
+                driving.cancel()
+            await asyncio.get_running_loop().create_future()
+        finally:
+            if late:  # while the step cleans up, and the driver waits for it
+                driving.cancel()
+                for _ in range(5):
+                    await asyncio.sleep(0)
 
     io = await begun(Kernel())
     driving = asyncio.create_task(finished(Steps(a=body, b=returns(1)), io))

@@ -200,31 +200,31 @@ class AgentLoop(msgspec.Struct, eq=False):
     def fold(self, record: Record) -> Sequence[AnyEvent]:
         """Take one record of this turn."""
         payload = record.payload
-        if isinstance(payload, InferenceDone):
+        if type(payload) is InferenceDone:
             return self._inference(payload, record.key or "")
-        if isinstance(payload, ToolDone):
+        if type(payload) is ToolDone:
             one = self.round[record.key or ""]
             one.done = payload
             if payload.patch and not self.rules.parallel_tools:
                 self.doc = apply(self.doc, payload.patch)  # one after another, so the next call sees it
             return self._close_round(record)
-        if isinstance(payload, AgentDone):
+        if type(payload) is AgentDone:
             self._over(payload)
-        elif isinstance(payload, WaitOpened):
+        elif type(payload) is WaitOpened:
             one = self.round[(record.key or "").rsplit("/wait/", 1)[0]]
             one.opened = payload
             one.waits = payload.waits
             one.rounds += 1
-        elif isinstance(payload, Started):
+        elif type(payload) is Started:
             self.round[payload.step].started = True
-        elif isinstance(payload, Claimed):
+        elif type(payload) is Claimed:
             for one in self.calls:
                 one.in_doubt = one.started  # a start of an older epoch, and nothing closed it
-        elif isinstance(payload, Answered):
+        elif type(payload) is Answered:
             for one in self.calls:
                 if any(wait.id == payload.wait_id for wait in one.waits):
                     one.answers.setdefault(payload.wait_id, payload.answer)
-        elif isinstance(payload, StepFailed) and payload.step in self.round:
+        elif type(payload) is StepFailed and payload.step in self.round:
             self.round[payload.step].error = payload.error
         return ()
 
@@ -238,7 +238,7 @@ class AgentLoop(msgspec.Struct, eq=False):
         if done.has_output:
             self.has_output = True
             self.output = done.output
-        calls = [call for one in done.messages if isinstance(one, ToolCallMessage) for call in one.tools]
+        calls = [call for one in done.messages if type(one) is ToolCallMessage for call in one.tools]
         if calls:
             self.calls = [OpenCall(call, n, f"{key}/tool/{n}") for n, call in enumerate(calls)]
             self.round = {one.key: one for one in self.calls}

@@ -44,11 +44,11 @@ class AgentsProgram:
         """Do one step and return what closes it."""
         env, what = self.env, do.what
         try:
-            if isinstance(what, Infer):
+            if type(what) is Infer:
                 return await infer(env, what.loop, do.key, io)
-            if isinstance(what, Call):
+            if type(what) is Call:
                 return await call_tool(env, what, do.key, io)
-            if isinstance(what, End):
+            if type(what) is End:
                 return await _end(env, what, do.key, io)
             assert isinstance(what, Route)
             return await route(env, state, what, do.key, io)
@@ -97,7 +97,7 @@ async def _tell(env: Env, what: Any, key: str, io: RunIO, error: BaseException) 
         agent = env.agent_of(loop)
         where += f", agent {agent.name!r}"
         chain = HookChain((*env.hooks, *agent.hooks))
-        if isinstance(what, Call):
+        if type(what) is Call:
             where += f", tool {what.open.call.name!r}"
     error.add_note(where)
     if chain.on_error:

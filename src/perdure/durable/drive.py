@@ -333,13 +333,13 @@ class _Driver:
             while self.failing and running:  # what runs beside a failure is finished and kept
                 await self.some()
             action = program.next(state)
-            if isinstance(action, Do):
+            if type(action) is Do:
                 await (self.parallel([action]) if running else self.inline(action))
-            elif isinstance(action, Keep):
+            elif type(action) is Keep:
                 self.take(action.key, action.payload)
-            elif isinstance(action, Finish):
+            elif type(action) is Finish:
                 return await self.finish(action)
-            elif isinstance(action, Waiting):
+            elif type(action) is Waiting:
                 if not running:
                     return await self.wait(action)
                 await self.some()
@@ -359,7 +359,7 @@ class _Driver:
         io = self.io
         record = io.hold(key, payload)
         notes = self.program.fold(self.state, record)
-        if isinstance(payload, StepFailed):
+        if type(payload) is StepFailed:
             self.failing = True
         if io.projector is not None:
             io.emit(io.projector.record(record))
@@ -367,11 +367,11 @@ class _Driver:
 
     def done(self, key: str, payload: Payload | Keep) -> None:
         """Take what a step gave: what closes it, or a record for another place (a wait that it opened)."""
-        if isinstance(payload, Keep):
+        if type(payload) is Keep:
             self.take(payload.key, payload.payload)
         else:
             # a failure closes nothing: what the step leaves open gets a closing record of its own
-            self.take(None if isinstance(payload, StepFailed) else key, payload)
+            self.take(None if type(payload) is StepFailed else key, payload)
 
     async def inline(self, do: Do) -> None:
         """Perform the only step there is in this task: no task is made for it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, final
 
 import msgspec
 
@@ -14,6 +14,7 @@ from perdure.types.waits import Wait
 S = TypeVar("S")
 
 
+@final
 class Do(msgspec.Struct, frozen=True):
     """A step to be performed; `key` is the place that its record closes, `what` the program's own note of it."""
 
@@ -21,6 +22,7 @@ class Do(msgspec.Struct, frozen=True):
     what: Any
 
 
+@final
 class Keep(msgspec.Struct, frozen=True):
     """A step with nothing to perform: only its record is kept."""
 
@@ -28,12 +30,14 @@ class Keep(msgspec.Struct, frozen=True):
     payload: Payload
 
 
+@final
 class Waiting(msgspec.Struct, frozen=True):
     """Nothing can be done until these are answered."""
 
     waits: tuple[Wait, ...]
 
 
+@final
 class Finish(msgspec.Struct, frozen=True):
     """The run is over."""
 

@@ -86,7 +86,7 @@ ENDED = ("completed", "failed", "cancelled")
 
 def stops(payload: Payload) -> bool:
     """Whether a payload forbids the run to be completed; a spent budget does not, it is a result like any other."""
-    return isinstance(payload, CancelAsked) and payload.reason != "budget"
+    return type(payload) is CancelAsked and payload.reason != "budget"
 
 
 def used_otherwise(run_id: str, definition: str) -> Conflict:

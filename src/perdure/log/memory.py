@@ -144,7 +144,7 @@ class MemoryLog:
             if n in known:
                 continue
             fresh.append((token.run_id, *coded[n], self._now() if one.at is None else one.at))
-            if isinstance(one.payload, RunFinished):
+            if type(one.payload) is RunFinished:
                 status = one.payload.status
             elif stops(one.payload):
                 cancelled = True

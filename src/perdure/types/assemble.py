@@ -61,7 +61,7 @@ class Assembler:
                 block.pieces.append(piece.text)  # type: ignore[union-attr]
             if piece.opaque is not None:  # type: ignore[union-attr]
                 block.opaque = piece.opaque  # type: ignore[union-attr]
-        elif isinstance(piece, ToolCallChunk):
+        elif type(piece) is ToolCallChunk:
             self.has_calls = True
             block = self._block(kind, piece.block)
             block.name = block.name or piece.name
@@ -70,9 +70,9 @@ class Assembler:
                 block.pieces.append(piece.arguments)
             if piece.opaque is not None:
                 block.opaque = piece.opaque
-        elif isinstance(piece, Finished):
+        elif type(piece) is Finished:
             self.finished = piece
-        elif isinstance(piece, Restarted):
+        elif type(piece) is Restarted:
             self._blocks = {}
             self.finished = None
             self.has_calls = False

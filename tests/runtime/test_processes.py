@@ -163,6 +163,10 @@ async def test_d21_a_run_that_kills_its_process_is_parked_and_others_go_on(
 async def test_d21_an_innocent_run_beside_it_is_not_parked(url: str, processes: Processes, tmp_path: Path):
     (tmp_path / "poison").touch()
     assert await processes.run("both") == -signal.SIGKILL
+    async with desk.Runtime(url, [DESK], workers=False) as rt:
+        owners = rt.worker.owners
+        left = await owners.left(await owners.dead(0.0), ())
+        assert [(one.held, one.deaths) for one in left] == [(2, 1)] * 2
     assert await processes.run("drain") == -signal.SIGKILL, "both are taken over together"
     (tmp_path / "go").touch()
     deaths = 2
@@ -175,6 +179,9 @@ async def test_d21_an_innocent_run_beside_it_is_not_parked(url: str, processes: 
         assert (await result_of(rt, "slow", "innocent")).output == "done: slow"
         with pytest.raises(RunFailed, match="parked"):
             await result_of(rt, "boom", "poison", "elsewhere")
+        records = await rt.session("elsewhere").records()
+    alone = [one.payload.alone for one in records if isinstance(one.payload, rec.Claimed)]
+    assert (alone[0], sum(alone)) == (False, 3), "it was not alone when it died first"
 
 
 async def test_d13_no_wall_clock_decides_who_is_alive(url: str):

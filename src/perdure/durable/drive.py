@@ -194,7 +194,7 @@ class RunIO:
             raise asyncio.CancelledError
 
     async def _in_order(self, status: RunStatus | None) -> None:
-        await asyncio.sleep(0)  # siblings that are about to begin share the commit
+        """Commit, in a task of its own: it begins when siblings have held back theirs too."""
         if self._writing is None:
             self._writing = asyncio.Lock()
         async with self._writing:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from perdure import Agent, Context, Runtime, tool
+from perdure import Agent, Conflict, Context, Runtime, tool
 from perdure.log.owners import Timing
 from perdure.log.sql import SqlLog
 from perdure.models.model import ModelRequest
@@ -22,6 +22,7 @@ from perdure.types.messages import TextMessage, ToolCallMessage
 
 QUICK = Timing(death=1.0, beat=0.1, sweep=0.1)
 place = Path()
+gate = "go"
 
 
 def note(what: str) -> None:
@@ -82,7 +83,7 @@ async def trip(ctx: Context[Any]) -> str:
 async def slow() -> str:
     """Wait for a file."""
     note("slow")
-    await until((place / "go").exists)
+    await until((place / gate).exists)
     return "at last"
 
 
@@ -147,6 +148,20 @@ def killing(at: int, when: str) -> None:
         setattr(SqlLog, name, watched(getattr(SqlLog, name)))
 
 
+def noting_refusals() -> None:
+    """Note when the log refuses what this process writes."""
+    append = SqlLog.append
+
+    async def noted(*args: Any, **options: Any) -> int:
+        try:
+            return await append(*args, **options)
+        except Conflict:
+            note("refused")
+            raise
+
+    SqlLog.append = noted  # type: ignore[method-assign]
+
+
 def runtime(url: str, *definitions: Any) -> Runtime:
     return Runtime(url, definitions or [DESK], timing=QUICK, durability="normal")
 
@@ -159,6 +174,7 @@ async def main(url: str, verb: str, *arguments: str) -> None:
     if "KILL" in os.environ:
         at, _, when = os.environ["KILL"].partition(":")
         killing(int(at), when)
+    noting_refusals()
     async with runtime(url) as rt:
         if verb == "run":
             result = await rt.run(DESK, arguments[0], session_id="s", run_id=arguments[1])

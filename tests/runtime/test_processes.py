@@ -46,6 +46,30 @@ async def test_d10_a_stopped_process_that_wakes_after_a_takeover_writes_and_does
     assert [one.payload.died for one in before if isinstance(one.payload, rec.Claimed)] == [True]
 
 
+async def test_d10_a_stopped_process_that_wakes_beside_its_successor_is_refused(
+    url: str, processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    worker = await processes.start("run", "slow", "job")
+    await until(lambda: "slow" in effects())
+    worker.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(desk, "gate", "go here")
+    async with runtime(url) as rt:
+        result = asyncio.create_task(result_of(rt, "slow", "job"))
+        await until(lambda: effects().count("slow") == 2)
+        before = await rt.session("s").records()
+        (tmp_path / "go").touch()
+        worker.send_signal(signal.SIGCONT)
+        await until(lambda: "refused" in effects())
+        assert await rt.session("s").records() == before
+        (tmp_path / "go here").touch()
+        assert (await result).output == "done: slow"
+        async with asyncio.timeout(60):
+            assert await worker.wait() == 0
+    assert "output done: slow" in effects()
+    assert effects().count("charge") == 1
+    assert [effects().count(f"model desk {n}") for n in range(3)] == [1, 1, 1]
+
+
 async def test_d11_a_second_healthy_process_repeats_nothing(url: str, processes: Processes, tmp_path: Path):
     worker = await processes.start("run", "slow", "job")
     await until(lambda: "slow" in effects())

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
+from perdure.types.base import Base
 from perdure.types.errors import PerdureError
 
 T = TypeVar("T")
 Row: TypeAlias = tuple[Any, ...]
 
 
-class Sql(NamedTuple):
+class Sql(Base):
     """One statement, with `?` for each parameter."""
 
     text: str

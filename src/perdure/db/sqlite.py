@@ -29,6 +29,10 @@ from perdure.types.errors import PerdureError
 T = TypeVar("T")
 POLL = 0.02
 """Seconds between two looks at whether somebody has written."""
+CHECKPOINT = 4000
+"""Pages in the write-ahead log (16 MB) after which they are copied into the file; a page that changed often once."""
+LOOK = 0.1
+"""Seconds between two looks at whether the file is still there."""
 
 
 class SqliteDatabase:
@@ -136,7 +140,7 @@ class _Sqlite(Connection):
                 raise
         except sqlite3.Error as error:
             raise self.error(error) from error
-        self._execute = self._db.execute
+        self._execute = self._db.cursor().execute  # one cursor for all: each statement is read to its end
 
     def _set_up(self) -> None:
         self._db.execute("PRAGMA query_only = ON")
@@ -183,15 +187,16 @@ class _Writer(_Sqlite):
     def __init__(self, path: Path, patience: float, synchronous: str, guards: list[Guard], *, create: bool) -> None:
         self._synchronous = synchronous
         self._guards = guards
-        self._seen: tuple[int, int] | None = None
+        self._seen: Row | None = None
         super().__init__(path, patience, create=create)
         self._inode = path.stat().st_ino
+        self._look_at = 0.0
 
     def _set_up(self) -> None:
         self._use_wal()
         self._db.execute(f"PRAGMA synchronous = {self._synchronous}")
-        self._db.execute("PRAGMA foreign_keys = ON")
         self._db.execute("PRAGMA temp_store = MEMORY")
+        self._db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
 
     def _use_wal(self) -> None:
         """Switch to WAL; another process that does the same at this moment is waited for by asking again."""
@@ -213,25 +218,31 @@ class _Writer(_Sqlite):
     def begin(self) -> None:
         self._execute(self._begin)
         if self._guards:
-            version = self._execute("PRAGMA data_version").fetchone()[0]
-            if self._seen != (version, len(self._guards)):  # only another process can have changed what they ask
+            version = self._execute("PRAGMA data_version").fetchone()
+            if version != self._seen:  # another process has written, perhaps what the guards look at
                 for guard in self._guards:
                     guard.check(self.execute(guard.statement))
-                self._seen = (version, len(self._guards))
+                self._seen = version
 
     def commit(self) -> None:
         self._execute("COMMIT")
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + LOOK
+            self._see_the_file()
+
+    def _see_the_file(self) -> None:
+        """Notice that the file is not there any more; SQLite itself would go on writing to one without a name."""
         try:
-            same = self._path.stat().st_ino == self._inode
+            if self._path.stat().st_ino == self._inode:
+                return
         except FileNotFoundError:
-            same = False
-        if not same:
-            raise StoreMissing(
-                f"The file {self._path} was deleted or replaced while it was open; nothing acknowledged was written "
-                "since. Put it back, and the work goes on.",
-                retryable=True,
-                unknown=True,
-            )
+            pass
+        raise StoreMissing(
+            f"The file {self._path} was deleted or replaced while it was open. Put it back, and the work goes on.",
+            retryable=True,
+            unknown=True,
+        )
 
     def close(self) -> None:
         with suppress(sqlite3.Error):  # the file may be gone or full; what is committed is in the log beside it

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from perdure.db.database import Exists, Row, Script, Sql, StoreBusy, StoreError
 
@@ -63,22 +63,16 @@ class Connection(ABC):
 
 
 class _Job:
-    """A script, and who waits for it; the thread's opening and closing have none."""
+    """A script, who waits for it, and what came of it; the thread's opening and closing have no script."""
 
-    __slots__ = ("future", "loop", "make")
+    __slots__ = ("error", "future", "loop", "make", "value")
 
     def __init__(self, make: Callable[[], Script[Any]] | None = None) -> None:
         self.make = make
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
-
-
-class _Done(NamedTuple):
-    """A job and what came of it."""
-
-    job: _Job
-    value: Any = None
-    error: BaseException | None = None
+        self.value: Any = None
+        self.error: BaseException | None = None
 
 
 class Worker:
@@ -145,60 +139,63 @@ class Worker:
         try:
             connection = self._connect(True)
         except BaseException as error:
-            _answer([_Done(opened, error=error)])
+            opened.error = error
+        _answer([opened])
+        if connection is None:
             return
-        _answer([_Done(opened)])
         while jobs := self._take():
-            done, connection = self._serve(jobs, connection)
-            _answer(done)
-        failed: Exception | None = None
+            connection = self._serve(jobs, connection)
+            _answer(jobs)
+        closed = self._closing or opened
         try:
             if connection is not None:
                 connection.close()
         except Exception as error:
-            failed = error
-        if self._closing is not None:
-            _answer([_Done(self._closing, error=failed)])
+            closed.error = error
+        _answer([closed])
 
     def _take(self) -> list[_Job]:
         """Wait for jobs; none means that it is time to close."""
         jobs = [self._jobs.get()]
-        jobs += [self._jobs.get_nowait() for _ in range(min(self._jobs.qsize(), self._most - 1))]
+        waiting = min(self._jobs.qsize(), self._most - 1)
+        if waiting > 0:
+            jobs += [self._jobs.get_nowait() for _ in range(waiting)]
         if jobs[-1] is self._closing:
             closing = jobs.pop()
             if jobs:
                 self._jobs.put(closing)
         return jobs
 
-    def _serve(self, jobs: Sequence[_Job], connection: Connection | None) -> tuple[list[_Done], Connection | None]:
-        """Run jobs, and say which connection is left."""
+    def _serve(self, jobs: Sequence[_Job], connection: Connection | None) -> Connection | None:
+        """Run jobs, and give the connection that is left."""
         try:
             connection = connection or self._connect(False)
         except Exception as error:
-            return [_Done(job, error=error) for job in jobs], None
+            _fail(jobs, error)
+            return None
         try:
-            return self._together(connection, jobs), connection
+            self._together(connection, jobs)
+            return connection
         except _Broken as broken:
+            _fail(jobs, broken.error)
             if isinstance(broken.error, StoreBusy):
-                return [_Done(job, error=broken.error) for job in jobs], connection
+                return connection
             with suppress(Exception):  # it failed already, and that is what the callers are told
                 connection.close()
             if not broken.by_script or len(jobs) == 1:
-                return [_Done(job, error=broken.error) for job in jobs], None
-        done: list[_Done] = []
+                return None
         connection = None
         for job in jobs:  # one of them broke it for all: each on its own
-            alone, connection = self._serve([job], connection)
-            done += alone
-        return done, connection
+            job.error = None
+            connection = self._serve([job], connection)
+        return connection
 
-    def _together(self, connection: Connection, jobs: Sequence[_Job]) -> list[_Done]:
+    def _together(self, connection: Connection, jobs: Sequence[_Job]) -> None:
         """Run jobs in one transaction, each undone alone if it fails.
 
         Raises:
             _Broken: the transaction as a whole failed; nothing of it is committed, unless its error says `unknown`.
         """
-        done: list[_Done] = []
         alone = len(jobs) == 1
         committing = False
         try:
@@ -207,20 +204,17 @@ class Worker:
                 if not alone:
                     connection.savepoint()
                 try:
-                    value = run_script(connection.execute, job.make)
+                    job.value = run_script(connection.execute, job.make)
                 except BaseException as caught:
-                    error = connection.error(caught)
+                    job.error = error = connection.error(caught)
                     if isinstance(error, StoreError) and not isinstance(error, Exists):
                         raise _Broken(error, by_script=True) from caught
                     if alone:
-                        connection.rollback()
-                        return [_Done(job, error=error)]
+                        return connection.rollback()
                     connection.undo()
-                    done.append(_Done(job, error=error))
                 else:
                     if not alone:
                         connection.release()
-                    done.append(_Done(job, value))
             committing = True
             connection.commit()
         except Exception as caught:
@@ -229,7 +223,6 @@ class Worker:
             if isinstance(caught, _Broken):
                 raise
             raise _Broken(connection.error(caught, committing=committing)) from caught
-        return done
 
 
 class _Broken(Exception):
@@ -260,21 +253,33 @@ def run_script(execute: Callable[[Sql], list[Row]], make: Callable[[], Script[T]
         script.close()
 
 
-def _answer(done: Sequence[_Done]) -> None:
+def _fail(jobs: Sequence[_Job], error: BaseException) -> None:
+    for job in jobs:
+        job.error = error
+
+
+def _answer(jobs: Sequence[_Job]) -> None:
     """Answer callers, once per event loop."""
-    loops: dict[asyncio.AbstractEventLoop, list[_Done]] = {}
-    for one in done:
-        loops.setdefault(one.job.loop, []).append(one)
-    for loop, some in loops.items():
-        with suppress(RuntimeError):  # the loop is closed, so nobody waits
-            loop.call_soon_threadsafe(_settle, some)
+    loop = jobs[0].loop
+    elsewhere: Sequence[_Job] = ()
+    if len(jobs) > 1:
+        elsewhere = [job for job in jobs if job.loop is not loop]
+        if elsewhere:
+            jobs = [job for job in jobs if job.loop is loop]
+    try:
+        loop.call_soon_threadsafe(_settle, jobs)
+    except RuntimeError:
+        if not loop.is_closed():  # else nobody waits
+            raise
+    if elsewhere:
+        _answer(elsewhere)
 
 
-def _settle(some: Sequence[_Done]) -> None:
-    for job, value, error in some:
+def _settle(jobs: Sequence[_Job]) -> None:
+    for job in jobs:
         if job.future.done():
             continue  # its caller was cancelled
-        if error is None:
-            job.future.set_result(value)
+        if job.error is None:
+            job.future.set_result(job.value)
         else:
-            job.future.set_exception(error)
+            job.future.set_exception(job.error)

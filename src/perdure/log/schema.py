@@ -2,8 +2,9 @@
 
 Every table carries the container, and every id is unique within it. `sessions.turn` is the run whose turn it is, owned
 or next to be claimed, and `epoch` and `nonce` are its owner's token, so that one look at the session is the fence. A
-record's `slot` is its session's number and its own `seq` in one integer: the records of a session lie together, in
-order, and the last one's slot is the session's head.
+record's `slot` is its session's number and its own `seq` in one integer, so a small index has a session's records in
+order, and the last one's slot is the session's head. The records themselves lie in order of commitment: sessions that
+write at the same time fill the same pages.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ MIGRATIONS = (
             "CREATE INDEX runs_open ON runs (status, owner) WHERE status IN ('queued', 'running', 'waiting')",
             "CREATE INDEX runs_session ON runs (container, session, position)",
             """CREATE TABLE records (
-                slot {int} PRIMARY KEY,
+                slot {int} NOT NULL UNIQUE,
                 container TEXT NOT NULL,
                 session TEXT NOT NULL,
                 seq {int} NOT NULL,

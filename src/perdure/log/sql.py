@@ -11,14 +11,16 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from perdure.db.database import Database, Exists, Row, Script, Sql, StoreCorrupt, StoreFull
 from perdure.log.log import ENDED, INBOX, Accepted, CancelWins, Entry, NewRun, RunRow, Token, stops, used_otherwise
 from perdure.log.schema import ROOM
+from perdure.types.base import Base
 from perdure.types.errors import Conflict, UnknownName
 from perdure.types.records import (
     SCHEMA_VERSION,
@@ -39,15 +41,16 @@ _LAST_SLOT = (
     f"COALESCE((SELECT MAX(slot) FROM records WHERE slot > number * {ROOM} AND slot < (number + 1) * {ROOM}), "
     f"number * {ROOM})"
 )
+_FENCED = f"SELECT {_LAST_SLOT} FROM sessions WHERE container = ? AND id = ? AND turn = ? AND epoch = ? AND nonce = ?"
 _RECORD = (
     "SELECT r.seq, r.run, r.session, r.key, r.kind, r.version, COALESCE(r.payload, b.payload), r.created_at "
     "FROM records r LEFT JOIN blobs b ON r.blob = 1 AND b.slot = r.slot "
 )
 
 
-class _Coded(NamedTuple):
+class _Coded(Base):
     key: str | None
-    payload: Payload
+    kind: str
     data: bytes
     at: float | None = None
 
@@ -67,6 +70,7 @@ class SqlLog:
         self.now = now
         self.owner = owner
         self.container = container
+        self._locks = db.dialect == "postgres"  # on SQLite a writing transaction has the whole file locked
 
     # -- taking runs in, and owning them -----------------------------------------------------------------------------
 
@@ -111,7 +115,7 @@ class SqlLog:
                     *(new.parent, new.parent_key, new.user_id, now),
                 ),
             )
-            yield from self._insert(last, new.session_id, new.id, [_Coded(None, payload, data)], now)
+            yield from self._insert(last, new.session_id, new.id, [_Coded(None, kind_of(payload), data)], now)
             hashed, parent, user = new.input_hash, new.parent, new.user_id
             run = RunRow(
                 *(new.id, new.session_id, new.definition, status, epoch, owner, position, 0, parent, user, hashed, now)
@@ -192,20 +196,26 @@ class SqlLog:
             CancelWins: the run was to be completed, and a cancel came first.
             StoreError: the database failed; if `retryable`, the append may be repeated as it is.
         """
-        coded = [_Coded(one.key, one.payload, encode_payload(one.payload), one.at) for one in entries]
         now = self.now()
-        ends = status
-        for one in coded:
-            if isinstance(one.payload, RunFinished):
-                ends = one.payload.status
-        cancels = any(stops(one.payload) for one in coded)
+        ends, cancels = status, False
+        coded: list[_Coded] = []
+        for one in entries:
+            payload = one.payload
+            coded.append(_Coded(one.key, kind_of(payload), encode_payload(payload), one.at))
+            if isinstance(payload, RunFinished):
+                ends = payload.status
+            elif stops(payload):
+                cancels = True
 
         def script(look: bool = repeat) -> Script[int]:
             last = yield from self._fence(token)
             if last is None:
                 return (yield from self._refused(token, coded))
-            known: dict[int, int] = (yield from self._known(token, coded)) if look else {}
-            fresh = [one for n, one in enumerate(coded) if n not in known]
+            fresh: Sequence[_Coded] = coded
+            known: dict[int, int] = {}
+            if look:
+                known = yield from self._known(token, coded)
+                fresh = [one for n, one in enumerate(coded) if n not in known]
             if fresh:
                 yield from self._insert(last, token.session_id, token.run_id, fresh, now)
             head = last % ROOM + len(fresh)
@@ -236,7 +246,7 @@ class SqlLog:
         """
         if not isinstance(payload, INBOX):
             raise TypeError(f"A {type(payload).__name__} cannot be posted; only the owner of the run may append it.")
-        coded = _Coded(None, payload, encode_payload(payload))
+        coded = _Coded(None, kind_of(payload), encode_payload(payload))
         container, now = self.container, self.now()
 
         def script() -> Script[int]:
@@ -259,22 +269,19 @@ class SqlLog:
         if not rows:
             raise UnknownName("run", run_id, [])
         session = str(rows[0][0])
-        yield from self._lock(session)
+        if self._locks:
+            yield self._lock(session)
         return session
 
-    def _lock(self, session_id: str) -> Script[None]:
-        if self.db.dialect == "postgres":
-            # a statement of its own: what follows must see what was committed while this one waited
-            yield Sql("SELECT 1 FROM sessions WHERE container = ? AND id = ? FOR UPDATE", (self.container, session_id))
+    def _lock(self, session_id: str) -> Sql:
+        """Lock a session; a statement of its own, as what follows must see what was committed while this one waited."""
+        return Sql("SELECT 1 FROM sessions WHERE container = ? AND id = ? FOR UPDATE", (self.container, session_id))
 
     def _fence(self, token: Token) -> Script[int | None]:
         """Lock the session, and give its last slot if the token is its owner's."""
-        yield from self._lock(token.session_id)
-        rows = yield Sql(
-            f"SELECT {_LAST_SLOT} FROM sessions WHERE container = ? AND id = ? AND turn = ? AND epoch = ? "
-            "AND nonce = ?",
-            (self.container, token.session_id, token.run_id, token.epoch, token.nonce),
-        )
+        if self._locks:
+            yield self._lock(token.session_id)
+        rows = yield Sql(_FENCED, (self.container, token.session_id, token.run_id, token.epoch, token.nonce))
         return int(rows[0][0]) if rows else None
 
     def _refused(self, token: Token, coded: Sequence[_Coded]) -> Script[int]:
@@ -311,7 +318,8 @@ class SqlLog:
         )
         without = {bytes(row[6]): row for row in rows if row[6] is not None}
         known: dict[int, int] = {}
-        for n, (key, _, data, _) in enumerate(coded):
+        for n, one in enumerate(coded):
+            key, data = one.key, one.data
             row = without.get(data) if key is None else by_key.get(key)
             if row is not None:
                 if key is not None and bytes(row[6] or b"") != data:
@@ -328,18 +336,18 @@ class SqlLog:
         container = self.container
         rows: list[Row] = []
         blobs: list[Row] = []
-        for slot, (key, payload, data, at) in enumerate(coded, last + 1):
+        for slot, one in enumerate(coded, last + 1):
+            data = one.data
             large = len(data) > INLINE
+            kept = None if large else data
+            made = now if one.at is None else one.at
+            seq, version = slot % ROOM, SCHEMA_VERSION
+            rows.append((slot, container, session, seq, run_id, one.key, one.kind, version, kept, int(large), made))
             if large:
                 blobs.append((slot, container, data))
-            kept = None if large else data
-            seq = slot % ROOM
-            made = now if at is None else at
-            rows.append(
-                (slot, container, session, seq, run_id, key, kind_of(payload), SCHEMA_VERSION, kept, int(large), made)
-            )
         yield from _insert("records", rows)
-        yield from _insert("blobs", blobs)
+        if blobs:
+            yield from _insert("blobs", blobs)
 
     def _turn(self, token: Token, status: RunStatus | None, head: int, *, cancels: bool) -> Script[None]:
         """Change a run's status; one that has ended or is parked hands the session to the next in the queue."""
@@ -467,8 +475,14 @@ def _insert(table: str, rows: Sequence[Row]) -> Script[None]:
     """Insert rows by as few statements as parameters allow."""
     for start in range(0, len(rows), 500):
         some = rows[start : start + 500]
-        marks = f"({', '.join('?' * len(some[0]))})"
-        yield Sql(f"INSERT INTO {table} VALUES {', '.join([marks] * len(some))}", list(itertools.chain(*some)))
+        params = some[0] if len(some) == 1 else tuple(itertools.chain(*some))
+        yield Sql(_insertion(table, len(some[0]), len(some)), params)
+
+
+@lru_cache(maxsize=128)
+def _insertion(table: str, columns: int, rows: int) -> str:
+    marks = f"({', '.join('?' * columns)})"
+    return f"INSERT INTO {table} VALUES {', '.join([marks] * rows)}"
 
 
 def _record(row: Row) -> Record:

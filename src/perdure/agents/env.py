@@ -200,7 +200,7 @@ class Env:
         self.children: dict[str, Child] = {}
         self.loop: NetworkLoop | None = None
         self._plans: dict[str, Plan] = {}
-        self.acquired: list[Toolset[Any]] = []
+        self.acquired: tuple[Toolset[Any], ...] = ()
         self._acquiring: asyncio.Lock | None = None
 
     # -- looking up --------------------------------------------------------------------------------------------------
@@ -334,13 +334,15 @@ class Env:
         async with self._acquiring:
             if one not in self.acquired:
                 await one.acquire()
-                self.acquired.append(one)
+                self.acquired += (one,)
 
     async def release(self) -> None:
         """Give back what the run has acquired: all of it, also if one of them fails or the task is cancelled."""
         try:
             while self.acquired:
-                await self.acquired.pop().release()
+                *rest, last = self.acquired
+                self.acquired = tuple(rest)
+                await last.release()
         finally:
             if self.acquired:
                 await self.release()

@@ -87,16 +87,16 @@ class NetworkLoop(msgspec.Struct, eq=False):
     transcript: list[Message] = []
     doc: Json = None
     group_doc: Json = None
-    queue: list[Pick] = []
+    queue: tuple[Pick, ...] = ()
     current: list[AgentLoop] = []
     asking: AgentLoop | None = None
     agent: AgentLoop | None = None
-    results: list[AgentResult] = []
+    results: tuple[AgentResult, ...] = ()
     call_count: int = 0
     routes: int = 0
     routed: bool = False
     usage: Usage = NOTHING
-    texts: set[str] = set()
+    texts: frozenset[str] = frozenset()
     steps: dict[str, StepDone | ChildDone] = {}
     answers: dict[str, WaitAnswer] = {}
     stopping: StopReason | None = None
@@ -234,7 +234,7 @@ class NetworkLoop(msgspec.Struct, eq=False):
         loop = self._loop_of(key)
         notes = loop.fold(record)
         if type(payload) is InferenceDone and payload.texts:
-            self.texts.update(payload.texts)
+            self.texts = self.texts.union(payload.texts)
         if loop.scheduled:
             self._schedule(loop)
         return notes
@@ -251,7 +251,7 @@ class NetworkLoop(msgspec.Struct, eq=False):
         raise LookupError(f"The record {key!r} belongs to no open agent of run {self.run_id}.")
 
     def _schedule(self, loop: AgentLoop) -> None:
-        self.queue.extend(Pick((name,)) for name in loop.scheduled)
+        self.queue += tuple(Pick((name,)) for name in loop.scheduled)
         loop.scheduled = ()
 
     def _agent_done(self, record: Record, payload: AgentDone) -> Sequence[AnyEvent]:
@@ -270,16 +270,15 @@ class NetworkLoop(msgspec.Struct, eq=False):
         for loop in loops:
             self.transcript += loop.said
             self.usage += loop.usage
-            self.results.append(
-                AgentResult(
-                    loop.rules.agent,
-                    tuple(loop.said),
-                    f"{record.run_id}/{loop.prefix}",
-                    record.created_at,
-                    loop.stop_reason,
-                    loop.usage,
-                )
+            result = AgentResult(
+                loop.rules.agent,
+                tuple(loop.said),
+                f"{record.run_id}/{loop.prefix}",
+                record.created_at,
+                loop.stop_reason,
+                loop.usage,
             )
+            self.results = (*self.results, result)
         if len(loops) == 1:
             self.doc = loops[0].doc
         else:
@@ -318,13 +317,15 @@ class NetworkLoop(msgspec.Struct, eq=False):
             self.usage += self.asking.usage
             self.asking = None
         self.routes += 1
-        self.queue.extend(payload.picks)
+        self.queue += payload.picks
         if payload.reason == "stop_when":
-            self.queue.clear()
+            self.queue = ()
             self.stop_reason = "stop_when"
             self.routed = True
         elif self.queue:
-            self._begin(self.queue.pop(0))
+            first, *rest = self.queue
+            self.queue = tuple(rest)
+            self._begin(first)
         else:
             self.stop_reason = "router"
             self.routed = True

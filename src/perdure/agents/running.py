@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any, cast
@@ -173,7 +173,7 @@ class Running:
             started.parent_key,
         )
 
-    async def begin(self, token: Token, head: int, earlier: Sequence[Message] = ()) -> RunResult[Any, Any]:
+    def begin(self, token: Token, head: int, earlier: Sequence[Message] = ()) -> Awaitable[RunResult[Any, Any]]:
         """Drive a run that was accepted and whose turn it is.
 
         Args:
@@ -190,7 +190,7 @@ class Running:
         self.loop.fold(record)
         if io.projector is not None:
             io.emit(io.projector.record(record))
-        return await self._go_on(io)
+        return self._go_on(io)
 
     def recall(self, records: Sequence[Record], earlier: Sequence[Message] = ()) -> None:
         """Fold what the log has of this run, without driving it.
@@ -323,7 +323,7 @@ class Running:
             output=finished.output if finished is not None else None,
             load=_loader(self.definition, finished.has_output, finished.stop_reason) if finished is not None else None,
             messages=said,
-            results=tuple(loop.results),
+            results=loop.results,
             data=partial(env.kind.load, loop.doc),
             usage=finished.usage if finished is not None else loop.total_usage,
             waits=waiting.waits if waiting is not None else (),

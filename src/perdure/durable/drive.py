@@ -8,9 +8,8 @@ cut off and gives what it has, nothing finished is lost, and the program closes 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any, Literal, TypeVar
 
 from perdure.db.database import StoreError
@@ -63,7 +62,7 @@ class RunIO:
         "cancelled_outside",
         "cause",
         "committed",
-        "fold",
+        "driven",
         "in_step",
         "kernel",
         "leaving",
@@ -86,7 +85,7 @@ class RunIO:
         self.stop: Stop | None = None
         self.stop_detail = ""
         self.cause: BaseException | None = None
-        self.fold: Callable[[Record], object] | None = None
+        self.driven: tuple[Program[Any], Any] | None = None
         self.leaving = False
         self.cancelled_outside = False
         self._cancelling = 0
@@ -263,8 +262,9 @@ class RunIO:
     async def keep(self, key: str | None, payload: Payload) -> None:
         """Commit a record at once, in the middle of a step, and fold it."""
         record = self.hold(key, payload)
-        if self.fold is not None:
-            self.fold(record)
+        if self.driven is not None:
+            program, state = self.driven
+            program.fold(state, record)
         await self.flush()
         if self.projector is not None:
             self.emit(self.projector.record(record))
@@ -298,7 +298,7 @@ async def drive(program: Program[S], state: S, io: RunIO) -> Waiting | Finish:
         asyncio.CancelledError: the calling task was cancelled from outside; the run is closed as cancelled before.
     """
     io.opened(asyncio.current_task())
-    io.fold = partial(program.fold, state)
+    io.driven = (program, state)
     driver = _Driver(program, state, io)
     try:
         return await driver.loop()

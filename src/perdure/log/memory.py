@@ -26,7 +26,7 @@ class _Session:
     def __init__(self) -> None:
         self.rows: list[tuple[str, str | None, bytes, float]] = []
         self.turn: str | None = None
-        self.queue: list[str] = []
+        self.queue: tuple[str, ...] = ()
 
 
 class _Run:
@@ -99,7 +99,7 @@ class MemoryLog:
             session.turn = new.id
             token = run.take()
         else:
-            session.queue.append(new.id)
+            session.queue += (new.id,)
         return Accepted(self._row(run), token, len(rows), False)
 
     async def claim(self, run_id: str, *, dead: Sequence[str] = ()) -> tuple[Token, int] | None:
@@ -156,7 +156,8 @@ class MemoryLog:
         if status is not None:
             run.status = status
             if status in ENDED or status == "parked":
-                session.turn = session.queue.pop(0) if session.queue else None
+                session.turn = session.queue[0] if session.queue else None
+                session.queue = session.queue[1:]
         return len(session.rows)
 
     @staticmethod

@@ -1,7 +1,7 @@
 """Steps that a user writes inside a tool: run once, kept, and answered from the log when the body is entered again.
 
 A step's key is its place: the tool's key, scopes, and the id that the user gave; `#2` and so on are added only to
-repeats in sequence (rule 7 of the hard cases).
+repeats in sequence.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Body:
         return found
 
     async def park(self, waits: tuple[Wait, ...]) -> None:
-        """Wait until every open step of this body waits; then the body ends with `Suspended` (rule 16)."""
+        """Wait until every open step of this body waits; then the body ends with `Suspended`."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = (future, waits)
         self._parked.append(entry)

@@ -39,6 +39,7 @@ class Case:
     floor: str | None = None
     budget: float | None = None
     ideal: float | None = None
+    most: float | None = None
     is_async: bool = False
     samples: list[float] = field(default_factory=list[float])
 
@@ -58,9 +59,12 @@ class Case:
             row["ratio_to_ideal"] = median / self.ideal
         if self.budget is not None:
             row[f"budget_{unit}"] = self.budget
+        if self.most is not None:
+            row["budget_ratio"] = self.most
         rounded: dict[str, float | bool] = {key: round(value, 3) for key, value in row.items()}
-        if self.budget is not None:
-            rounded["met"] = median < self.budget
+        if self.budget is not None or self.most is not None:
+            fast = self.budget is None or median < self.budget
+            rounded["met"] = fast and (self.most is None or floor is None or median <= self.most * floor)
         return rounded
 
     def warm(self, runner: asyncio.Runner) -> None:
@@ -101,6 +105,7 @@ class Bench:
         floor: str | None = None,
         budget: float | None = None,
         ideal: float | None = None,
+        most: float | None = None,
     ) -> None:
         """Add a function to be measured.
 
@@ -112,8 +117,9 @@ class Bench:
             floor: the case that it is compared with, in the same unit; that of `run` unless given.
             budget: what its median should stay below, in its unit.
             ideal: the least that it could take, in its unit.
+            most: how many times its floor's median its own should take at most.
         """
-        self.cases.append(Case(name, function, number, unit or self.unit, floor, budget, ideal))
+        self.cases.append(Case(name, function, number, unit or self.unit, floor, budget, ideal, most))
 
     def fact(self, name: str, value: Any) -> None:
         """Report a JSON value that is not a time."""

@@ -44,3 +44,13 @@ def test_it_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "a  median_ms" in out
     assert "bytes: 12" in out
+
+
+def test_a_budget_may_be_a_ratio_to_the_floor(capsys: pytest.CaptureFixture[str]) -> None:
+    bench = Bench("sample", argv=["--json", "--rounds", "3"])
+    bench.add("floor", lambda: sum(range(1000)))
+    bench.add("within", lambda: None, floor="floor", most=1.0)
+    bench.add("beyond", lambda: sum(range(50_000)), floor="floor", most=1.0)
+    rows = bench.run()["results"]
+    assert (rows["within"]["met"], rows["beyond"]["met"]) == (True, False)
+    assert rows["within"]["budget_ratio"] == 1.0

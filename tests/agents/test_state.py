@@ -124,6 +124,14 @@ async def test_results_without_messages_are_what_was_said():
     assert [one.text for one in model.requests[0].messages] == ["one", "two"]
 
 
+async def test_results_that_go_beyond_the_messages_follow_them():
+    """Also one that says the same as another that is among the messages."""
+    same = AgentResult("A", (user("one"),))
+    model = ScriptedModel("ok")
+    await Agent("A").run("two", state=State({}, messages=[user("one")], results=[same, same]), model=model)
+    assert [one.text for one in model.requests[0].messages] == ["one", "one", "two"]
+
+
 async def test_b34_a_state_that_was_stored_as_json_goes_on_with_real_results():
     agent = Agent("A")
     first = await agent.run("one", state=Support("ada"), model=ScriptedModel("first"))

@@ -80,4 +80,5 @@ async def test_an_older_process_stops_when_a_newer_one_has_changed_the_store(sto
     with pytest.raises(StoreTooNew, match="Upgrade this installation"):
         await migrate(late, [FIRST], "store_1", writer=1)
     assert await old.read(lambda: one("SELECT COUNT(*) FROM goods")) == [(1,)], "reading is harmless"
-    assert await new.write(lambda: one("INSERT INTO goods (title) VALUES ('cup') RETURNING id")) == [(2,)]
+    await new.write(lambda: one("INSERT INTO goods (title) VALUES ('cup')"))
+    assert await late.read(lambda: one("SELECT title FROM goods ORDER BY id")) == [("mug",), ("cup",)]

@@ -13,10 +13,11 @@ Row: TypeAlias = tuple[Any, ...]
 
 
 class Sql(Base):
-    """One statement, with `?` for each parameter."""
+    """One statement, with `?` for each parameter; if `blind`, its rows are not looked at, and it may be sent later."""
 
     text: str
     params: Sequence[Any] = ()
+    blind: bool = False
 
 
 Script: TypeAlias = Generator[Sql, list[Row], T]

@@ -114,6 +114,7 @@ class SqlLog:
                     *(epoch, nonce if free else "", owner, position),
                     *(new.parent, new.parent_key, new.user_id, now),
                 ),
+                blind=True,
             )
             yield from self._insert(last, new.session_id, new.id, [_Coded(None, kind_of(payload), data)], now)
             hashed, parent, user = new.input_hash, new.parent, new.user_id
@@ -168,8 +169,9 @@ class SqlLog:
                 "UPDATE runs SET status = 'running', owner = ?, epoch = ?, nonce = ?, deaths = ?, claimed_at = ? "
                 "WHERE container = ? AND id = ?",
                 (self.owner, epoch, nonce, deaths, head, container, run_id),
+                blind=True,
             )
-            yield Sql("UPDATE sessions SET epoch = ?, nonce = ? WHERE number = ?", (epoch, nonce, number))
+            yield Sql("UPDATE sessions SET epoch = ?, nonce = ? WHERE number = ?", (epoch, nonce, number), blind=True)
             return Token(run_id, session, epoch, nonce), head
 
         return await self.db.write(script)
@@ -258,6 +260,7 @@ class SqlLog:
             yield Sql(
                 f"UPDATE runs SET last = ?{', cancelled = 1' if stops(payload) else ''} WHERE container = ? AND id = ?",
                 (seq, container, run_id),
+                blind=True,
             )
             return seq
 
@@ -275,7 +278,8 @@ class SqlLog:
 
     def _lock(self, session_id: str) -> Sql:
         """Lock a session; a statement of its own, as what follows must see what was committed while this one waited."""
-        return Sql("SELECT 1 FROM sessions WHERE container = ? AND id = ? FOR UPDATE", (self.container, session_id))
+        mine = (self.container, session_id)
+        return Sql("SELECT 1 FROM sessions WHERE container = ? AND id = ? FOR UPDATE", mine, blind=True)
 
     def _fence(self, token: Token) -> Script[int | None]:
         """Lock the session, and give its last slot if the token is its owner's."""
@@ -353,7 +357,7 @@ class SqlLog:
         """Change a run's status; one that has ended or is parked hands the session to the next in the queue."""
         mine = (self.container, token.run_id)
         if cancels:
-            yield Sql("UPDATE runs SET cancelled = 1 WHERE container = ? AND id = ?", mine)
+            yield Sql("UPDATE runs SET cancelled = 1 WHERE container = ? AND id = ?", mine, blind=True)
         if status is None:
             return
         owner = self.owner if status == "running" else None
@@ -369,6 +373,7 @@ class SqlLog:
                 "UPDATE sessions SET epoch = 0, nonce = '', turn = (SELECT id FROM runs WHERE container = ? AND "
                 "session = ? AND status = 'queued' ORDER BY position LIMIT 1) WHERE container = ? AND id = ?",
                 (self.container, token.session_id, self.container, token.session_id),
+                blind=True,
             )
 
     # -- reading -----------------------------------------------------------------------------------------------------
@@ -476,7 +481,7 @@ def _insert(table: str, rows: Sequence[Row]) -> Script[None]:
     for start in range(0, len(rows), 500):
         some = rows[start : start + 500]
         params = some[0] if len(some) == 1 else tuple(itertools.chain(*some))
-        yield Sql(_insertion(table, len(some[0]), len(some)), params)
+        yield Sql(_insertion(table, len(some[0]), len(some)), params, blind=True)
 
 
 @lru_cache(maxsize=128)

@@ -8,21 +8,18 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from perdure.agents.handle import Run
 from perdure.agents.outcome import RunResult, raise_for
+from perdure.agents.running import Running
+from perdure.agents.stream import RunStream
 from perdure.types.errors import DefinitionError
 from perdure.types.messages import Input
-
-if TYPE_CHECKING:
-    from perdure.agents.handle import Run
-    from perdure.agents.stream import RunStream
 
 
 async def run(definition: Any, input: Input, options: Mapping[str, Any]) -> RunResult[Any, Any]:
     """Run a definition to its end, or until it waits."""
-    from perdure.agents.running import Running
-
     running = Running(definition, input, options)
     result = await running.drive()
     if result.status != "completed":
@@ -32,9 +29,6 @@ async def run(definition: Any, input: Input, options: Mapping[str, Any]) -> RunR
 
 def start(definition: Any, input: Input, options: Mapping[str, Any]) -> Run[Any, Any]:
     """Start a run in the background."""
-    from perdure.agents.handle import Run
-    from perdure.agents.running import Running
-
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -44,9 +38,6 @@ def start(definition: Any, input: Input, options: Mapping[str, Any]) -> Run[Any,
 
 def stream(definition: Any, input: Input, options: Mapping[str, Any]) -> RunStream[Any, Any]:
     """Run a definition and stream its events."""
-    from perdure.agents.running import Running
-    from perdure.agents.stream import RunStream
-
     return RunStream(Running(definition, input, options))
 
 

@@ -251,9 +251,9 @@ class RunIO:
     def hold(self, key: str | None, payload: Payload) -> Record:
         """Hold a record back for the next commit, and give it as the fold will see it."""
         self.seq += 1
-        record = self.record(key, payload)
-        self._pending.append(Entry(key, payload, record.created_at))
-        return record
+        token, now = self.token, self.kernel.clock.now()
+        self._pending.append(Entry(key, payload, now))
+        return Record(self.seq, token.run_id, token.session_id, key, payload, now)
 
     def record(self, key: str | None, payload: Payload) -> Record:
         """Give a payload as the fold will see it, at the place of the last record."""

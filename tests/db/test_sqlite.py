@@ -309,6 +309,22 @@ async def test_a_new_file_that_is_locked_is_said_to_be_locked(tmp_path: Path) ->
             await SqliteDatabase(str(path), patience=0.05).open()
 
 
+async def test_a_writing_script_has_the_file_to_itself_from_its_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    async with opened(f"sqlite:///{path}") as db:
+
+        def script() -> Script[None]:
+            yield Sql("SELECT 1")
+            with other(path) as connection:
+                connection.execute("PRAGMA busy_timeout = 0")
+                with pytest.raises(sqlite3.OperationalError, match="locked"):
+                    connection.execute("INSERT INTO owners VALUES ('theirs', 0, '', '')")
+            yield Sql("INSERT INTO owners VALUES ('ours', 0, '', '')")
+
+        await db.write(script)
+        assert await db.read(lambda: one("SELECT id FROM owners")) == [("ours",)]
+
+
 # -- disks -------------------------------------------------------------------------------------------------------------
 
 

@@ -193,27 +193,15 @@ class _Writer(_Sqlite):
         self._look_at = 0.0
 
     def _set_up(self) -> None:
-        self._use_wal()
-        self._db.execute(f"PRAGMA synchronous = {self._synchronous}")
-        self._db.execute("PRAGMA temp_store = MEMORY")
-        self._db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
-
-    def _use_wal(self) -> None:
-        """Switch to WAL; another process that does the same at this moment is waited for by asking again."""
-        end = time.monotonic() + self._patience
-        while True:
-            try:
-                mode = self._db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-                break
-            except sqlite3.OperationalError as error:
-                if not _name(error).startswith("SQLITE_BUSY") or time.monotonic() >= end:
-                    raise
-                time.sleep(0.01)
+        mode = self._db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
             raise StoreError(
                 f"{self._path} cannot use a write-ahead log (its mode is {mode!r}): keep it on a local disk, not on a "
                 "network file system."
             )
+        self._db.execute(f"PRAGMA synchronous = {self._synchronous}")
+        self._db.execute("PRAGMA temp_store = MEMORY")
+        self._db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
 
     def begin(self) -> None:
         self._execute(self._begin)

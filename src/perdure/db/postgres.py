@@ -118,6 +118,9 @@ class PostgresDatabase:
         """Let nobody wait for ever: neither us for locks, nor others for ours if this process stops in the middle."""
         limit = int(self._patience * 1000)
         await connection.execute(f"SET lock_timeout = {limit}; SET idle_in_transaction_session_timeout = {limit}")
+        # at once or never: in a pipeline the driver checks only a first use, and after a failed statement it would
+        # otherwise go on with names that the server has never heard of
+        connection.prepare_threshold = 0
 
     def guard(self, guard: Guard) -> None:
         """Ask something at the beginning of every writing transaction from now on."""
@@ -256,11 +259,28 @@ class _Transaction:
         guards, self._guards = self._guards, ()
         if len(unsent) == 1:
             return await self._execute(unsent[0])
-        async with self._connection.pipeline():
-            cursors = [await self._execute(one) for one in unsent]
+        cursors: list[Any] = []
+        failed = await self._together(unsent, cursors)
+        if failed is not None:
+            raise failed
         for n, guard in enumerate(guards, 1):  # behind the statement that begins
             guard.check(await cursors[n].fetchall())
         return cursors[-1]
+
+    async def _together(self, statements: Sequence[Sql], cursors: list[Any]) -> Exception | None:
+        """Send statements in one go, and give the first error there was: those behind it only say that there was one."""
+        import psycopg
+
+        failed: Exception | None = None
+        try:
+            async with self._connection.pipeline():
+                try:
+                    cursors += [await self._execute(one) for one in statements]
+                except psycopg.Error as error:  # seen before all was sent: the pipeline must end in order all the same
+                    failed = error
+        except psycopg.Error as error:
+            failed = failed or error
+        return failed
 
     async def _execute(self, statement: Sql) -> Any:
         return await self._connection.execute(_placeholders(statement.text), statement.params)

@@ -303,7 +303,11 @@ class SqlLog:
         known = yield from self._known(token, coded)
         if len(known) < len(coded):
             raise Conflict(f"The run {token.run_id!r} is {status}; nothing more can be appended to it.")
-        return max(known.values(), default=0)
+        if known:
+            return max(known.values())
+        mine = (self.container, token.session_id)
+        rows = yield Sql(f"SELECT {_LAST_SLOT} FROM sessions WHERE container = ? AND id = ?", mine)
+        return int(rows[0][0]) % ROOM
 
     def _known(self, token: Token, coded: Sequence[_Coded]) -> Script[dict[int, int]]:
         """Which of these the run has already, with their sequence numbers."""

@@ -134,9 +134,10 @@ class MemoryLog:
         known: dict[int, int] = {}
         if repeat or session.turn != token.run_id or not run.closed.keys().isdisjoint(closed):
             known = self._known(run, coded)
-            if session.turn != token.run_id and len(known) < len(coded):
+            over = session.turn != token.run_id
+            if over and (len(known) < len(coded) or status not in (None, run.status)):
                 raise Conflict(f"The run {token.run_id!r} is {run.status}; nothing more can be appended to it.")
-            if len(known) == len(coded) and status is None:
+            if len(known) == len(coded) and (over or status is None):
                 return max(known.values(), default=len(session.rows))
         cancelled = run.cancelled
         fresh: list[tuple[str, str | None, bytes, float]] = []
@@ -158,7 +159,7 @@ class MemoryLog:
             if status in ENDED or status == "parked":
                 session.turn = session.queue[0] if session.queue else None
                 session.queue = session.queue[1:]
-        return len(session.rows)
+        return len(session.rows) if fresh else max(known.values(), default=len(session.rows))
 
     @staticmethod
     def _known(run: _Run, coded: Sequence[tuple[str | None, bytes]]) -> dict[int, int]:
@@ -194,7 +195,7 @@ class MemoryLog:
     async def read_session(self, session_id: str, after: int = 0, before: int | None = None) -> list[Record]:
         """Read a session's records between two sequence numbers (both exclusive), in order."""
         session = self._sessions.get(session_id)
-        rows = session.rows[after : None if before is None else before - 1] if session is not None else []
+        rows = session.rows[after : None if before is None else max(before - 1, 0)] if session is not None else []
         return [
             Record(seq, run_id, session_id, key, decode_payload(data), at)
             for seq, (run_id, key, data, at) in enumerate(rows, after + 1)

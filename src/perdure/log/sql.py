@@ -212,7 +212,7 @@ class SqlLog:
         def script(look: bool = repeat) -> Script[int]:
             last = yield from self._fence(token)
             if last is None:
-                return (yield from self._refused(token, coded))
+                return (yield from self._refused(token, coded, status))
             fresh: Sequence[_Coded] = coded
             known: dict[int, int] = {}
             if look:
@@ -288,7 +288,7 @@ class SqlLog:
         rows = yield Sql(_FENCED, (self.container, token.session_id, token.run_id, token.epoch, token.nonce))
         return int(rows[0][0]) if rows else None
 
-    def _refused(self, token: Token, coded: Sequence[_Coded]) -> Script[int]:
+    def _refused(self, token: Token, coded: Sequence[_Coded], asked: RunStatus | None) -> Script[int]:
         """The token has not the turn: fine if this very append ended the run before, else say why."""
         rows = yield Sql(
             "SELECT epoch, nonce, status FROM runs WHERE container = ? AND id = ?", (self.container, token.run_id)
@@ -301,7 +301,7 @@ class SqlLog:
                 f"The run {token.run_id!r} belongs to another owner since epoch {epoch}; this one must stop."
             )
         known = yield from self._known(token, coded)
-        if len(known) < len(coded):
+        if len(known) < len(coded) or asked not in (None, status):
             raise Conflict(f"The run {token.run_id!r} is {status}; nothing more can be appended to it.")
         if known:
             return max(known.values())

@@ -131,8 +131,8 @@ class Bench:
             for case in self.cases:
                 case.warm(runner)
             for index in range(max(1, self.options.rounds or rounds)):
-                gc.collect()
                 for case in self.cases if index % 2 == 0 else reversed(self.cases):
+                    gc.collect()  # nobody pays for what another case has left behind
                     case.sample(runner)
         report = self._report(floor)
         print(json.dumps(report) if self.options.json else self._table(report))

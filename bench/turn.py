@@ -137,9 +137,9 @@ def main() -> None:
     bench = Bench("turn")
     asyncio.run(check())
     cases = [
-        ("text turn", agent(TEXT), TEXT, 100, 40.0),
-        ("turn with one tool", agent(ONE_TOOL, WEATHER), ONE_TOOL, 50, None),
-        ("ten-tool turn", agent(TEN_TOOLS, WEATHER), TEN_TOOLS, 10, 600.0),
+        ("text turn", agent(TEXT), TEXT, 300, 40.0),
+        ("turn with one tool", agent(ONE_TOOL, WEATHER), ONE_TOOL, 150, None),
+        ("ten-tool turn", agent(TEN_TOOLS, WEATHER), TEN_TOOLS, 30, 600.0),
     ]
     for name, answering, model, number, budget in cases:
         floor = f"bare {name}"

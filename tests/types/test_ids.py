@@ -1,5 +1,7 @@
 """Ids: made to sort, derived to be found again, given and checked."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -57,3 +59,16 @@ def test_an_id_is_allowed_or_refused_and_never_changed(value: str):
         assert value.isascii() and "/" not in value and 0 < len(value) <= 200
     except InvalidId:
         pass
+
+
+def test_a_forked_process_gives_other_ids():
+    forks = """
+import os
+from perdure.types.ids import new_id
+new_id("run")
+child = os.fork()
+print(new_id("run")[-16:], flush=True)
+child and os.waitpid(child, 0)
+"""
+    done = subprocess.run([sys.executable, "-c", forks], capture_output=True, text=True, check=True, timeout=60)
+    assert len(set(done.stdout.split())) == 2

@@ -189,11 +189,17 @@ class Env:
         self.run_id = run_id
         self.session_id = session_id
         self.options = options
-        self.user_id: str | None = options.get("user_id")
-        self.model: Model | None = resolve(options["model"]) if "model" in options else None
-        self.settings: ModelSettings | None = options.get("settings")
-        self.resources: Sequence[Any] = options.get("resources") or ()
-        self.router: Any = options.get("router")
+        self.user_id: str | None = None
+        self.model: Model | None = None
+        self.settings: ModelSettings | None = None
+        self.resources: Sequence[Any] = ()
+        self.router: Any = None
+        if options:
+            self.user_id = options.get("user_id")
+            self.model = resolve(options["model"]) if "model" in options else None
+            self.settings = options.get("settings")
+            self.resources = options.get("resources") or ()
+            self.router = options.get("router")
         self.thread_id: str | None = None
         self.turn_prompt: str | None = None
         self.fallback: Model | None = None

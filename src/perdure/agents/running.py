@@ -90,10 +90,15 @@ class Running:
         network = definition if isinstance(definition, NetworkDefinition) else None
         messages, turn_prompt = read_input(input)
         kind, doc, history, results, thread_id = _read_state(definition, options)
-        run_id = options.get("run_id") or new_id("run")
+        run_id: str | None = None
+        session_id: str | None = None
+        budget: Budget | None = None
+        if options:
+            run_id, session_id, budget = options.get("run_id"), options.get("session_id"), options.get("budget")
+        if run_id is None:
+            run_id = new_id("run")
         # a session of the run's own follows from the run, so that the same run is in the same session
-        session_id = options.get("session_id") or thread_id or f"session_{run_id.removeprefix('run_')}"
-        budget: Budget | None = options.get("budget")
+        session_id = session_id or thread_id or f"session_{run_id.removeprefix('run_')}"
         env = Env(
             kernel=kernel or Kernel(),
             definition=definition,

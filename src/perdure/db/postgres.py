@@ -268,7 +268,7 @@ class _Transaction:
         return cursors[-1]
 
     async def _together(self, statements: Sequence[Sql], cursors: list[Any]) -> Exception | None:
-        """Send statements in one go, and give the first error there was: those behind it only say that there was one."""
+        """Send statements in one go, and give the first error: those behind it only say that there was one."""
         import psycopg
 
         failed: Exception | None = None

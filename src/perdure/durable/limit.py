@@ -7,9 +7,10 @@ calls: one for each length is enough, set for the oldest limit that is open.
 from __future__ import annotations
 
 import asyncio
+import threading
 from types import TracebackType
 from typing import Any, Self
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 
 class TimeLimit:
@@ -88,12 +89,16 @@ class _Watch:
 
 # a watch knows no event loop, so that it does not keep the loop that it belongs to alive
 _watches: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[float, _Watch]] = WeakKeyDictionary()
+_local = threading.local()
 
 
 def _watch_of(loop: asyncio.AbstractEventLoop, seconds: float) -> _Watch:
-    watches = _watches.get(loop)
-    if watches is None:
-        watches = _watches[loop] = {}
+    last: tuple[ref[asyncio.AbstractEventLoop], dict[float, _Watch]] | None = getattr(_local, "last", None)
+    if last is not None and last[0]() is loop:
+        watches = last[1]
+    else:
+        watches = _watches.setdefault(loop, {})
+        _local.last = (ref(loop), watches)
     found = watches.get(seconds)
     if found is None:
         if len(watches) > 100:  # lengths that are no longer used

@@ -15,7 +15,24 @@ _ALLOWED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@|+=~-]{0,199}\Z")
 
 def new_id(kind: str) -> str:
     """Make an id that sorts by the time it was made: `<kind>_<12 hex of milliseconds><16 hex random>`."""
-    return f"{kind}_{time.time_ns() // 1_000_000:012x}{os.urandom(8).hex()}"
+    return f"{kind}_{time.time_ns() // 1_000_000:012x}{_random()}"
+
+
+_stock: list[str] = []
+
+
+def _random() -> str:
+    """Take 16 hex digits of the system's randomness, which is asked for many at a time."""
+    try:
+        return _stock.pop()
+    except IndexError:
+        digits = os.urandom(8 * 256).hex()
+        _stock.extend(digits[at : at + 16] for at in range(16, len(digits), 16))
+        return digits[:16]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_stock.clear)  # a forked process must not give its parent's ids
 
 
 def derive_id(kind: str, *parts: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import psycopg
 import pytest
 
-from perdure.db.database import Exists, Script, Sql, StoreBusy, StoreError, StoreReadOnly, StoreUnreachable
+from perdure.db.database import Exists, Guard, Script, Sql, StoreBusy, StoreError, StoreReadOnly, StoreUnreachable
 from perdure.db.open import open_database
 from perdure.db.postgres import PostgresDatabase
 from perdure.log.log import Entry
@@ -122,18 +122,54 @@ async def test_a_script_that_hides_an_error_is_not_taken_for_committed(db: Postg
     assert await count(db) == [0, 0]
 
 
-async def test_who_gives_up_leaves_the_connection_usable(postgres_url: str, db: PostgresDatabase) -> None:
+async def test_who_gives_up_does_not_undo_what_was_handed_in(postgres_url: str, db: PostgresDatabase) -> None:
     lone = PostgresDatabase(postgres_url, connections=1)
     await lone.open()
-    sleeping = asyncio.create_task(lone.write(lambda: one("UPDATE t SET n = 7 WHERE pg_sleep(60) IS NOT NULL")))
-    sleeps = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'UPDATE t%pg_sleep%' AND wait_event = 'PgSleep'"
-    while not await db.read(lambda: one(sleeps)):
-        pass
-    sleeping.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await sleeping
-    assert await count(lone) == [0, 0]
+    async with await psycopg.AsyncConnection.connect(postgres_url) as holder:
+        await holder.execute("UPDATE t SET n = 1 WHERE id = 1")
+        waiting = asyncio.create_task(lone.write(lambda: one("UPDATE t SET n = n + 7 WHERE id = 1")))
+        waits = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'UPDATE t SET n = n +%' AND wait_event_type = 'Lock'"
+        while not await db.read(lambda: one(waits)):
+            pass
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    await lone.close()  # waits for it
+    assert await count(db) == [8, 0]
+
+
+async def test_giving_up_at_any_moment_leaves_no_transaction_open_and_no_connection_lost(
+    postgres_url: str, db: PostgresDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", "psycopg")
+    lone = PostgresDatabase(postgres_url, connections=1)
+    await lone.open()
+    db.guard(guard := Guard(Sql("SELECT 1"), lambda rows: None))
+    lone.guard(guard)
+
+    def several() -> Script[None]:
+        yield Sql("SELECT 1 FROM t WHERE id = 1 FOR UPDATE", blind=True)
+        yield Sql("SELECT n FROM t WHERE id = 1")
+        yield Sql("UPDATE t SET n = n + 1 WHERE id = 1", blind=True)
+
+    moments = done = 0
+    while done < 3:  # one more turn of the loop each time, until it is over before it is cancelled
+        task = asyncio.create_task(lone.write(several, notify=True))
+        for _ in range(moments):
+            await asyncio.sleep(0)
+        moments += 1
+        task.cancel()
+        try:
+            await task
+            done += 1
+        except asyncio.CancelledError:
+            done = 0
+        await lone.read(lambda: one("SELECT n FROM t"))  # the one connection is there again
+    assert await count(lone) == [moments - 1, 0], "each was committed, but for the one that was cancelled unborn"
+    idle = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
+    assert await db.read(lambda: one(idle)) == [(0,)]
     await lone.close()
+    assert caplog.text == ""
 
 
 async def test_what_loses_against_another_is_repeated(db: PostgresDatabase) -> None:

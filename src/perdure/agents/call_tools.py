@@ -195,6 +195,7 @@ class _Handling:
         attempt = 0
         while True:
             attempt += 1
+            await self.io.sure()  # whoever was stopped behind the start's commit must not act beside a successor
             self.entered = True
             try:
                 if tool.timeout is None:

@@ -23,6 +23,7 @@ from perdure.agents.state import State
 from perdure.agents.state_kind import StateKind
 from perdure.durable.drive import RunIO, drive, resumed
 from perdure.durable.kernel import Kernel
+from perdure.durable.patience import patiently
 from perdure.durable.program import Waiting
 from perdure.log.log import NewRun, RunRow, Token
 from perdure.models.model import ModelSettings
@@ -149,16 +150,18 @@ class Running:
         Raises:
             asyncio.CancelledError: the calling task was cancelled; the run is closed before.
         """
-        accepted = await self.env.kernel.log.accept(self.new_run(), self.started)
+        kernel = self.env.kernel
+        accepted = await patiently(kernel.clock, lambda: kernel.log.accept(self.new_run(), self.started))
         if accepted.token is not None:
             return await self.begin(accepted.token, accepted.head)
         return await self._again(accepted.run)
 
     async def _again(self, run: RunRow) -> RunResult[Any, Any]:
         """Go on with a child that the log knows from before a crash: whoever has its parent has it too."""
-        log = self.env.kernel.log
-        claimed = await log.claim(run.id, dead=[run.owner] if run.owner is not None else [])
-        records = await log.read_run(run.id)
+        log, clock = self.env.kernel.log, self.env.kernel.clock
+        dead = [run.owner] if run.owner is not None else []
+        claimed = await patiently(clock, lambda: log.claim(run.id, dead=dead))
+        records = await patiently(clock, lambda: log.read_run(run.id))
         self.recall(records)
         if claimed is None:
             return self.result()  # it has ended

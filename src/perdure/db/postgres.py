@@ -57,6 +57,7 @@ class PostgresDatabase:
         self._patience = patience
         self._guard: list[Guard] = []
         self._pool: psycopg_pool.AsyncConnectionPool[Any] | None = None
+        self._at_work: set[asyncio.Task[Any]] = set()
         self._listener: psycopg.AsyncConnection[Any] | None = None
 
     async def open(self) -> None:
@@ -148,6 +149,19 @@ class PostgresDatabase:
         raise AssertionError("unreachable")
 
     async def _run(self, make: Callable[[], Script[T]], *, begin: str = "BEGIN", notify: bool = False) -> T:
+        """Run a transaction to its end, also if its caller gives up: none is cut off in the middle."""
+        task = asyncio.create_task(self._transact(make, begin, notify=notify))
+        self._at_work.add(task)
+        task.add_done_callback(self._done)
+        await asyncio.wait([task])
+        return task.result()
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._at_work.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, though nobody may wait for it any more
+
+    async def _transact(self, make: Callable[[], Script[T]], begin: str, *, notify: bool) -> T:
         import psycopg
         import psycopg_pool
 
@@ -183,8 +197,7 @@ class PostgresDatabase:
 
         try:
             if self._listener is None or self._listener.closed:
-                self._listener = await psycopg.AsyncConnection.connect(self._address, **self._options())
-                await self._listener.execute(f"LISTEN {CHANNEL}")
+                self._listener = await self._listening()
                 return True  # whatever happened before we listened
             async for _ in self._listener.notifies(timeout=seconds, stop_after=1):
                 return True
@@ -192,12 +205,25 @@ class PostgresDatabase:
         except psycopg.Error as error:
             raise map_error(error, self.url) from error
 
+    async def _listening(self) -> Any:
+        import psycopg
+
+        connection = await psycopg.AsyncConnection.connect(self._address, **self._options())
+        try:
+            await connection.execute(f"LISTEN {CHANNEL}")
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
     async def close(self) -> None:
-        """Close all connections."""
+        """Finish what was asked for and close all connections."""
         pool, self._pool = self._pool, None
         listener, self._listener = self._listener, None
         if listener is not None:
             await listener.close()
+        if self._at_work:
+            await asyncio.wait(self._at_work)
         if pool is not None:
             await pool.close()
 
@@ -318,7 +344,7 @@ def map_error(error: Exception, url: str, *, unknown: bool = False) -> PerdureEr
     if state == "53100":
         return StoreFull(f"{url}: the server's disk is full ({text}). Free some; the work goes on.", retryable=True)
     if state == "25006":
-        return StoreReadOnly(f"{url} only reads ({text}); connect to the primary server.")
+        return StoreReadOnly(f"{url} only reads ({text}); connect to the primary server.", retryable=True)
     if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
         return StoreUnreachable(
             f"The connection to {url} failed ({text}). The work goes on when the server is back.",

@@ -258,7 +258,9 @@ def map_error(error: sqlite3.Error, path: Path, patience: float, *, committing: 
             retryable=True,
         )
     if name.startswith("SQLITE_READONLY"):
-        return StoreReadOnly(f"{path} cannot be written to: check the rights of the file, its folder and its disk.")
+        return StoreReadOnly(
+            f"{path} cannot be written to: check the rights of the file, its folder and its disk.", retryable=True
+        )
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return StoreCorrupt(
             f"{path} is damaged or is no database ({text}). Restore a backup; `perdure doctor` says what can be read."

@@ -14,8 +14,8 @@ from typing import Any, Literal, TypeVar
 
 from perdure.db.database import StoreError
 from perdure.durable.kernel import Kernel
+from perdure.durable.patience import patiently
 from perdure.durable.program import Do, Finish, Keep, Program, Waiting
-from perdure.durable.retry import STORE_BACKOFF
 from perdure.log.log import CancelWins, Entry, Token
 from perdure.types.base import sound
 from perdure.types.errors import Conflict, PerdureError
@@ -204,30 +204,49 @@ class RunIO:
         if not entries and status is None:
             return  # somebody else's commit has taken them along
         before = self.committed
-        attempt = 0
-        repeat = False
-        while True:
+        kernel = self.kernel
+        try:
             try:
-                last = await self.kernel.log.append(self.token, entries, status, repeat=repeat)
-                break
-            except CancelWins:
-                self._pending = [*entries, *self._pending]
-                raise
+                last = await kernel.log.append(self.token, entries, status)
             except StoreError as error:
                 if not error.retryable or self.leaving:
                     raise
-                attempt += 1
-                repeat = repeat or error.unknown
-                await self.kernel.clock.sleep(STORE_BACKOFF.wait(attempt))
+                last = await self._insist(entries, status, error)
+        except CancelWins:
+            self._pending = [*entries, *self._pending]
+            raise
         if last == before + len(entries):
             self.committed = last
             return
         self.seq += last - before - len(entries)
         self.committed = max(last, before)
-        for record in await self.kernel.log.read_run(self.token.run_id, before):
+        run_id = self.token.run_id
+        for record in await patiently(kernel.clock, lambda: kernel.log.read_run(run_id, before), self._leaves):
             if isinstance(record.payload, CancelAsked) and self.stop is None:
                 self.stop = record.payload.reason
                 self.stop_detail = record.payload.detail
+
+    async def _insist(self, entries: Sequence[Entry], status: RunStatus | None, error: StoreError) -> int:
+        """Hold what the store could not take, and repeat the append until it is acknowledged or refused."""
+        held, unknown = self.kernel.held, error.unknown
+        size = held.take(entries) if held is not None else 0
+
+        async def again() -> int:
+            nonlocal unknown
+            try:
+                return await self.kernel.log.append(self.token, entries, status, repeat=unknown)
+            except StoreError as error:
+                unknown = unknown or error.unknown
+                raise
+
+        try:
+            return await patiently(self.kernel.clock, again, self._leaves)
+        finally:
+            if held is not None:
+                held.let_go(size)
+
+    def _leaves(self) -> bool:
+        return self.leaving
 
     def take_back(self) -> None:
         """Forget the terminal record that the log has refused."""
@@ -235,14 +254,18 @@ class RunIO:
         self.seq -= 1
 
     async def sure(self) -> None:
-        """Make sure, before a step is entered, that the run is still ours, if this process has not beaten for long.
+        """Make sure, before a handler is entered, that the run is still ours, if this process has not beaten for long.
+
+        While the process holds too much that the store cannot take, it waits.
 
         Raises:
             Conflict: another owner has the run since.
         """
-        lease = self.kernel.lease
-        if lease is not None and lease.doubtful():
-            run = await self.kernel.log.run(self.token.run_id)
+        kernel = self.kernel
+        if kernel.held is not None:
+            await kernel.held.room()
+        if kernel.lease is not None and kernel.lease.doubtful():
+            run = await patiently(kernel.clock, lambda: kernel.log.run(self.token.run_id), self._leaves)
             if run.epoch != self.token.epoch:
                 raise Conflict(
                     f"The run {run.id!r} belongs to another owner since epoch {run.epoch}; this one must stop."

@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import Any, Protocol
 
+from perdure.durable.held import Held
 from perdure.log.log import Log
 from perdure.log.memory import MemoryLog
 from perdure.types.errors import DefinitionError, UnknownName
@@ -89,12 +90,20 @@ class Kernel:
         log: where records are kept; in memory unless given.
         clock: the machine's unless given.
         lease: this process's standing, if there are others.
+        held: what this process holds because the store cannot take it, if that can happen.
     """
 
-    __slots__ = ("_registry", "clock", "durable", "lease", "log")
+    __slots__ = ("_registry", "clock", "durable", "held", "lease", "log")
 
-    def __init__(self, log: Log | None = None, clock: Clock = SYSTEM_CLOCK, lease: Lease | None = None) -> None:
+    def __init__(
+        self,
+        log: Log | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        lease: Lease | None = None,
+        held: Held | None = None,
+    ) -> None:
         self.lease = lease
+        self.held = held
         self.durable = log is not None
         self.log: Log = log if log is not None else MemoryLog(clock.now)
         self.clock = clock

@@ -197,6 +197,7 @@ class Step:
             io = body.io
             if io.projector is not None:
                 io.emit([StepStarted(name=id, run_id=io.token.run_id, session_id=io.token.session_id, step=key)])
+            await io.sure()
             value = fn(*args, **kwargs) if inspect.iscoroutinefunction(fn) else await in_thread(fn, *args, **kwargs)
             result = plain(await value if inspect.isawaitable(value) else value, f"result of the step {id!r}")
             await io.keep(key, StepDone(id, result, arguments))

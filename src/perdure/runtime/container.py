@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from typing_extensions import Unpack
@@ -20,6 +20,7 @@ from perdure.agents.stream import RunStream
 from perdure.db.database import StoreError
 from perdure.durable.drive import Left as Leaving
 from perdure.durable.kernel import Kernel
+from perdure.durable.patience import patiently
 from perdure.durable.program import Waiting
 from perdure.log.log import Accepted, Entry, RunRow, Token
 from perdure.log.owners import Left
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 Out = TypeVar("Out")
 S = TypeVar("S")
+T = TypeVar("T")
 DEATHS = 3
 """A run is parked after it was alone in this many dying processes."""
 
@@ -62,7 +64,7 @@ class Container:
         self.runtime = runtime
         self.name = name
         self.log = log
-        self.kernel = Kernel(log, runtime.clock, runtime.worker)
+        self.kernel = Kernel(log, runtime.clock, runtime.worker, runtime.held)
         self.live: dict[str, Running | None] = {}
         self._conversations: OrderedDict[str, Transcript] = OrderedDict()
 
@@ -180,6 +182,7 @@ class Container:
 
     async def _accept(self, running: Running) -> Accepted:
         started = running.started
+        self.runtime.held.check()
         await self.runtime.worker.fresh()
         busy = running.env.options.get("on_busy", "queue")
         if busy != "queue":
@@ -202,16 +205,18 @@ class Container:
         env, token = running.env, accepted.token
         if token is not None:
             return await self._guarded(running, token, running.begin(token, accepted.head, await self._said(running)))
+        # if it is this process's, nobody here drives it: a claim whose outcome was unknown has succeeded
+        mine = [self.log.owner]
         while True:
             change = self.runtime.worker.listen()
-            claimed = await self.log.claim(env.run_id)
+            claimed = await self._asked(lambda: self.log.claim(env.run_id, dead=mine))
             if claimed is not None:
                 break
-            if (await self.log.run(env.run_id)).status != "queued":
+            if (await self._asked(lambda: self.log.run(env.run_id))).status != "queued":
                 return await self._follow(running, accepted.run)
             await self.runtime.worker.changed(change)
         token, head = claimed
-        records = await self.log.read_run(env.run_id)
+        records = await self._asked(lambda: self.log.read_run(env.run_id))
         running.recall(records, await self._said(running))
         return await self._guarded(running, token, running.take_up(token, head, records))
 
@@ -220,19 +225,20 @@ class Container:
         try:
             return await drive
         except Conflict:
-            run = await self.log.run(token.run_id)
+            run = await self._asked(lambda: self.log.run(token.run_id))
             if run.epoch == token.epoch:
                 raise
             return await self._follow(running, run)
 
     async def _follow(self, running: Running, run: RunRow) -> RunResult[Any, Any]:
         """Wait for the end of a run that somebody else drives, and read its result from the log."""
+        id = run.id
         while run.status in _OPEN:
             change = self.runtime.worker.listen()
-            run = await self.log.run(run.id)
+            run = await self._asked(lambda: self.log.run(id))
             if run.status in _OPEN:
                 await self.runtime.worker.changed(change)
-        records = await self.log.read_run(run.id)
+        records = await self._asked(lambda: self.log.read_run(id))
         running.recall(records, await self._before(run))
         action = running.loop.next() if run.status == "waiting" else None
         running.waiting = action if isinstance(action, Waiting) else None
@@ -332,18 +338,22 @@ class Container:
         running.env.fallback = self.runtime.model
         return running
 
+    async def _asked(self, do: Callable[[], Awaitable[T]]) -> T:
+        """What the log says, as soon as it can be asked."""
+        return await patiently(self.runtime.clock, do)
+
     # -- conversations -----------------------------------------------------------------------------------------------
 
     async def _said(self, running: Running) -> tuple[Message, ...]:
         """What was said before a run that has the turn; nothing, if its caller knows better."""
         if running.started.history:
             return ()
-        return tuple((await self.conversation(running.env.session_id)).messages)
+        return tuple((await self._asked(lambda: self.conversation(running.env.session_id))).messages)
 
     async def _before(self, run: RunRow) -> tuple[Message, ...]:
         """What was said in the turns before a run's; nothing, if its caller knew better."""
         transcript = Transcript()
-        for record in await self.log.read_session(run.session_id):
+        for record in await self._asked(lambda: self.log.read_session(run.session_id)):
             if record.run_id == run.id:
                 if isinstance(record.payload, RunStarted) and record.payload.history:
                     return ()

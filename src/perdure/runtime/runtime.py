@@ -22,6 +22,7 @@ from perdure.agents.stream import RunStream
 from perdure.db.database import Database, StoreError
 from perdure.db.migrate import migrate
 from perdure.db.open import open_database
+from perdure.durable.held import Held
 from perdure.durable.kernel import SYSTEM_CLOCK, Registry
 from perdure.log.owners import Timing
 from perdure.log.schema import MIGRATIONS
@@ -78,6 +79,7 @@ class Runtime:
                 raise DefinitionError(f"Runtime(definitions=…) holds {one!r}; give agents and networks.")
             self.registry.add(one)
         self.closing = False
+        self.held = Held()
         self._workers = workers
         self._timing = timing or Timing()
         self._worker: Worker | None = None

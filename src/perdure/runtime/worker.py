@@ -169,6 +169,8 @@ class Worker:
     async def _drive(self, one: Left, dead: Sequence[str]) -> None:
         try:
             await self._runtime.container(one.container).take_over(one, dead)
+        except StoreError as error:
+            _log.warning("Run %s could not be taken over; it is tried again: %s", one.run_id, error)
         except Exception:
             _log.exception("Run %s could not be taken over; it is tried again.", one.run_id)
         finally:

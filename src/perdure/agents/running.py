@@ -159,8 +159,12 @@ class Running:
     async def _again(self, run: RunRow) -> RunResult[Any, Any]:
         """Go on with a child that the log knows from before a crash: whoever has its parent has it too."""
         log, clock = self.env.kernel.log, self.env.kernel.clock
-        dead = [run.owner] if run.owner is not None else []
-        claimed = await patiently(clock, lambda: log.claim(run.id, dead=dead))
+
+        async def claim() -> tuple[Token, int] | None:
+            owner = (await log.run(run.id)).owner  # perhaps this process's, by a claim whose outcome was unknown
+            return await log.claim(run.id, dead=[owner] if owner is not None else [])
+
+        claimed = await patiently(clock, claim)
         records = await patiently(clock, lambda: log.read_run(run.id))
         self.recall(records)
         if claimed is None:

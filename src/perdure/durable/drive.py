@@ -209,8 +209,6 @@ class RunIO:
             try:
                 last = await kernel.log.append(self.token, entries, status)
             except StoreError as error:
-                if not error.retryable or self.leaving:
-                    raise
                 last = await self._insist(entries, status, error)
         except CancelWins:
             self._pending = [*entries, *self._pending]
@@ -240,7 +238,7 @@ class RunIO:
                 raise
 
         try:
-            return await patiently(self.kernel.clock, again, self._leaves)
+            return await patiently(self.kernel.clock, again, self._leaves, error)
         finally:
             if held is not None:
                 held.let_go(size)

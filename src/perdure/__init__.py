@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from perdure import events as events
     from perdure.agents.agent import Agent as Agent
     from perdure.agents.budget import Budget as Budget
     from perdure.agents.context import Context as Context
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from perdure.models.model import ModelRequest as ModelRequest
     from perdure.models.model import ModelSettings as ModelSettings
     from perdure.runtime.runtime import Runtime as Runtime
-    from perdure.types import events as events
     from perdure.types.errors import AmbiguousStep as AmbiguousStep
     from perdure.types.errors import AuthenticationFailed as AuthenticationFailed
     from perdure.types.errors import BadRequest as BadRequest
@@ -178,7 +178,7 @@ __all__ = [*_NAMES, "events"]  # pyright: ignore[reportUnsupportedDunderAll]  # 
 
 def __getattr__(name: str) -> Any:
     if name == "events":
-        value: Any = importlib.import_module("perdure.types.events")
+        value: Any = importlib.import_module("perdure.events")
     elif name in _NAMES:
         value = getattr(importlib.import_module(_NAMES[name]), name)
     else:

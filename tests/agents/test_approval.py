@@ -274,6 +274,87 @@ async def test_a_waiting_run_is_cancelled_by_dropping_it():
     assert result.status == "waiting"
 
 
+# -- the handle of a run that waits -----------------------------------------------------------------------------------
+
+
+async def test_a_handle_follows_what_the_answer_brings():
+    began, gate = asyncio.Event(), asyncio.Event()
+
+    @tool(requires_approval=True)
+    async def slow() -> str:
+        """Take its time."""
+        began.set()
+        await gate.wait()
+        return "done"
+
+    run = Agent("A", tools=[slow], model=ScriptedModel(call("slow"), "ok")).start("x")
+    waiting = await run.result()
+    assert (run.status, (await run.result()).status) == ("waiting", "waiting")
+    assert type([one async for one in run.events()][-1]) is ev.RunWaiting
+    resuming = asyncio.create_task(waiting.resume({waiting.waits[0].id: Approve()}))
+    await began.wait()
+    reading = asyncio.create_task(_read(run))
+    ending = asyncio.create_task(run.result())
+    await asyncio.sleep(0)
+    assert run.status == "running"
+    gate.set()
+    assert (await ending).output == (await resuming).output == (await run.result()).output == "ok"
+    assert run.status == "completed"
+    names = [type(one).__name__ for one in await reading]
+    assert names[names.index("RunWaiting") : names.index("RunWaiting") + 3] == [
+        "RunWaiting",
+        "WaitResolved",
+        "RunResumed",
+    ]
+    assert names[-1] == "RunCompleted"
+    assert [type(one).__name__ for one in await _read(run)] == names
+
+
+async def _read(run: Any) -> list[Any]:
+    return [one async for one in run.events()]
+
+
+@pytest.mark.parametrize("in_child", [False, True])
+async def test_a_run_that_waits_is_cancelled_by_its_handle(in_child: bool):
+    paid: list[Any] = []
+    payer_agent = Agent("Payer", tools=[payer(paid)], model=ScriptedModel(call("pay", amount=5)))
+    asker = Agent("Asker", tools=[payer_agent.as_tool()], model=ScriptedModel(call("payer", request="pay")))
+    run = (asker if in_child else payer_agent).start("x")
+    waiting = await run.result()
+    assert waiting.status == "waiting"
+    await run.cancel()
+    await run.cancel()
+    assert run.status == "cancelled"
+    with pytest.raises(RunCancelled) as cancelled:
+        await run.result()
+    check_transcript(cancelled.value.result.messages)
+    assert [type(one).__name__ for one in await _read(run)][-1] == "RunCancelled"
+    with pytest.raises(DefinitionError, match="does not wait"):
+        await waiting.resume({waiting.waits[0].id: Approve()})
+    children = list(run._running.env.children.values())
+    assert [child.result().status for child in children] == ["cancelled"] * in_child
+    assert paid == []
+
+
+async def test_a_run_that_was_answered_is_cancelled_by_its_handle():
+    began = asyncio.Event()
+
+    @tool(requires_approval=True)
+    async def endless() -> None:
+        """Never end."""
+        began.set()
+        await asyncio.Event().wait()
+
+    run = Agent("A", tools=[endless], model=ScriptedModel(call("endless"))).start("x")
+    waiting = await run.result()
+    resuming = asyncio.create_task(waiting.resume({waiting.waits[0].id: Approve()}))
+    await began.wait()
+    await run.cancel()
+    assert run.status == "cancelled"
+    with pytest.raises(RunCancelled):
+        await resuming
+
+
 @pytest.mark.parametrize("several", [False, True])
 async def test_a_deadline_holds_after_a_wait_too(several: bool):
     made = calls(call("pay", amount=1), call("pay", amount=2)) if several else call("pay", amount=1)

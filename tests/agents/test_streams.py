@@ -188,7 +188,6 @@ LIVE_ONLY = (
     ev.ToolProgress,
     ev.MessageReset,
     ev.StepStarted,
-    ev.StateConflict,
 )
 OPENING = (ev.AgentStarted, ev.MessageStarted, ev.ToolStarted)
 

@@ -73,7 +73,9 @@ def replayed(running: Running, records: list[Record]) -> NetworkLoop:
 def projected(running: Running, records: list[Record]) -> list[ev.AnyEvent]:
     """The events that a later reader of the log sees."""
     projector = Projector(running.env.run_id, running.env.session_id)
-    return [event for one in records for event in projector.record(one)]
+    late = Running(running.definition, None, {**running.env.options, "run_id": running.env.run_id})
+    late.recall(records)
+    return [event for one in records for event in late.shown(one, projector)]
 
 
 def check_stream(seen: list[ev.AnyEvent]) -> None:

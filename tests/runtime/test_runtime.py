@@ -317,3 +317,21 @@ async def test_a_stream_of_a_repetition_has_the_same_events_and_one_end(url: str
                 assert (await stream.result()).output == "1 messages"
     assert seen[0] == seen[1]
     assert seen[0][-1] == ev.RunCompleted.__name__
+
+
+async def test_a_late_reader_is_told_of_conflicts_too(url: str):
+    @tool
+    def note(ctx: Context[dict[str, Any]], text: str) -> None:
+        """Take a note."""
+        ctx.state.data["note"] = text
+
+    agent = Agent(
+        "Noter", tools=[note], model=ScriptedModel(calls(call("note", text="a"), call("note", text="b")), "ok")
+    )
+    async with open_runtime(url, agent) as rt:
+        seen: list[list[ev.AnyEvent]] = []
+        for _ in range(2):
+            async with rt.stream(agent, "x", run_id="job", state={}) as stream:
+                seen.append([one async for one in stream if isinstance(one, (ev.StateChanged, ev.StateConflict))])
+    assert seen[0] == seen[1]
+    assert [type(one) for one in seen[0]] == [ev.StateChanged, ev.StateChanged, ev.StateConflict]

@@ -1,5 +1,6 @@
 """Events: every class is JSON, has a name of its own, and the envelope shows all of it."""
 
+import inspect
 import json
 import re
 from decimal import Decimal
@@ -8,6 +9,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
+import perdure
 from perdure import Approval, Approve, Usage, events
 from perdure.types.messages import TextMessage, ToolCall, ToolCallMessage, ToolResultMessage, image, user
 from perdure.types.records import ErrorInfo
@@ -145,3 +147,19 @@ def test_four_events_end_a_run():
 def test_a_tool_that_did_not_end_well_is_an_error(outcome: Any, is_error: bool):
     event = events.ToolFinished(tool="t", call_id="1", result=None, outcome=outcome)
     assert event.is_error is is_error
+
+
+def test_every_event_is_found_where_it_is_looked_for():
+    from perdure.events import TextDelta
+    from perdure.types import events as own
+
+    assert TextDelta is perdure.TextDelta
+    assert {one for one in vars(own).values() if inspect.isclass(one) and issubclass(one, own.Event)} <= {
+        getattr(events, kind.__name__, None) for kind in (*KINDS, own.Event)
+    }
+    names = {kind.__name__ for kind in KINDS}
+    assert {name for name in names if getattr(perdure, name) is not getattr(events, name)} == {
+        "RunFailed",
+        "RunCancelled",
+        "RunWaiting",
+    }

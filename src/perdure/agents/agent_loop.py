@@ -277,6 +277,7 @@ class AgentLoop(msgspec.Struct, eq=False):
                         loser=self.calls[one.loser].key,
                         run_id=record.run_id,
                         session_id=record.session_id,
+                        seq=record.seq,
                         agent=self.rules.agent,
                     )
                     for one in overlaps

@@ -131,6 +131,10 @@ class Child(Protocol):
         """Stop driving it without ending it."""
         ...
 
+    async def cancel(self) -> None:
+        """Close it, if it waits."""
+        ...
+
 
 class Env:
     """Everything live that the steps of one run need."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, cast
 from typing_extensions import TypeVar
 
 from perdure.agents.outcome import RunResult, raise_for
-from perdure.types.events import TERMINAL, AnyEvent
+from perdure.types.events import TERMINAL, AnyEvent, RunWaiting
 from perdure.types.records import RunStatus
 
 if TYPE_CHECKING:
@@ -64,26 +64,34 @@ class Run(Generic[Out, S]):
             return "running"
         if self._task.cancelled() or self._task.exception() is not None:
             return "cancelled" if self._task.cancelled() else "failed"
-        return self._task.result().status
+        status = self._task.result().status
+        return self._running.status if status == "waiting" else status  # it may have been answered since
 
     async def events(self) -> AsyncIterator[AnyEvent]:
-        """Follow the run from its beginning to its terminal event; does not raise when the run fails."""
+        """Follow the run from its beginning to its terminal event; does not raise when the run fails.
+
+        That a run waits ends the events too, unless it goes on already.
+        """
         place = 0
         while True:
             while place < len(self._events):
                 event = self._events[place]
                 place += 1
                 yield event
-                if isinstance(event, TERMINAL) and event.run_id == self.id:
+                ends = isinstance(event, TERMINAL) and event.run_id == self.id
+                if ends and (not isinstance(event, RunWaiting) or self.status == "waiting"):
                     return
-            if self._over:
+            resumed = self._running.resumed
+            if self._over and resumed is None:
                 return
             if self._more is None:  # made only where a reader waits, and shared by all that do
                 self._more = asyncio.Event()
+                if resumed is not None:
+                    resumed.add_done_callback(lambda _: self._wake())
             await self._more.wait()
 
     async def result(self) -> RunResult[Out, S]:
-        """Wait for the run's end, or until it waits for somebody outside.
+        """Wait for the run's end, or until it waits for somebody outside; answered since, it is waited for again.
 
         Raises:
             RunFailed: the run failed.
@@ -94,6 +102,10 @@ class Run(Generic[Out, S]):
         if self._task.cancelled():
             raise asyncio.CancelledError
         result = self._task.result()
+        if result.status == "waiting":
+            if self._running.resumed is not None:
+                await asyncio.wait([self._running.resumed])
+            result = self._running.result()
         raise_for(result, self._running.definition.name, self._running.cause, self._running.loop.error)
         return cast("RunResult[Out, S]", result)
 
@@ -108,6 +120,8 @@ class Run(Generic[Out, S]):
             else:
                 self._task.cancel()
             await asyncio.wait([self._task])
+        elif self.status in ("waiting", "running"):
+            await (self._ask_cancel() if self._ask_cancel is not None else self._running.cancel())
 
     async def detach(self) -> None:
         """Stop driving the run here without ending it: its log stays as it is, and another owner may take it over."""

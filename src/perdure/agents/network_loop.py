@@ -291,6 +291,7 @@ class NetworkLoop(msgspec.Struct, eq=False):
                     loser=loops[one.loser].prefix,
                     run_id=record.run_id,
                     session_id=record.session_id,
+                    seq=record.seq,
                 )
                 for one in overlaps
             ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -29,10 +30,20 @@ from perdure.log.log import NewRun, RunRow, Token
 from perdure.models.model import ModelSettings
 from perdure.types.base import encode_json, plain
 from perdure.types.errors import DefinitionError, NeedsRuntime
-from perdure.types.events import Sink
+from perdure.types.events import AnyEvent, Sink
 from perdure.types.ids import check_id, new_id
 from perdure.types.messages import Input, Message, read_input
-from perdure.types.records import Answered, Claimed, InferenceDone, Payload, Record, RunStarted, ToolDone
+from perdure.types.project import Projector
+from perdure.types.records import (
+    Answered,
+    Claimed,
+    InferenceDone,
+    Payload,
+    Record,
+    RunStarted,
+    RunStatus,
+    ToolDone,
+)
 from perdure.types.usage import Usage
 from perdure.types.waits import WaitAnswer
 
@@ -55,6 +66,7 @@ OPTIONS = frozenset(
     )
 )
 DICT_KIND: StateKind[Any] = StateKind.of(dict)
+_NO_NOTES: Mapping[int, Sequence[AnyEvent]] = {}
 
 
 class Running:
@@ -73,7 +85,19 @@ class Running:
         NeedsRuntime: something was asked for that needs a place to last.
     """
 
-    __slots__ = ("began", "definition", "env", "io", "loop", "program", "sink", "started", "waiting")
+    __slots__ = (
+        "began",
+        "definition",
+        "env",
+        "io",
+        "loop",
+        "notes",
+        "program",
+        "resumed",
+        "sink",
+        "started",
+        "waiting",
+    )
 
     def __init__(
         self,
@@ -131,6 +155,8 @@ class Running:
         self.io: RunIO | None = None
         self.began = 0.0
         self.waiting: Waiting | None = None
+        self.resumed: asyncio.Future[None] | None = None
+        self.notes: Mapping[int, Sequence[AnyEvent]] = _NO_NOTES
         self.started = RunStarted(
             definition.name,
             "agent" if network is None else "network",
@@ -214,14 +240,22 @@ class Running:
         if self.loop.started is not None:  # what was folded before another owner went on does not count
             self.loop = self.env.loop = self.program.start()
         self.loop.earlier = earlier
+        told: dict[int, Sequence[AnyEvent]] = {}
+        self.notes = told
         for record in records:
             if record.run_id == self.env.run_id:
                 if isinstance(record.payload, RunStarted):
                     self.started = record.payload
-                self.loop.fold(record)
+                notes = self.loop.fold(record)
+                if notes:
+                    told[record.seq] = notes
                 used = _usage_of(record.payload)
                 if used is not None:
                     self.env.ledger.charge(used)
+
+    def shown(self, record: Record, projector: Projector) -> list[AnyEvent]:
+        """Show a recalled record as it was shown when it was made."""
+        return [*projector.record(record), *self.notes.get(record.seq, ())]
 
     async def take_up(
         self, token: Token, head: int, records: Sequence[Record], claimed: Claimed | None = None
@@ -239,7 +273,7 @@ class Running:
         self._limit(io)
         if io.projector is not None:
             for record in records:
-                io.emit(io.projector.record(record))
+                io.emit(self.shown(record, io.projector))
         if claimed is not None:
             self.loop.fold(io.hold(None, claimed))
         return await self._go_on(io)
@@ -265,16 +299,41 @@ class Running:
         if io is None or self.waiting is None:
             raise DefinitionError(f"Run {self.env.run_id} does not wait.")
         self.waiting = None
-        for id, answer in answers.items():
-            record = io.hold(None, Answered(id, answer))
-            self.loop.fold(record)
-            if io.projector is not None:
-                io.emit(io.projector.record(record))
-        await io.flush("running")
-        if self.env.options:
-            self._limit(io)
-        resumed(io)
-        return await self._go_on(io)
+        over = self.resumed = asyncio.get_running_loop().create_future()
+        try:
+            for id, answer in answers.items():
+                record = io.hold(None, Answered(id, answer))
+                self.loop.fold(record)
+                if io.projector is not None:
+                    io.emit(io.projector.record(record))
+            await io.flush("running")
+            if self.env.options:
+                self._limit(io)
+            resumed(io)
+            return await self._go_on(io)
+        finally:
+            self.resumed = None
+            over.set_result(None)
+
+    async def cancel(self) -> None:
+        """Close a run that waits, or that was answered and goes on; returns when it is closed."""
+        io = self.io
+        if io is None:
+            return
+        for child in self.env.children.values():
+            if child.waiting is not None:
+                await child.cancel()
+        io.ask_stop("cancelled")
+        if self.resumed is not None:
+            await asyncio.wait([self.resumed])
+        elif self.waiting is not None:
+            await self.answer({})
+
+    @property
+    def status(self) -> RunStatus:
+        """Where the run is, when it has been driven until it ended or waited."""
+        finished = self.loop.finished
+        return finished.status if finished is not None else "waiting" if self.waiting is not None else "running"
 
     @property
     def given(self) -> int:
@@ -312,8 +371,6 @@ class Running:
         seconds = budget.seconds if budget is not None else None
         if deadline is None and seconds is None:
             return
-        import asyncio
-
         now = asyncio.get_running_loop().time()
         now -= max(0.0, io.kernel.clock.now() - self.began)  # what went by before a wait or a crash counts
         if seconds is not None and (deadline is None or seconds <= deadline):

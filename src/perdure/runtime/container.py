@@ -263,7 +263,7 @@ class Container:
             event
             for record in records
             if told is None or io is None or record.seq > io.committed
-            for event in projector.record(record)
+            for event in running.shown(record, projector)
         ]
         if running.waiting is not None:
             events.append(RunWaiting(waits=running.waiting.waits, run_id=at["run_id"], session_id=at["session_id"]))

@@ -21,6 +21,7 @@ from tests.log.stores import log_of, opened
 
 RUNS = ("r1", "r2", "r3", "r4")
 SESSIONS = {"r1": "s1", "r2": "s1", "r3": "s1", "r4": "s2"}
+PARENTS = {"r4": "r1"}
 
 runs = st.sampled_from(RUNS)
 payloads: st.SearchStrategy[rec.Payload] = st.one_of(
@@ -35,7 +36,12 @@ entries = st.lists(
 )
 statuses = st.sampled_from([None, None, None, "waiting", "running", "parked", "queued"])
 steps = st.one_of(
-    st.tuples(st.just("accept"), runs, st.sampled_from(["", "other"])),
+    st.tuples(
+        st.just("accept"),
+        runs,
+        st.sampled_from(["", "other"]),
+        st.sampled_from(["queue", "queue", "reject", "interrupt"]),
+    ),
     st.tuples(st.just("claim"), runs, st.booleans()),
     st.tuples(st.just("append"), runs, st.integers(0, 2), entries, statuses, st.booleans()),
     st.tuples(st.just("append"), runs, st.integers(0, 2), entries, statuses, st.booleans()),
@@ -57,11 +63,12 @@ class Side:
         except (PerdureError, TypeError) as error:
             return type(error).__name__
 
-    async def accept(self, run: str, input_hash: str) -> Any:
-        accepted = await self.log.accept(NewRun(run, SESSIONS[run], "A", input_hash), rec.RunStarted("A", "agent", ()))
+    async def accept(self, run: str, input_hash: str, on_busy: Any) -> Any:
+        new = NewRun(run, SESSIONS[run], "A", input_hash, parent=PARENTS.get(run))
+        accepted = await self.log.accept(new, rec.RunStarted("A", "agent", ()), on_busy)
         if accepted.token is not None:
             self.tokens[run].append(accepted.token)
-        return accepted.token is not None, accepted.head, accepted.known, self.seen(accepted.run)
+        return accepted.token is not None, accepted.head, accepted.known, accepted.behind, self.seen(accepted.run)
 
     async def claim(self, run: str, dead: bool) -> Any:
         owner = (await self.log.run(run)).owner
@@ -113,7 +120,7 @@ async def db(tmp_path: Path):
 @given(done=st.lists(steps, min_size=4, max_size=30))
 async def test_a_database_answers_as_memory_does(db: Database, done: list[Any]) -> None:
     sides = [Side(MemoryLog()), Side(log_of(db, container=uuid4().hex))]
-    for number, step in enumerate([("accept", "r1", ""), *done]):
+    for number, step in enumerate([("accept", "r1", "", "queue"), *done]):
         memory, database = [untimed(await side.do(step)) for side in sides]
         assert database == memory, f"step {number}: {step}"
     memory, database = [await side.end() for side in sides]

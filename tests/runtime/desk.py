@@ -126,6 +126,21 @@ HELPER = Agent("Helper", tools=[look], model=answer(helper_says, "helper"))
 DESK = Agent("Desk", tools=[look, fetch, charge, trip, slow, boom], model=answer(desk_says, "desk"))
 
 
+@tool(effect="steps")
+async def ask_child(ctx: Context[Any]) -> str:
+    """Ask the child."""
+    return (await ctx.run(CHILD, "slow")).text
+
+
+CHILD = Agent("Child", tools=[slow], model=answer(lambda asked, number: say("ok") if number else call("slow"), "child"))
+PARENT = Agent(
+    "Parent",
+    tools=[ask_child],
+    model=answer(lambda asked, number: say("ok") if number else call("ask_child"), "parent"),
+)
+FAMILY = (PARENT, CHILD)
+
+
 def killing(at: int, when: str) -> None:
     """Kill this process at its n-th write to the log."""
     count = 0
@@ -175,7 +190,7 @@ async def main(url: str, verb: str, *arguments: str) -> None:
         at, _, when = os.environ["KILL"].partition(":")
         killing(int(at), when)
     noting_refusals()
-    async with runtime(url) as rt:
+    async with runtime(url, DESK, *FAMILY) as rt:
         if verb == "run":
             result = await rt.run(DESK, arguments[0], session_id="s", run_id=arguments[1])
             note(f"output {result.output}")
@@ -195,6 +210,8 @@ async def main(url: str, verb: str, *arguments: str) -> None:
             await rt.start(DESK, "slow", session_id="s", run_id="innocent")
             await until(lambda: "slow" in effects())
             await rt.run(DESK, "boom", session_id="elsewhere", run_id="poison")
+        elif verb == "family":
+            await rt.run(PARENT, "go", session_id="s", run_id=arguments[0])
         elif verb == "drain":
             await until(lambda: nothing_open(rt))
         elif verb == "serve":

@@ -155,14 +155,17 @@ async def test_names_must_differ_and_definitions_be_definitions(url: str):
         Runtime(url, ["Echo"])  # type: ignore[list-item]
 
 
-async def test_a_runtime_is_used_with_async_with_and_once(url: str):
-    rt = open_runtime(url, echo())
+async def test_a_runtime_is_used_with_async_with_and_opened_again_when_it_is_closed(url: str):
+    agent = echo()
+    rt = open_runtime(url, agent)
     with pytest.raises(StoreError, match="async with"):
         rt.session("s")
     async with rt:
-        pass
-    with pytest.raises(StoreError, match="open already"):
-        await rt.__aenter__()
+        await rt.run(agent, "one", session_id="s")
+        with pytest.raises(StoreError, match="open already"):
+            await rt.__aenter__()
+    async with rt:
+        assert (await rt.run(agent, "two", session_id="s")).output == "3 messages"
 
 
 # -- closing and taking over -----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ Sequence numbers are given per session, without gaps, in the order of commitment
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from perdure.types.base import Base
 from perdure.types.errors import Conflict
@@ -65,12 +65,20 @@ class RunRow(Base):
 
 
 class Accepted(Base):
-    """What became of a run that was handed in: owned by the caller, queued behind another, or known already."""
+    """What became of a run that was handed in: owned by the caller, queued behind another, or known already.
+
+    `behind` is the run that has the session's turn, if another one has it.
+    """
 
     run: RunRow
     token: Token | None
     head: int
     known: bool
+    behind: str | None = None
+
+
+OnBusy: TypeAlias = Literal["queue", "reject", "interrupt"]
+"""What becomes of a run whose session is at work."""
 
 
 class CancelWins(Conflict):
@@ -80,6 +88,9 @@ class CancelWins(Conflict):
 INBOX = (Answered, CancelAsked)
 """The payloads that anyone may post."""
 
+OPEN = ("queued", "running", "waiting")
+"""The statuses of runs that go on."""
+
 ENDED = ("completed", "failed", "cancelled")
 """The statuses of runs that are over."""
 
@@ -87,6 +98,11 @@ ENDED = ("completed", "failed", "cancelled")
 def stops(payload: Payload) -> bool:
     """Whether a payload forbids the run to be completed; a spent budget does not, it is a result like any other."""
     return type(payload) is CancelAsked and payload.reason != "budget"
+
+
+def at_work(session_id: str, run_id: str) -> Conflict:
+    """Make the error of a run that was not to wait."""
+    return Conflict(f"The session {session_id!r} is at work on run {run_id!r}; on_busy='reject' was asked.")
 
 
 def used_otherwise(run_id: str, definition: str) -> Conflict:
@@ -100,15 +116,17 @@ def used_otherwise(run_id: str, definition: str) -> Conflict:
 class Log(Protocol):
     """Where records are kept, for one container."""
 
-    async def accept(self, new: NewRun, payload: Payload) -> Accepted:
+    async def accept(self, new: NewRun, payload: Payload, on_busy: OnBusy = "queue") -> Accepted:
         """Take a run in, in one commit: it begins at once if its session is free, else it queues.
 
         Args:
             new: the run.
             payload: what it starts from; its first record.
+            on_busy: what to do if the session is not free: queue, refuse, or cancel all that is open in it and queue.
 
         Raises:
-            Conflict: the id belongs to a run with another input or definition.
+            Conflict: the id belongs to a run with another input or definition, or the session is at work and
+                `on_busy` is `"reject"`.
         """
         ...
 
@@ -149,7 +167,7 @@ class Log(Protocol):
         ...
 
     async def post(self, run_id: str, payload: Payload) -> int:
-        """Write an inbox record, without a token.
+        """Write an inbox record, without a token; a cancel is posted to all open descendants of the run with it.
 
         Returns:
             Its sequence number.

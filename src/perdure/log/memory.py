@@ -6,9 +6,24 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 
-from perdure.log.log import ENDED, INBOX, Accepted, CancelWins, Entry, NewRun, RunRow, Token, stops, used_otherwise
+from perdure.log.log import (
+    ENDED,
+    INBOX,
+    OPEN,
+    Accepted,
+    CancelWins,
+    Entry,
+    NewRun,
+    OnBusy,
+    RunRow,
+    Token,
+    at_work,
+    stops,
+    used_otherwise,
+)
 from perdure.types.errors import Conflict, UnknownName
 from perdure.types.records import (
+    CancelAsked,
     Payload,
     Record,
     RunFinished,
@@ -79,7 +94,7 @@ class MemoryLog:
         self._sessions: dict[str, _Session] = {}
         self._runs: dict[str, _Run] = {}
 
-    async def accept(self, new: NewRun, payload: Payload) -> Accepted:
+    async def accept(self, new: NewRun, payload: Payload, on_busy: OnBusy = "queue") -> Accepted:
         """Take a run in: it begins at once if its session is free, else it queues."""
         known = self._runs.get(new.id)
         if known is not None:
@@ -91,16 +106,22 @@ class MemoryLog:
         session = self._sessions.get(new.session_id)
         if session is None:
             session = self._sessions[new.session_id] = _Session()
+        turn = session.turn
+        if turn is not None and on_busy != "queue":
+            if on_busy == "reject":
+                raise at_work(new.session_id, turn)
+            for one in [turn, *session.queue]:
+                self._post(self._runs[one], CancelAsked("interrupted"))
         rows = session.rows
         rows.append((new.id, None, data, now))
         run = self._runs[new.id] = _Run(new, session, len(rows), now)
         token = None
-        if session.turn is None:
+        if turn is None:
             session.turn = new.id
             token = run.take()
         else:
             session.queue += (new.id,)
-        return Accepted(self._row(run), token, len(rows), False)
+        return Accepted(self._row(run), token, len(rows), False, turn)
 
     async def claim(self, run_id: str, *, dead: Sequence[str] = ()) -> tuple[Token, int] | None:
         """Own a run with a new epoch, if nobody alive owns it and it has its session's turn."""
@@ -181,11 +202,18 @@ class MemoryLog:
         """Write an inbox record, without a token."""
         if not isinstance(payload, INBOX):
             raise TypeError(f"A {type(payload).__name__} cannot be posted; only the owner of the run may append it.")
-        run = self._run(run_id)
+        return self._post(self._run(run_id), payload)
+
+    def _post(self, run: _Run, payload: Payload) -> int:
         run.cancelled = run.cancelled or stops(payload)
         rows = run.session.rows
-        rows.append((run_id, None, encode_payload(payload), self._now()))
-        return len(rows)
+        rows.append((run.new.id, None, encode_payload(payload), self._now()))
+        seq = len(rows)
+        if type(payload) is CancelAsked:
+            for one in list(self._runs.values()):
+                if one.new.parent == run.new.id and one.status in OPEN:
+                    self._post(one, payload)
+        return seq
 
     async def read_run(self, run_id: str, after: int = 0) -> list[Record]:
         """Read a run's records behind a sequence number, in order."""

@@ -11,11 +11,13 @@ import contextlib
 import os
 import socket
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from perdure.db.database import Database, Row, Script, Sql, StoreError
+from perdure.log.log import OPEN
 from perdure.types.ids import new_id
 
 try:
@@ -88,6 +90,21 @@ def _is_free(path: Path) -> bool:
         return False
 
 
+_ON_TOP = (
+    "(r.parent IS NULL OR NOT EXISTS (SELECT 1 FROM runs p WHERE p.container = r.container AND p.id = r.parent "
+    f"AND p.status IN {OPEN}))"
+)
+
+
+def fair(left: Iterable[Left]) -> list[Left]:
+    """Order runs so that each container has one before any has a second."""
+    by_container: dict[str, list[Left]] = {}
+    for one in left:
+        by_container.setdefault(one.container, []).append(one)
+    rounds = zip_longest(*by_container.values())
+    return [one for some in rounds for one in some if one is not None]
+
+
 class Owners:
     """This process as an owner, and its view of the others.
 
@@ -136,24 +153,29 @@ class Owners:
         self._seen = seen
         return found
 
-    async def left(self, dead: Collection[str], live: Collection[str]) -> list[Left]:
-        """Find runs that nobody alive drives, and queued ones whose turn it is.
+    async def left(self, dead: Collection[str], live: Collection[str], most: int = 100) -> list[Left]:
+        """Find runs that nobody alive drives: of dead owners, queued ones whose turn it is, waiting ones to be ended.
 
-        Child runs are not among them: whoever drives the parent finds them.
+        Child runs are among them only when their parent is over: else whoever drives the parent finds them.
 
         Args:
             dead: owners that are dead.
             live: the runs that this process drives or is about to.
+            most: how many queued ones of each container are looked at, the oldest first.
         """
 
         def script() -> Script[tuple[list[Row], list[Row]]]:
             running = yield Sql(
                 "SELECT r.container, r.id, r.owner, o.id, r.deaths FROM runs r LEFT JOIN owners o ON o.id = r.owner "
-                "WHERE r.status = 'running' AND r.parent IS NULL"
+                f"WHERE r.status = 'running' AND {_ON_TOP} ORDER BY r.created_at, r.id"
             )
             queued = yield Sql(
-                "SELECT r.container, r.id, r.deaths FROM runs r JOIN sessions s ON s.container = r.container AND "
-                "s.id = r.session AND s.turn = r.id WHERE r.status = 'queued' AND r.parent IS NULL"
+                "SELECT container, id, deaths FROM (SELECT r.container, r.id, r.deaths, "
+                "ROW_NUMBER() OVER (PARTITION BY r.container ORDER BY r.created_at, r.id) AS place FROM runs r "
+                "JOIN sessions s ON s.container = r.container AND s.id = r.session AND s.turn = r.id "
+                f"WHERE (r.status = 'queued' OR r.status = 'waiting' AND r.cancelled = 1) AND {_ON_TOP}) AS ready "
+                "WHERE place <= ? ORDER BY place, container",
+                (most + len(live),),
             )
             return running, queued
 
@@ -168,6 +190,23 @@ class Owners:
             if id not in live and (owner in dead or known is None or owner == self.id)
         ]
         return found + [Left(container, id, None, 0, int(deaths)) for container, id, deaths in queued if id not in live]
+
+    async def turns(self, container: str, run_ids: Sequence[str]) -> set[str]:
+        """Say which of these queued runs may have their session's turn, or are not queued any more."""
+
+        def script() -> Script[list[Row]]:
+            rows: list[Row] = []
+            for start in range(0, len(run_ids), 500):
+                some = run_ids[start : start + 500]
+                rows += yield Sql(
+                    "SELECT r.id FROM runs r JOIN sessions s ON s.container = r.container AND s.id = r.session "
+                    f"WHERE r.container = ? AND r.id IN ({', '.join('?' * len(some))}) "
+                    "AND (s.turn = r.id OR r.status <> 'queued')",
+                    (container, *some),
+                )
+            return rows
+
+        return {str(row[0]) for row in await self._db.read(script)}
 
     async def cancelled(self) -> list[tuple[str, str]]:
         """Find runs of this process that somebody has cancelled, as container and id."""

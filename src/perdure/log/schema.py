@@ -55,6 +55,7 @@ MIGRATIONS = (
             )""",
             "CREATE INDEX runs_open ON runs (status, owner) WHERE status IN ('queued', 'running', 'waiting')",
             "CREATE INDEX runs_session ON runs (container, session, position)",
+            "CREATE INDEX runs_parent ON runs (container, parent) WHERE parent IS NOT NULL",
             """CREATE TABLE records (
                 slot {int} NOT NULL UNIQUE,
                 container TEXT NOT NULL,

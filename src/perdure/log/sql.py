@@ -8,51 +8,49 @@ holds the token of whoever has the turn.
 
 from __future__ import annotations
 
-import itertools
-import os
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from hashlib import blake2b
 from typing import Any
 
-import msgspec
-
-from perdure.db.database import Database, Exists, Row, Script, Sql, StoreCorrupt, StoreFull
-from perdure.log.log import ENDED, INBOX, Accepted, CancelWins, Entry, NewRun, RunRow, Token, stops, used_otherwise
+from perdure.db.database import Database, Exists, Row, Script, Sql, StoreFull
+from perdure.log.log import (
+    ENDED,
+    INBOX,
+    OPEN,
+    Accepted,
+    CancelWins,
+    Entry,
+    NewRun,
+    OnBusy,
+    RunRow,
+    Token,
+    at_work,
+    stops,
+    used_otherwise,
+)
+from perdure.log.rows import (
+    FENCED,
+    INLINE,
+    LAST_SLOT,
+    RECORD,
+    RUN,
+    Coded,
+    insert_rows,
+    new_nonce,
+    record_of,
+    run_of,
+)
 from perdure.log.schema import ROOM
-from perdure.types.base import Base
 from perdure.types.errors import Conflict, UnknownName
 from perdure.types.records import (
     SCHEMA_VERSION,
+    CancelAsked,
     Payload,
     Record,
     RunFinished,
     RunStatus,
-    decode_payload,
     encode_payload,
     kind_of,
 )
-
-INLINE = 64 * 1024
-"""Payloads above this many bytes are kept beside their record, in the same transaction."""
-
-_RUN = "id, session, definition, status, epoch, owner, position, deaths, parent, user_id, input_hash, created_at"
-_LAST_SLOT = (
-    f"COALESCE((SELECT MAX(slot) FROM records WHERE slot > number * {ROOM} AND slot < (number + 1) * {ROOM}), "
-    f"number * {ROOM})"
-)
-_FENCED = f"SELECT {_LAST_SLOT} FROM sessions WHERE container = ? AND id = ? AND turn = ? AND epoch = ? AND nonce = ?"
-_RECORD = (
-    "SELECT r.seq, r.run, r.session, r.key, r.kind, r.version, COALESCE(r.payload, b.payload), r.created_at "
-    "FROM records r LEFT JOIN blobs b ON r.blob = 1 AND b.slot = r.slot "
-)
-
-
-class _Coded(Base):
-    key: str | None
-    kind: str
-    data: bytes
-    at: float | None = None
 
 
 class SqlLog:
@@ -74,18 +72,20 @@ class SqlLog:
 
     # -- taking runs in, and owning them -----------------------------------------------------------------------------
 
-    async def accept(self, new: NewRun, payload: Payload) -> Accepted:
+    async def accept(self, new: NewRun, payload: Payload, on_busy: OnBusy = "queue") -> Accepted:
         """Take a run in, in one commit: it begins at once if its session is free, else it queues.
 
         Args:
             new: the run.
             payload: what it starts from; its first record.
+            on_busy: what to do if the session is not free: queue, refuse, or cancel all that is open in it and queue.
 
         Raises:
-            Conflict: the id belongs to a run with another input or definition.
+            Conflict: the id belongs to a run with another input or definition, or the session is at work and
+                `on_busy` is `"reject"`.
         """
         data = encode_payload(payload)
-        nonce, now = _nonce(), self.now()
+        nonce, now = new_nonce(), self.now()
         container = self.container
 
         def script() -> Script[Accepted]:
@@ -94,12 +94,14 @@ class SqlLog:
                 "VALUES (?, ?, ?, 1, ?, ?, ?, ?) ON CONFLICT (container, id) DO UPDATE SET "
                 "epoch = CASE WHEN sessions.turn IS NULL THEN excluded.epoch ELSE sessions.epoch END, "
                 "nonce = CASE WHEN sessions.turn IS NULL THEN excluded.nonce ELSE sessions.nonce END, "
-                "turn = COALESCE(sessions.turn, excluded.turn) RETURNING number, nonce",
+                "turn = COALESCE(sessions.turn, excluded.turn) RETURNING number, nonce, turn",
                 (container, new.session_id, new.id, nonce, new.user_id, new.parent, now),
             )
-            number, holder = rows[0]
+            number, holder, turn = rows[0]
             free = holder == nonce
-            rows = yield Sql(f"SELECT {_LAST_SLOT} FROM sessions WHERE number = ?", (number,))
+            if not free and on_busy != "queue":
+                yield from self._make_way(new, turn, now, reject=on_busy == "reject")
+            rows = yield Sql(f"SELECT {LAST_SLOT} FROM sessions WHERE number = ?", (number,))
             last = int(rows[0][0])
             position = last % ROOM + 1
             owner = self.owner if free else None
@@ -116,12 +118,13 @@ class SqlLog:
                 ),
                 blind=True,
             )
-            yield from self._insert(last, new.session_id, new.id, [_Coded(None, kind_of(payload), data)], now)
+            yield from self._insert(last, new.session_id, new.id, [Coded(None, kind_of(payload), data)], now)
             hashed, parent, user = new.input_hash, new.parent, new.user_id
             run = RunRow(
                 *(new.id, new.session_id, new.definition, status, epoch, owner, position, 0, parent, user, hashed, now)
             )
-            return Accepted(run, Token(new.id, new.session_id, 1, nonce) if free else None, position, False)
+            token = Token(new.id, new.session_id, 1, nonce) if free else None
+            return Accepted(run, token, position, False, None if free else turn)
 
         try:
             return await self.db.write(script, notify=True)
@@ -130,6 +133,20 @@ class SqlLog:
             if (run.input_hash, run.definition) != (new.input_hash, new.definition):
                 raise used_otherwise(new.id, run.definition) from None
             return Accepted(run, None, 0, True)
+
+    def _make_way(self, new: NewRun, turn: str, now: float, *, reject: bool) -> Script[None]:
+        """Refuse a run whose session is at work, or cancel what is open there; a repetition changes nothing."""
+        known = yield Sql("SELECT 1 FROM runs WHERE container = ? AND id = ?", (self.container, new.id))
+        if known:
+            return
+        if reject:
+            raise at_work(new.session_id, turn)
+        rows = yield Sql(
+            f"SELECT id, session FROM runs WHERE container = ? AND session = ? AND status IN {OPEN} ORDER BY position",
+            (self.container, new.session_id),
+        )
+        for id, session in rows:
+            yield from self._cancel(id, session, CancelAsked("interrupted"), now)
 
     async def claim(self, run_id: str, *, dead: Sequence[str] = ()) -> tuple[Token, int] | None:
         """Own a run with a new epoch, if nobody alive owns it and it has its session's turn.
@@ -144,17 +161,17 @@ class SqlLog:
         Raises:
             UnknownName: there is no such run.
         """
-        nonce = _nonce()
+        nonce = new_nonce()
         container = self.container
 
         def script() -> Script[tuple[Token, int] | None]:
             session = yield from self._lock_of(run_id)
             rows = yield Sql(
-                f"SELECT number, turn, {_LAST_SLOT} FROM sessions WHERE container = ? AND id = ?", (container, session)
+                f"SELECT number, turn, {LAST_SLOT} FROM sessions WHERE container = ? AND id = ?", (container, session)
             )
             number, turn, last = rows[0]
-            rows = yield Sql(f"SELECT {_RUN}, claimed_at FROM runs WHERE container = ? AND id = ?", (container, run_id))
-            run, claimed_at = _run(rows[0][:-1]), rows[0][-1]
+            rows = yield Sql(f"SELECT {RUN}, claimed_at FROM runs WHERE container = ? AND id = ?", (container, run_id))
+            run, claimed_at = run_of(rows[0][:-1]), rows[0][-1]
             died = run.status == "running" and run.owner in dead
             if turn != run_id or not (died or run.status in ("queued", "waiting")):
                 return None
@@ -200,10 +217,10 @@ class SqlLog:
         """
         now = self.now()
         ends, cancels = status, False
-        coded: list[_Coded] = []
+        coded: list[Coded] = []
         for one in entries:
             payload = one.payload
-            coded.append(_Coded(one.key, kind_of(payload), encode_payload(payload), one.at))
+            coded.append(Coded(one.key, kind_of(payload), encode_payload(payload), one.at))
             if isinstance(payload, RunFinished):
                 ends = payload.status
             elif stops(payload):
@@ -213,7 +230,7 @@ class SqlLog:
             last = yield from self._fence(token)
             if last is None:
                 return (yield from self._refused(token, coded, status))
-            fresh: Sequence[_Coded] = coded
+            fresh: Sequence[Coded] = coded
             known: dict[int, int] = {}
             if look:
                 known = yield from self._known(token, coded)
@@ -230,14 +247,10 @@ class SqlLog:
             return await self.db.write(script, notify=changes)
         except Exists:
             pass
-        try:
-            return await self.db.write(lambda: script(True), notify=changes)
-        except Exists:
-            keys = [one.key for one in coded if one.key is not None]
-            raise Conflict(f"An append to the run {token.run_id!r} closes a step twice: {', '.join(keys)}.") from None
+        return await self.db.write(lambda: script(True), notify=changes)
 
     async def post(self, run_id: str, payload: Payload) -> int:
-        """Write an inbox record, without a token.
+        """Write an inbox record, without a token; a cancel is posted to all open descendants of the run with it.
 
         Returns:
             Its sequence number.
@@ -248,23 +261,43 @@ class SqlLog:
         """
         if not isinstance(payload, INBOX):
             raise TypeError(f"A {type(payload).__name__} cannot be posted; only the owner of the run may append it.")
-        coded = _Coded(None, kind_of(payload), encode_payload(payload))
-        container, now = self.container, self.now()
+        now = self.now()
 
         def script() -> Script[int]:
             session = yield from self._lock_of(run_id)
-            rows = yield Sql(f"SELECT {_LAST_SLOT} FROM sessions WHERE container = ? AND id = ?", (container, session))
-            last = int(rows[0][0])
-            yield from self._insert(last, session, run_id, [coded], now)
-            seq = last % ROOM + 1
-            yield Sql(
-                f"UPDATE runs SET last = ?{', cancelled = 1' if stops(payload) else ''} WHERE container = ? AND id = ?",
-                (seq, container, run_id),
-                blind=True,
-            )
-            return seq
+            if isinstance(payload, CancelAsked):
+                return (yield from self._cancel(run_id, session, payload, now))
+            return (yield from self._post(run_id, session, payload, now))
 
         return await self.db.write(script, notify=True)
+
+    def _post(self, run_id: str, session: str, payload: Payload, now: float) -> Script[int]:
+        """Write an inbox record into a locked session."""
+        mine = (self.container, session)
+        rows = yield Sql(f"SELECT {LAST_SLOT} FROM sessions WHERE container = ? AND id = ?", mine)
+        last = int(rows[0][0])
+        coded = Coded(None, kind_of(payload), encode_payload(payload))
+        yield from self._insert(last, session, run_id, [coded], now)
+        seq = last % ROOM + 1
+        yield Sql(
+            f"UPDATE runs SET last = ?{', cancelled = 1' if stops(payload) else ''} WHERE container = ? AND id = ?",
+            (seq, self.container, run_id),
+            blind=True,
+        )
+        return seq
+
+    def _cancel(self, run_id: str, session: str, payload: CancelAsked, now: float) -> Script[int]:
+        """Ask for the end of a run and of all below it; sessions are locked from the top down, so in one order."""
+        seq = yield from self._post(run_id, session, payload, now)
+        children = yield Sql(
+            f"SELECT id, session FROM runs WHERE container = ? AND parent = ? AND status IN {OPEN} ORDER BY id",
+            (self.container, run_id),
+        )
+        for child, its in children:
+            if self._locks:
+                yield self._lock(its)
+            yield from self._cancel(child, its, payload, now)
+        return seq
 
     def _lock_of(self, run_id: str) -> Script[str]:
         """Lock a run's session, and name it."""
@@ -285,10 +318,10 @@ class SqlLog:
         """Lock the session, and give its last slot if the token is its owner's."""
         if self._locks:
             yield self._lock(token.session_id)
-        rows = yield Sql(_FENCED, (self.container, token.session_id, token.run_id, token.epoch, token.nonce))
+        rows = yield Sql(FENCED, (self.container, token.session_id, token.run_id, token.epoch, token.nonce))
         return int(rows[0][0]) if rows else None
 
-    def _refused(self, token: Token, coded: Sequence[_Coded], asked: RunStatus | None) -> Script[int]:
+    def _refused(self, token: Token, coded: Sequence[Coded], asked: RunStatus | None) -> Script[int]:
         """The token has not the turn: fine if this very append ended the run before, else say why."""
         rows = yield Sql(
             "SELECT epoch, nonce, status FROM runs WHERE container = ? AND id = ?", (self.container, token.run_id)
@@ -306,23 +339,25 @@ class SqlLog:
         if known:
             return max(known.values())
         mine = (self.container, token.session_id)
-        rows = yield Sql(f"SELECT {_LAST_SLOT} FROM sessions WHERE container = ? AND id = ?", mine)
+        rows = yield Sql(f"SELECT {LAST_SLOT} FROM sessions WHERE container = ? AND id = ?", mine)
         return int(rows[0][0]) % ROOM
 
-    def _known(self, token: Token, coded: Sequence[_Coded]) -> Script[dict[int, int]]:
+    def _known(self, token: Token, coded: Sequence[Coded]) -> Script[dict[int, int]]:
         """Which of these the run has already, with their sequence numbers."""
         mine = (self.container, token.run_id)
         keys = [one.key for one in coded if one.key is not None]
+        if len(set(keys)) < len(keys):
+            raise Conflict(f"An append to the run {token.run_id!r} closes a step twice: {', '.join(keys)}.")
         rows: list[Row] = []
         if keys:
             marks = ", ".join("?" * len(keys))
-            rows = yield Sql(f"{_RECORD} WHERE r.container = ? AND r.run = ? AND r.key IN ({marks})", (*mine, *keys))
+            rows = yield Sql(f"{RECORD} WHERE r.container = ? AND r.run = ? AND r.key IN ({marks})", (*mine, *keys))
         by_key = {row[3]: row for row in rows}
         start, end = yield from self._bounds(token.run_id)
         rows = yield Sql("SELECT claimed_at FROM runs WHERE container = ? AND id = ?", mine)
         since = start - start % ROOM + int(rows[0][0])
         rows = yield Sql(
-            f"{_RECORD} WHERE r.slot > ? AND r.slot < ? AND r.run = ? AND r.key IS NULL", (since, end, token.run_id)
+            f"{RECORD} WHERE r.slot > ? AND r.slot < ? AND r.run = ? AND r.key IS NULL", (since, end, token.run_id)
         )
         without = {bytes(row[6]): row for row in rows if row[6] is not None}
         known: dict[int, int] = {}
@@ -337,7 +372,7 @@ class SqlLog:
                 known[n] = int(row[0])
         return known
 
-    def _insert(self, last: int, session: str, run_id: str, coded: Sequence[_Coded], now: float) -> Script[None]:
+    def _insert(self, last: int, session: str, run_id: str, coded: Sequence[Coded], now: float) -> Script[None]:
         """Write records behind a session's last slot."""
         if last % ROOM + len(coded) >= ROOM:
             raise StoreFull(f"The session {session!r} has {ROOM:,} records, which is all it may have; start another.")
@@ -353,9 +388,9 @@ class SqlLog:
             rows.append((slot, container, session, seq, run_id, one.key, one.kind, version, kept, int(large), made))
             if large:
                 blobs.append((slot, container, data))
-        yield from _insert("records", rows)
+        yield from insert_rows("records", rows)
         if blobs:
-            yield from _insert("blobs", blobs)
+            yield from insert_rows("blobs", blobs)
 
     def _turn(self, token: Token, status: RunStatus | None, head: int, *, cancels: bool) -> Script[None]:
         """Change a run's status; one that has ended or is parked hands the session to the next in the queue."""
@@ -393,12 +428,12 @@ class SqlLog:
             start, end = yield from self._bounds(run_id)
             return (
                 yield Sql(
-                    f"{_RECORD} WHERE r.slot >= ? AND r.slot < ? AND r.slot > ? AND r.run = ? ORDER BY r.slot",
+                    f"{RECORD} WHERE r.slot >= ? AND r.slot < ? AND r.slot > ? AND r.run = ? ORDER BY r.slot",
                     (start, end, start - start % ROOM + after, run_id),
                 )
             )
 
-        return [_record(row) for row in await self.db.read(script)]
+        return [record_of(row) for row in await self.db.read(script)]
 
     def _bounds(self, run_id: str) -> Script[tuple[int, int]]:
         """The slots that a run's records are in: from its first to behind its last, which is open if it is."""
@@ -423,12 +458,12 @@ class SqlLog:
             first = int(rows[0][0]) * ROOM
             return (
                 yield Sql(
-                    f"{_RECORD} WHERE r.slot > ? AND r.slot < ? ORDER BY r.slot",
+                    f"{RECORD} WHERE r.slot > ? AND r.slot < ? ORDER BY r.slot",
                     (first + after, first + (ROOM if before is None else before)),
                 )
             )
 
-        return [_record(row) for row in await self.db.read(script)]
+        return [record_of(row) for row in await self.db.read(script)]
 
     async def run(self, run_id: str) -> RunRow:
         """Read a run's row.
@@ -450,69 +485,31 @@ class SqlLog:
             where, params = f"{where} AND session = ?", (*params, session_id)
         return await self._runs(f"{where} ORDER BY created_at DESC, id DESC", params, limit)
 
+    async def cancelled(self, run_id: str) -> bool:
+        """Say whether somebody has asked for the end of a run."""
+
+        def script() -> Script[list[Row]]:
+            return (yield Sql("SELECT cancelled FROM runs WHERE container = ? AND id = ?", (self.container, run_id)))
+
+        return any(row[0] for row in await self.db.read(script))
+
+    async def children(self, run_id: str) -> list[RunRow]:
+        """List the open runs that a run has started."""
+        return await self._runs(f"parent = ? AND status IN {OPEN} ORDER BY id", (run_id,), 1000)
+
     async def _runs(self, where: str, params: tuple[Any, ...], limit: int) -> list[RunRow]:
         def script() -> Script[list[Row]]:
-            text = f"SELECT {_RUN} FROM runs WHERE container = ? AND {where} LIMIT ?"
+            text = f"SELECT {RUN} FROM runs WHERE container = ? AND {where} LIMIT ?"
             return (yield Sql(text, (self.container, *params, limit)))
 
-        return [_run(row) for row in await self.db.read(script)]
+        return [run_of(row) for row in await self.db.read(script)]
 
     async def head(self, session_id: str) -> int:
         """Say the sequence number of a session's last record; 0 if there is none."""
 
         def script() -> Script[list[Row]]:
-            text = f"SELECT {_LAST_SLOT} FROM sessions WHERE container = ? AND id = ?"
+            text = f"SELECT {LAST_SLOT} FROM sessions WHERE container = ? AND id = ?"
             return (yield Sql(text, (self.container, session_id)))
 
         rows = await self.db.read(script)
         return int(rows[0][0]) % ROOM if rows else 0
-
-
-def input_hash(*parts: bytes) -> str:
-    """Hash what a run was started with, to tell a repetition from another run with the same id."""
-    digest = blake2b(digest_size=12)
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "big") + part)
-    return digest.hexdigest()
-
-
-def _nonce() -> str:
-    return os.urandom(8).hex()
-
-
-def _insert(table: str, rows: Sequence[Row]) -> Script[None]:
-    """Insert rows by as few statements as parameters allow."""
-    for start in range(0, len(rows), 500):
-        some = rows[start : start + 500]
-        params = some[0] if len(some) == 1 else tuple(itertools.chain(*some))
-        yield Sql(_insertion(table, len(some[0]), len(some)), params, blind=True)
-
-
-@lru_cache(maxsize=128)
-def _insertion(table: str, columns: int, rows: int) -> str:
-    marks = f"({', '.join('?' * columns)})"
-    return f"INSERT INTO {table} VALUES {', '.join([marks] * rows)}"
-
-
-def _record(row: Row) -> Record:
-    seq, run_id, session_id, key, kind, version, data, at = row
-    if data is None:
-        raise StoreCorrupt(
-            f"The record {seq} ({kind}) of session {session_id!r} has lost its payload; restore a backup. Its step is "
-            "not repeated."
-        )
-    try:
-        payload = decode_payload(bytes(data))
-    except msgspec.MsgspecError as error:
-        raise StoreCorrupt(
-            f"The record {seq} ({kind}, version {version}) of session {session_id!r} cannot be read: {error}. If a "
-            "newer Perdure wrote it, upgrade this one; else restore a backup."
-        ) from error
-    return Record(int(seq), run_id, session_id, key, payload, float(at), int(version))
-
-
-def _run(row: Row) -> RunRow:
-    id, session, definition, status, epoch, owner, position, deaths, parent, user, hashed, at = row
-    return RunRow(
-        id, session, definition, status, int(epoch), owner, int(position), int(deaths), parent, user, hashed, float(at)
-    )

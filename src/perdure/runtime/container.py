@@ -22,9 +22,10 @@ from perdure.durable.drive import Left as Leaving
 from perdure.durable.kernel import Kernel
 from perdure.durable.patience import patiently
 from perdure.durable.program import Waiting
-from perdure.log.log import Accepted, Entry, RunRow, Token
+from perdure.log.log import OPEN, Accepted, Entry, RunRow, Token
 from perdure.log.owners import Left
-from perdure.log.sql import SqlLog, input_hash
+from perdure.log.rows import input_hash
+from perdure.log.sql import SqlLog
 from perdure.runtime.session import Session
 from perdure.types.base import encode_json
 from perdure.types.errors import Conflict, RunError, RunFailed
@@ -47,7 +48,7 @@ DEATHS = 3
 KNOWN = 256
 """How many conversations are kept at hand."""
 
-_OPEN = ("queued", "running")
+_DRIVEN = ("queued", "running")
 _log = logging.getLogger("perdure")
 
 
@@ -112,6 +113,12 @@ class Container:
         """Run a registered definition and stream its events."""
         return RunStream(self._running(definition, input, cast("dict[str, Any]", options)), self._launch)
 
+    def run_sync(
+        self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]
+    ) -> RunResult[Out, S]:
+        """Run a registered definition from sync code; see `Runtime.run_sync`."""
+        return self.runtime.loop.run(lambda: self.run(definition, input, **options))
+
     def session(self, id: str) -> Session:
         """A handle on a conversation; it need not exist yet.
 
@@ -128,9 +135,12 @@ class Container:
         Raises:
             UnknownName: there is no such run.
         """
-        if (await self.log.run(run_id)).status in (*_OPEN, "waiting"):
+        run = await self.log.run(run_id)
+        if run.status in OPEN:
             await self.log.post(run_id, CancelAsked())
             await self.notice_cancel(run_id)
+            if run.status == "waiting":  # nobody drives it, so it is closed here
+                await self.take_over(Left(self.name, run_id, None, 0, run.deaths), ())
 
     # -- how a run goes ----------------------------------------------------------------------------------------------
 
@@ -178,28 +188,27 @@ class Container:
         finally:
             if first:
                 del self.live[id]
+            self.runtime.worker.turns.hand_over(self.name, running.env.session_id)
             self.runtime.worker.tell()
 
     async def _accept(self, running: Running) -> Accepted:
         started = running.started
         self.runtime.held.check()
         await self.runtime.worker.fresh()
-        busy = running.env.options.get("on_busy", "queue")
-        if busy != "queue":
-            await self._not_busy(running.env.session_id, running.env.run_id, interrupt=busy == "interrupt")
         mark = input_hash(encode_json(started.messages), encode_json(started.state), encode_json(started.history))
-        return await self.log.accept(running.new_run(mark), started)
+        accepted = await self.log.accept(running.new_run(mark), started, running.env.options.get("on_busy", "queue"))
+        if accepted.behind is not None and "on_busy" in running.env.options:
+            await self._close_cancelled(running.env.session_id)
+        return accepted
 
-    async def _not_busy(self, session_id: str, run_id: str, *, interrupt: bool) -> None:
-        ahead = [one for one in await self.log.runs(session_id=session_id) if one.status in (*_OPEN, "waiting")]
-        for one in ahead:
-            if one.id == run_id:
-                return  # a repetition
-        for one in ahead:
-            if not interrupt:
-                raise Conflict(f"The session {session_id!r} is at work on run {one.id!r}; on_busy='reject' was asked.")
-            await self.log.post(one.id, CancelAsked("interrupted"))
-            await self.notice_cancel(one.id)
+    async def _close_cancelled(self, session_id: str) -> None:
+        """See to it that the runs of a session which somebody has cancelled end: those that are driven here, and those
+        that nobody drives because they wait."""
+        for run in await self.log.runs(session_id=session_id):
+            if run.status == "running":
+                await self.notice_cancel(run.id)
+            elif run.status == "waiting" and await self.log.cancelled(run.id):
+                await self.take_over(Left(self.name, run.id, None, 0, run.deaths), ())
 
     async def _take_turn(self, running: Running, accepted: Accepted) -> RunResult[Any, Any]:
         env, token = running.env, accepted.token
@@ -207,14 +216,16 @@ class Container:
             return await self._guarded(running, token, running.begin(token, accepted.head, await self._said(running)))
         # if it is this process's, nobody here drives it: a claim whose outcome was unknown has succeeded
         mine = [self.log.owner]
-        while True:
-            change = self.runtime.worker.listen()
-            claimed = await self._asked(lambda: self.log.claim(env.run_id, dead=mine))
-            if claimed is not None:
-                break
-            if (await self._asked(lambda: self.log.run(env.run_id))).status != "queued":
-                return await self._follow(running, accepted.run)
-            await self.runtime.worker.changed(change)
+        worker = self.runtime.worker
+        with worker.turns.wanted(self.name, env.session_id, env.run_id) as turn:
+            while True:
+                claimed = await self._asked(lambda: self.log.claim(env.run_id, dead=mine))
+                if claimed is not None:
+                    break
+                if (await self._asked(lambda: self.log.run(env.run_id))).status != "queued":
+                    return await self._follow(running, accepted.run)
+                await worker.until(turn)
+                turn.clear()
         token, head = claimed
         records = await self._asked(lambda: self.log.read_run(env.run_id))
         running.recall(records, await self._said(running))
@@ -233,11 +244,11 @@ class Container:
     async def _follow(self, running: Running, run: RunRow) -> RunResult[Any, Any]:
         """Wait for the end of a run that somebody else drives, and read its result from the log."""
         id = run.id
-        while run.status in _OPEN:
+        while run.status in _DRIVEN:
             change = self.runtime.worker.listen()
             run = await self._asked(lambda: self.log.run(id))
-            if run.status in _OPEN:
-                await self.runtime.worker.changed(change)
+            if run.status in _DRIVEN:
+                await self.runtime.worker.until(change)
         records = await self._asked(lambda: self.log.read_run(id))
         running.recall(records, await self._before(run))
         action = running.loop.next() if run.status == "waiting" else None
@@ -285,13 +296,19 @@ class Container:
         """Drive a run on that nobody alive drives; one whose definition another process has is left alone."""
         id = left.run_id
         run = await self.log.run(id)
-        if not self.runtime.registry.has(run.definition) or id in self.live:
+        known = self.runtime.registry.has(run.definition)
+        if id in self.live or not (known or await self.log.cancelled(id)):
             return
         self.live[id] = None
         try:
             await self.runtime.worker.fresh()
+            if run.parent is not None and not await self.log.cancelled(id):
+                await self.log.post(id, CancelAsked(detail="The run that had started this one is over."))
             claimed = await self.log.claim(id, dead=dead if left.owner is None else [*dead, left.owner])
             if claimed is not None:
+                for child in await self.log.children(id) if await self.log.cancelled(id) else ():
+                    owner = child.owner if child.status == "running" else None
+                    await self.take_over(Left(self.name, child.id, owner, 0, child.deaths), dead)
                 await self._go_on(left, run, *claimed)
         except Leaving:
             if not self.runtime.closing:
@@ -307,6 +324,10 @@ class Container:
         if lonely_deaths(records) + claimed.alone >= DEATHS:
             _log.error("Run %s is parked: it was alone in %d dying processes.", run.id, DEATHS)
             await self.log.append(token, [Entry(None, claimed)], "parked")
+            return
+        if not self.runtime.registry.has(run.definition):  # nothing is to be done but to end it
+            ended = RunFinished("cancelled", "cancelled")
+            await self.log.append(token, [Entry(None, claimed), Entry(None, ended)])
             return
         try:
             running = self._revived(run, records)

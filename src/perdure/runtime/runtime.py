@@ -29,6 +29,7 @@ from perdure.log.schema import MIGRATIONS
 from perdure.log.sql import SqlLog
 from perdure.models.model import Model
 from perdure.runtime.container import Container
+from perdure.runtime.loop_thread import LoopThread
 from perdure.runtime.session import Session
 from perdure.runtime.worker import Worker
 from perdure.types.errors import DefinitionError, InvalidId, UnknownName
@@ -39,8 +40,12 @@ Out = TypeVar("Out")
 S = TypeVar("S")
 
 
+WORKERS = 100
+"""How many runs a process has taken over at once, unless it is told otherwise."""
+
+
 class Runtime:
-    """Where runs are kept; use it with `async with`.
+    """Where runs are kept; use it with `async with`, or with `with` from sync code.
 
     Args:
         url: `sqlite:///name.db`, `sqlite:////path/name.db` or `postgresql://user@host/name`.
@@ -49,7 +54,7 @@ class Runtime:
         hooks: hooks that apply to every run.
         resources: live objects for `ctx.use`; never recorded.
         durability: SQLite only: `"full"` survives a power loss, `"normal"` a killed process.
-        workers: whether this process takes over runs that dead processes have left.
+        workers: whether this process takes over runs that others have left or queued, and how many at once.
         timing: how long is what when processes watch each other; all on one store should agree.
 
     Raises:
@@ -65,7 +70,7 @@ class Runtime:
         hooks: HooksLike = (),
         resources: Sequence[Any] = (),
         durability: Literal["full", "normal"] = "full",
-        workers: bool = True,
+        workers: bool | int = True,
         timing: Timing | None = None,
     ) -> None:
         self.db: Database = open_database(url, durability=durability)
@@ -78,9 +83,10 @@ class Runtime:
             if not isinstance(one, (AgentDefinition, NetworkDefinition)):
                 raise DefinitionError(f"Runtime(definitions=…) holds {one!r}; give agents and networks.")
             self.registry.add(one)
+        self.loop = LoopThread(self)
         self.closing = False
         self.held = Held()
-        self._workers = workers
+        self._workers = check_workers(workers)
         self._timing = timing or Timing()
         self._worker: Worker | None = None
         self._containers: dict[str, Container] = {}
@@ -88,11 +94,13 @@ class Runtime:
 
     async def __aenter__(self) -> Self:
         if self._worker is not None:
-            raise StoreError("This runtime is open already, or was closed; make another one.")
+            raise StoreError("This runtime is open already; close it first, or make another one.")
         await self.db.open()
+        self.closing = False
+        self.loop.opened()
         try:
             self.store_id = await migrate(self.db, MIGRATIONS, new_id("store"))
-            worker = Worker(self, self.db, self.clock, self._timing, takes_over=self._workers)
+            worker = Worker(self, self.db, self.clock, self._timing, self._workers)
             await worker.beat()
             self._worker = worker
             if self._workers:
@@ -112,7 +120,21 @@ class Runtime:
             await asyncio.gather(*(run.detach() for run in self._runs))
             await self.worker.stop()
         finally:
+            self._worker = None
+            self._containers.clear()
+            self.loop.closed()
             await self.db.close()
+
+    def __enter__(self) -> Self:
+        """Open the runtime for sync code, in an event loop of its own that runs in a thread."""
+        self.loop.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it, as leaving `async with` does."""
+        self.loop.close()
 
     # -- the verbs ---------------------------------------------------------------------------------------------------
 
@@ -133,6 +155,20 @@ class Runtime:
     ) -> RunStream[Out, S]:
         """Run a registered definition and stream its events."""
         return self.container("default").stream(definition, input, **options)
+
+    def run_sync(
+        self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]
+    ) -> RunResult[Out, S]:
+        """Run a registered definition from sync code; a runtime that is not open is opened for this one run.
+
+        Raises:
+            DefinitionError: it is called in the event loop that the runtime is open in, which it would block for ever.
+        """
+        return self.loop.run(lambda: self.run(definition, input, **options))
+
+    async def sweep(self) -> None:
+        """Take over now what nobody alive drives; a worker does it from time to time anyway."""
+        await self.worker.sweep()
 
     async def cancel(self, run_id: str) -> None:
         """Ask for the end of a run, whoever drives it; see `Container.cancel`."""
@@ -213,3 +249,12 @@ class Runtime:
         except InvalidId:
             return False
         return True
+
+
+def check_workers(workers: bool | int) -> int:
+    """Read how many runs a process may have taken over at once."""
+    if workers is True or workers is False:
+        return WORKERS if workers else 0
+    if not isinstance(workers, int) or workers < 0:
+        raise DefinitionError(f"Runtime(workers={workers!r}) must be True, False, or a number of runs from 0.")
+    return workers

@@ -63,6 +63,12 @@ class Session:
         """Run a definition as the next turn of this conversation and stream its events."""
         return self._container.stream(definition, input, **self._here(options))
 
+    def run_sync(
+        self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]
+    ) -> RunResult[Out, S]:
+        """Run a definition as the next turn of this conversation from sync code; see `Runtime.run_sync`."""
+        return self._container.run_sync(definition, input, **self._here(options))
+
     def _here(self, options: RunOptions[Any]) -> RunOptions[Any]:
         if options.get("session_id") is not None:
             raise DefinitionError(f"This is session {self.id!r}; its verbs take no session_id.")

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from perdure.db.database import Database, StoreError
 from perdure.durable.kernel import Clock
-from perdure.log.owners import Left, Owners, Timing
+from perdure.log.owners import Left, Owners, Timing, fair
+from perdure.runtime.turns import Turns
 
 if TYPE_CHECKING:
     from perdure.runtime.runtime import Runtime
@@ -32,16 +33,18 @@ class Worker:
         db: the opened database.
         clock: the machine's clock.
         timing: how long is what.
-        takes_over: whether it takes over runs.
+        most: how many runs it has taken over at once at most; with 0 it takes over none.
     """
 
-    def __init__(self, runtime: Runtime, db: Database, clock: Clock, timing: Timing, *, takes_over: bool) -> None:
+    def __init__(self, runtime: Runtime, db: Database, clock: Clock, timing: Timing, most: int) -> None:
         self._runtime = runtime
         self._db = db
         self._clock = clock
         self._timing = timing
-        self._takes_over = takes_over
+        self._most = most
+        self._more = False
         self.owners = Owners(db, timing)
+        self.turns = Turns()
         self._beaten = -timing.death
         self._queued: dict[str, float] = {}
         self._suspect: str | None = None
@@ -90,12 +93,12 @@ class Worker:
         """An event that is set when somebody may have written; ask for it before looking, then wait for it."""
         return self._change
 
-    async def changed(self, change: asyncio.Event) -> None:
-        """Wait for a change that `listen` gave."""
+    async def until(self, event: asyncio.Event) -> None:
+        """Wait for a change that `listen` gave, or for a turn, while the store is watched."""
         self._listeners += 1
         self._interest.set()
         try:
-            await change.wait()
+            await event.wait()
         finally:
             self._listeners -= 1
 
@@ -111,7 +114,7 @@ class Worker:
                 now = self._clock.monotonic()
                 if self._runtime.busy() and now - self._beaten >= self._timing.beat:
                     await self.beat()
-                if self._takes_over and now >= next_sweep:
+                if self._most and (now >= next_sweep or (self._more and len(self._taken) < self._most)):
                     await self.sweep()
                     next_sweep = self._clock.monotonic() + self._timing.sweep
                 await self._look(min(self._timing.sweep, self._timing.beat))
@@ -132,22 +135,27 @@ class Worker:
         if await self._db.changed(seconds) and self._runtime.busy():
             for container, id in await self.owners.cancelled():
                 await self._runtime.container(container).notice_cancel(id)
+        for container, ids in self.turns.all().items():
+            self.turns.wake(container, await self.owners.turns(container, ids))
         self.tell()  # also when nothing was noticed: a notification may be lost
 
     # -- taking over -------------------------------------------------------------------------------------------------
 
     async def sweep(self) -> None:
-        """Take over what nobody alive drives."""
+        """Take over what nobody alive drives, as much as there is room for, fair between containers."""
         now = self._clock.monotonic()
         dead = await self.owners.dead(now)
-        left = await self.owners.left(dead, self._runtime.live())
+        left = await self.owners.left(dead, self._runtime.live(), self._most)
         ready = [one for one in left if self._runtime.knows(one.container) and self._may_take(one, now)]
         known = {one.run_id for one in left}
         self._queued = {id: since for id, since in self._queued.items() if id in known}
-        calm = [one for one in ready if one.deaths < SUSPECT]
+        calm = fair(one for one in ready if one.deaths < SUSPECT)
         suspects = sorted((one for one in ready if one.deaths >= SUSPECT), key=lambda one: one.deaths)
+        self._more = False
         if self._suspect is None:
-            for one in calm:
+            free = self._most - len(self._taken)
+            self._more = len(calm) > free
+            for one in calm[: max(0, free)]:
                 self._take(one, dead)
             if suspects and not calm and not self._runtime.busy():
                 self._suspect = suspects[0].run_id

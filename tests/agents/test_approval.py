@@ -364,6 +364,15 @@ async def test_a_deadline_holds_after_a_wait_too(several: bool):
         await waiting.resume({wait.id: Approve() for wait in waiting.waits})
 
 
+async def test_the_time_of_a_wait_counts_towards_a_deadline():
+    waiting = await Agent("A", tools=[payer([])], model=ScriptedModel(call("pay", amount=1), hang())).run(
+        "x", deadline=3600
+    )
+    waiting._running.began -= 4000
+    with pytest.raises(RunCancelled, match="deadline passed"):
+        await waiting.resume({waiting.waits[0].id: Approve()})
+
+
 async def test_a_budget_of_seconds_holds_after_a_wait_too():
     agent = Agent("A", tools=[payer([])], model=ScriptedModel(call("pay", amount=1), hang()))
     waiting = await agent.run("x", budget=Budget(seconds=0.2))

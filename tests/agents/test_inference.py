@@ -103,6 +103,16 @@ async def test_it_is_tried_as_often_as_the_settings_say(retries: int, slept: lis
     assert f"attempt {retries + 1} of {retries + 1}" in failed.value.__cause__.__notes__  # type: ignore[union-attr]
 
 
+async def test_the_run_s_settings_lie_over_the_agent_s_and_those_over_the_model_s():
+    class Set(ScriptedModel):
+        settings = ModelSettings(temperature=0.1, top_p=0.1, max_tokens=1)
+
+    agent = Agent("A", model=Set("ok"), settings=ModelSettings(top_p=0.2, max_tokens=2))
+    await agent.run("x", settings=ModelSettings(max_tokens=3))
+    asked = agent.model.requests[0].settings  # type: ignore[union-attr]
+    assert (asked.temperature, asked.top_p, asked.max_tokens) == (0.1, 0.2, 3)
+
+
 async def test_the_next_inference_has_all_its_attempts(slept: list[float]):
     busy = fail(Overloaded("busy"))
     model = ScriptedModel(busy, call("weather", city="Oslo"), busy, say("Rain."))

@@ -111,3 +111,9 @@ async def test_the_run_s_router_wins():
     network = Network("N", agents=ALL, router=sequence(ONE))
     result = await network.run("x", router=sequence(TWO), model=ScriptedModel("hi"))
     assert [one.agent_name for one in result.results] == ["Two"]
+
+
+@pytest.mark.parametrize(("choose", "choices"), [("topic", {}), (lambda r: "x", [ONE])])
+def test_a_branch_needs_a_function_and_a_mapping(choose: Any, choices: Any):
+    with pytest.raises(DefinitionError, match="give a function that says the key, and a mapping"):
+        branch(choose, choices)

@@ -257,6 +257,35 @@ async def test_state_that_cannot_be_kept_is_a_typed_error_of_the_step_and_not_re
     assert entered == [1]
 
 
+class Counted(BaseModel):
+    n: int = 0
+
+
+@dataclasses.dataclass
+class Plain:
+    n: int = 0
+
+
+@pytest.mark.parametrize("kind", [Counted, Plain])
+async def test_a_value_of_another_type_than_its_field_is_an_error_of_the_step(kind: Any):
+    @tool
+    async def bad(ctx: Context[Any]) -> None:
+        ctx.state.data.n = "three"
+
+    @tool
+    async def good(ctx: Context[Any]) -> None:
+        ctx.state.data.n += 1
+
+    agent = Agent("A", tools=[bad, good])
+    network = Network("N", agents=[agent], router=sequence(agent), state=kind)
+    result = await network.run("x", model=ScriptedModel(call("bad"), call("good"), "ok"))
+    refused, taken = result.results[0].tool_calls
+    assert refused.content["error"]["name"] == "Unserialisable"
+    assert "n" in refused.content["error"]["message"]
+    assert not taken.is_error
+    assert result.state.data == kind(n=1)
+
+
 async def test_state_of_another_type_is_an_error_of_the_step():
     @tool
     async def bad(ctx: Context[Any]) -> None:

@@ -80,6 +80,8 @@ def final(**answer: Any) -> Any:
         ((Struct, Refusal), '{"result": {"x": 3}}', Struct(3)),
         (Literal["yes", "no"], '{"result": "no"}', "no"),
         (int | None, '{"result": null}', None),
+        (int, "3", 3),
+        ((Invoice, Refusal), '{"why": "no"}', Refusal(why="no")),
     ],
 )
 async def test_any_type_may_be_asked_for(kind: Any, answer: str, value: Any):

@@ -238,11 +238,16 @@ class Context(Generic[S]):
         """What this step changed in the data so far, as a patch; None if nothing.
 
         Raises:
-            Unserialisable: the data hold something that has no JSON form.
+            Unserialisable: the data hold something that has no JSON form, or that their type does not allow.
         """
         if self._state is None or not self._state.touched:
             return self._kept
-        return diff(self._doc, self._env.kind.dump(self._state.data)) or None
+        kind = self._env.kind
+        doc = kind.dump(self._state.data)
+        patch = diff(self._doc, doc) or None
+        if patch is not None:
+            kind.fits(doc)
+        return patch
 
     def save(self) -> Saved:
         """Remember what this step has changed so far, before an attempt that may fail."""

@@ -82,17 +82,20 @@ class Output:
         Raises:
             ModelRetry: it does not fit; the message tells the model what is wrong.
         """
+        kept = cast("Json", value)
+        bare = False
         if self._wrapped:
-            if not isinstance(value, dict) or "result" not in value:
-                raise ModelRetry('The answer must be a JSON object with the key "result".')
-            value = cast("dict[str, Any]", value)["result"]
+            bare = not isinstance(kept, dict) or "result" not in kept
+            kept = kept["result"] if isinstance(kept, dict) and not bare else kept
         try:
-            self.load(value)
+            self.load(kept)
         except ModelRetry:
             raise
         except (ValueError, msgspec.ValidationError) as error:
+            if bare:  # a value that fits is taken without its wrapping; one that does not is told of the wrapping first
+                raise ModelRetry('The answer must be a JSON object with the key "result".') from error
             raise ModelRetry(f"The answer does not fit: {_readable(error)}. Correct it and answer again.") from error
-        return cast("Json", value)
+        return kept
 
     def load(self, value: Json) -> Any:
         """Make the typed object from what was kept."""

@@ -133,7 +133,14 @@ def branch(
         choose: says, sync or async, which key holds.
         choices: what each key stands for.
         default: for any other key; None ends the run.
+
+    Raises:
+        DefinitionError: there is no function, or no mapping.
     """
+    if not callable(choose) or not isinstance(choices, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise DefinitionError(
+            f"branch({choose!r}, {choices!r}): give a function that says the key, and a mapping from keys to agents."
+        )
 
     async def router(r: RouterArgs[S]) -> Any:
         stage = choices.get(await settle(choose(r)), default)

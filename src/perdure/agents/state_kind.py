@@ -126,6 +126,19 @@ class StateKind(Generic[S]):
             raise Unserialisable("state", lost)
         return doc
 
+    def fits(self, doc: Json) -> None:
+        """Make sure that a state which a step has changed can be read again by the next.
+
+        Raises:
+            Unserialisable: a value is of another type than its field; the message has the path.
+        """
+        reader = self._reader()
+        if reader is not decode_json:
+            try:
+                reader(encode_json(doc))
+            except (ValueError, TypeError) as error:
+                raise Unserialisable("state", _said(error)) from error
+
     def load(self, doc: Json) -> S:
         """Make a state from plain JSON: a private copy each time.
 

@@ -22,9 +22,9 @@ class Processes:
         self._folder = folder
         self._all: list[asyncio.subprocess.Process] = []
 
-    async def start(self, *arguments: str, kill: str | None = None) -> asyncio.subprocess.Process:
-        """Start one; `kill` says at which write it dies."""
-        environment = {**os.environ, **({"KILL": kill} if kill else {})}
+    async def start(self, *arguments: str, kill: str | None = None, **given: str) -> asyncio.subprocess.Process:
+        """Start one; `kill` says at which write it dies, `given` what else is in its environment."""
+        environment = {**os.environ, **({"KILL": kill} if kill else {}), **given}
         environment["PYTHONPATH"] = str(Path(__file__).parents[2])
         process = await asyncio.create_subprocess_exec(
             sys.executable, desk.__file__, self._url, str(self._folder), *arguments, env=environment
@@ -32,9 +32,9 @@ class Processes:
         self._all.append(process)
         return process
 
-    async def run(self, *arguments: str, kill: str | None = None) -> int:
+    async def run(self, *arguments: str, kill: str | None = None, **given: str) -> int:
         """Start one, wait for its end, and give its exit code."""
-        process = await self.start(*arguments, kill=kill)
+        process = await self.start(*arguments, kill=kill, **given)
         async with asyncio.timeout(60):
             return await process.wait()
 

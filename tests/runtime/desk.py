@@ -1,24 +1,32 @@
 """What the tests of the runtime run, here and in processes that are killed.
 
 As a program: `desk.py URL FOLDER VERB [ARGUMENT…]`. Every effect is a line in FOLDER/effects, written at once, so that
-it outlasts a kill. `KILL=n:before` (or `after`) in the environment kills the process at its n-th write to the log.
+it outlasts a kill. In the environment, `KILL=n:before` (or `after`) kills the process at its n-th write to the log
+(`finish:before`: at the one that ends the run), `LIMIT=n` at the byte n of a file that it writes; `STOP=n` stops it
+when its n-th write is acknowledged; `CLOCK=1` makes its wall clock jump an hour back and forth.
 """
 
 import asyncio
 import inspect
+import itertools
 import os
+import resource
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from perdure import Agent, Conflict, Context, Runtime, tool
+from perdure.durable.kernel import SystemClock
+from perdure.log.log import Token
 from perdure.log.owners import Timing
 from perdure.log.sql import SqlLog
 from perdure.models.model import ModelRequest
 from perdure.testing import FunctionModel, call, calls, say
 from perdure.types.messages import TextMessage, ToolCallMessage
+from perdure.types.records import RunFinished
 
 QUICK = Timing(death=1.0, beat=0.1, sweep=0.1)
 place = Path()
@@ -115,7 +123,7 @@ def desk_says(asked: str, number: int) -> Any:
         return call("charge") if asked == "slow" and number == 1 else say(f"done: {asked}")
     if asked == "go":
         return calls(call("look"), call("fetch"), call("charge"), call("trip"))
-    return call(asked) if asked in ("slow", "boom", "look") else say(f"answer to {asked}")
+    return call(asked) if asked in ("slow", "boom", "look", "charge") else say(f"answer to {asked}")
 
 
 def helper_says(asked: str, number: int) -> Any:
@@ -141,26 +149,39 @@ PARENT = Agent(
 FAMILY = (PARENT, CHILD)
 
 
-def killing(at: int, when: str) -> None:
-    """Kill this process at its n-th write to the log."""
+def killing(at: int | str, when: str, how: signal.Signals = signal.SIGKILL) -> None:
+    """Kill this process at its n-th write to the log, or at the one that ends the run."""
     count = 0
+
+    def ends(token: Any, entries: Any = ()) -> bool:
+        return token.run_id == "job" and any(isinstance(one.payload, RunFinished) for one in entries)
 
     def watched(write: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def written(*args: Any, **options: Any) -> Any:
             nonlocal count
             count += 1
-            number = count
-            if number == at and when == "before":
-                os.kill(os.getpid(), signal.SIGKILL)
+            now = at == count or (at == "finish" and isinstance(args[1], Token) and ends(*args[1:3]))
+            if now and when == "before":
+                os.kill(os.getpid(), how)
             result = await write(*args, **options)
-            if number == at:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if now and when == "after":
+                os.kill(os.getpid(), how)
             return result
 
         return written
 
     for name in ("accept", "claim", "append"):
         setattr(SqlLog, name, watched(getattr(SqlLog, name)))
+
+
+class Jumping(SystemClock):
+    """A clock that somebody sets an hour back and forth all the time."""
+
+    def __init__(self) -> None:
+        self._hours = itertools.cycle((0, 1, -1, 1, 0, -1))
+
+    def now(self) -> float:  # type: ignore[override]
+        return time.time() + 3600 * next(self._hours)
 
 
 def noting_refusals() -> None:
@@ -188,15 +209,33 @@ async def nothing_open(rt: Runtime) -> bool:
 async def main(url: str, verb: str, *arguments: str) -> None:
     if "KILL" in os.environ:
         at, _, when = os.environ["KILL"].partition(":")
-        killing(int(at), when)
+        killing(int(at) if at.isdigit() else at, when)
+    if "STOP" in os.environ:
+        killing(int(os.environ["STOP"]), "after", signal.SIGSTOP)
     noting_refusals()
-    async with runtime(url, DESK, *FAMILY) as rt:
+    rt = runtime(url, DESK, *FAMILY)
+    if "CLOCK" in os.environ:
+        rt.clock = Jumping()
+    async with rt:
+        if "LIMIT" in os.environ:  # the kernel kills who writes behind it
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["LIMIT"]),) * 2)
         if verb == "run":
             result = await rt.run(DESK, arguments[0], session_id="s", run_id=arguments[1])
             note(f"output {result.output}")
+        elif verb == "waits":
+            note("waiting")
+            await until((place / "go").exists)
+            await rt.run(DESK, arguments[0], session_id="s", run_id=arguments[1])
         elif verb == "queue":
             runs = [await rt.start(DESK, one, session_id="s", run_id=f"run_{n}") for n, one in enumerate(arguments)]
             note("queued")
+            for one in runs:
+                await one.result()
+        elif verb == "many":
+            names = [f"run_{n}" for n in range(int(arguments[0]))]
+            runs = [await rt.start(DESK, "slow", session_id=one, run_id=one) for one in names]
             for one in runs:
                 await one.result()
         elif verb == "turns":

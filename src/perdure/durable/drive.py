@@ -55,6 +55,7 @@ class RunIO:
     __slots__ = (
         "_cancelling",
         "_cut_off",
+        "_gaps",
         "_pending",
         "_task",
         "_timer",
@@ -76,6 +77,7 @@ class RunIO:
 
     def __init__(self, kernel: Kernel, token: Token, sink: Sink | None = None, head: int = 0) -> None:
         self.kernel = kernel
+        self._gaps = kernel.lease.gaps if kernel.lease is not None else 0
         self.token = token
         self.sink = sink
         self.projector = Projector(token.run_id, token.session_id) if sink is not None else None
@@ -252,7 +254,7 @@ class RunIO:
         self.seq -= 1
 
     async def sure(self) -> None:
-        """Make sure, before a handler is entered, that the run is still ours, if this process has not beaten for long.
+        """Make sure, before a handler is entered, that the run is still ours, if this process was silent for long.
 
         While the process holds too much that the store cannot take, it waits.
 
@@ -262,12 +264,15 @@ class RunIO:
         kernel = self.kernel
         if kernel.held is not None:
             await kernel.held.room()
-        if kernel.lease is not None and kernel.lease.doubtful():
+        lease = kernel.lease
+        if lease is not None and (lease.doubtful() or lease.gaps != self._gaps):
+            gaps = lease.gaps
             run = await patiently(kernel.clock, lambda: kernel.log.run(self.token.run_id), self._leaves)
             if run.epoch != self.token.epoch:
                 raise Conflict(
                     f"The run {run.id!r} belongs to another owner since epoch {run.epoch}; this one must stop."
                 )
+            self._gaps = gaps
 
     def hold(self, key: str | None, payload: Payload) -> Record:
         """Hold a record back for the next commit, and give it as the fold will see it."""

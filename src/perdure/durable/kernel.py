@@ -45,6 +45,9 @@ SYSTEM_CLOCK = SystemClock()
 class Lease(Protocol):
     """What a process knows of its own standing as an owner of runs."""
 
+    gaps: int
+    """How often this process has been silent for so long that others may have taken its runs."""
+
     def doubtful(self) -> bool:
         """Whether others may take this process for dead by now."""
         ...

@@ -46,6 +46,7 @@ class Worker:
         self.owners = Owners(db, timing)
         self.turns = Turns()
         self._beaten = -timing.death
+        self.gaps = 0
         self._queued: dict[str, float] = {}
         self._suspect: str | None = None
         self._taken: dict[str, asyncio.Task[None]] = {}
@@ -84,6 +85,8 @@ class Worker:
     async def beat(self) -> None:
         """Show that this process is alive."""
         now = self._clock.monotonic()
+        if self.doubtful():
+            self.gaps += 1
         await self.owners.beat()
         self._beaten = now
 

@@ -1,0 +1,214 @@
+"""Who owns a run: processes that are stopped, killed, many at once, with wrong clocks, or without the definition."""
+
+import asyncio
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perdure import Agent, Runtime, tool
+from perdure.log.owners import Owners, Timing
+from perdure.testing import FunctionModel, call, say
+from perdure.types import records as rec
+from perdure.types.messages import TextMessage
+from tests.runtime import desk
+from tests.runtime.canon import closings
+from tests.runtime.conftest import Processes
+from tests.runtime.desk import DESK, QUICK, effects, runtime, until
+
+
+def stopped(pid: int) -> bool:
+    """Whether a process is stopped, as the system says."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+async def result_of(rt: Any, input: str, run_id: str, session: str = "s") -> Any:
+    async with asyncio.timeout(60):
+        return await rt.run(DESK, input, session_id=session, run_id=run_id)
+
+
+async def ended(process: asyncio.subprocess.Process) -> int:
+    async with asyncio.timeout(60):
+        return await process.wait()
+
+
+# -- stopped -----------------------------------------------------------------------------------------------------------
+
+
+async def test_r05_who_was_stopped_before_a_handler_does_not_enter_it(url: str, processes: Processes):
+    worker = await processes.start("run", "charge", "job", STOP="3")  # when the start of the charge is acknowledged
+    await until(lambda: stopped(worker.pid))
+    async with runtime(url) as rt:
+        result = await result_of(rt, "charge", "job")
+        assert (result.output, "unknown" in str(result.messages)) == ("done: charge", True)
+        before = await rt.session("s").records()
+        worker.send_signal(signal.SIGCONT)
+        assert await ended(worker) == 0
+        assert await rt.session("s").records() == before
+    assert [one.kind for one in before].count("started") == 1
+    assert "charge" not in effects(), "the run has another owner, and its transcript says that nobody knows"
+    assert "output done: charge" in effects()
+
+
+async def test_r05_a_beat_after_a_silence_does_not_hide_it(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(desk, "place", tmp_path)
+    asked: list[str] = []
+    async with Runtime(url, [DESK], timing=Timing(death=1000, beat=1000, sweep=1000)) as rt:
+        run = await rt.start(DESK, "slow", run_id="job")
+        await until(lambda: "slow" in effects())
+        log = rt.container("default").log
+        monkeypatch.setattr(rt.worker, "_beaten", rt.clock.monotonic() - 600)
+        await rt.worker.beat()
+        assert not rt.worker.doubtful()
+        read = log.run
+
+        async def noted(run_id: str) -> Any:
+            asked.append(run_id)
+            return await read(run_id)
+
+        monkeypatch.setattr(log, "run", noted)
+        (tmp_path / "go").touch()
+        assert (await run.result()).output == "done: slow"
+    assert asked == ["job"], "asked once before the next step, though the last beat is fresh"
+
+
+async def test_r05_a_process_that_died_is_known_at_once_and_one_that_is_stopped_by_its_beat(
+    url: str, processes: Processes, tmp_path: Path
+):
+    worker = await processes.start("run", "slow", "job")
+    await until(lambda: "slow" in effects())
+    async with desk.Runtime(url, [DESK], workers=False) as rt:
+        owner = (await rt.container("default").log.run("job")).owner
+        watcher = Owners(rt.db, Timing(death=10))
+        assert owner not in await watcher.dead(0.0)
+        worker.send_signal(signal.SIGSTOP)
+        await until(lambda: stopped(worker.pid))
+        assert owner not in await watcher.dead(1.0), "its lock is still held; the last beat may have come since"
+        assert owner not in await watcher.dead(9.9)
+        assert owner in await watcher.dead(11.0), "ten seconds of the watcher's own clock without a beat"
+        worker.send_signal(signal.SIGCONT)
+        worker.kill()
+        await worker.wait()
+        fresh = Owners(rt.db, Timing(death=10))
+        assert owner in await fresh.dead(0.0), "its lock is free: no waiting"
+        for one in (watcher, fresh):
+            await one.close()
+
+
+# -- many at once ------------------------------------------------------------------------------------------------------
+
+
+async def test_d12_workers_that_claim_at_once_lose_no_run_and_take_none_twice(
+    url: str, processes: Processes, tmp_path: Path
+):
+    number = 12
+    worker = await processes.start("many", str(number))
+    await until(lambda: effects().count("slow") == number)
+    worker.kill()
+    await worker.wait()
+    (tmp_path / "go").touch()
+    others = [await processes.start("serve") for _ in range(3)]
+    async with runtime(url) as rt:
+        await until(lambda: desk.nothing_open(rt))
+        for n in range(number):
+            records = await rt.session(f"run_{n}").records()
+            closings(records)
+            claims = [one.payload for one in records if isinstance(one.payload, rec.Claimed)]
+            assert [(one.epoch, one.died) for one in claims] == [(2, True)]
+            assert isinstance(records[-1].payload, rec.RunFinished)
+    (tmp_path / "stop").touch()
+    for one in others:
+        assert await ended(one) == 0
+    assert effects().count("charge") == number
+    assert effects().count("slow") == 2 * number
+    assert [effects().count(f"model desk {n}") for n in range(3)] == [number] * 3
+
+
+# -- clocks ------------------------------------------------------------------------------------------------------------
+
+
+async def test_d13_a_clock_that_jumps_gives_no_run_two_owners(url: str, processes: Processes, tmp_path: Path):
+    jumping = await processes.start("run", "slow", "job", CLOCK="1")
+    await until(lambda: "slow" in effects())
+    async with runtime(url) as rt:
+        for _ in range(5):
+            await rt.worker.sweep()
+            assert not rt.busy(), "it is alive, whatever its clock says"
+        jumping.kill()
+        await jumping.wait()
+        other = await processes.start("serve", CLOCK="1")  # and one that jumps may take over, too
+        (tmp_path / "go").touch()
+        assert (await result_of(rt, "slow", "job")).output == "done: slow"
+        records = await rt.session("s").records()
+    (tmp_path / "stop").touch()
+    assert await ended(other) == 0
+    assert [one.payload.epoch for one in records if isinstance(one.payload, rec.Claimed)] == [2]
+    assert (effects().count("charge"), effects().count("slow")) == (1, 2)
+
+
+# -- the definition is not there ---------------------------------------------------------------------------------------
+
+
+async def test_d22_a_run_of_an_unknown_definition_is_left_to_who_knows_it(
+    url: str, processes: Processes, tmp_path: Path
+):
+    worker = await processes.start("run", "slow", "job")
+    await until(lambda: "slow" in effects())
+    worker.kill()
+    await worker.wait()
+    (tmp_path / "go").touch()
+    stranger = Agent("Stranger", model=FunctionModel(lambda _: say("hello")))
+    async with runtime(url, stranger) as rt:
+        before = await rt.session("s").records()
+        for _ in range(3):
+            await rt.worker.sweep()
+            await until(lambda: not rt.busy())
+        assert (await rt.run(stranger, "x", session_id="other")).output == "hello", "its own work goes on"
+        assert await rt.session("s").records() == before
+        assert (await rt.container("default").log.run("job")).status == "running"
+    async with runtime(url) as rt:
+        assert (await result_of(rt, "slow", "job")).output == "done: slow"
+    assert effects().count("model desk 0") == 1
+
+
+# -- waiting -----------------------------------------------------------------------------------------------------------
+
+
+@tool(requires_approval=True)
+async def pay() -> str:
+    """Pay."""
+    raise AssertionError("nobody has approved")
+
+
+PAYER = Agent(
+    "Payer",
+    tools=[pay],
+    model=FunctionModel(lambda request: call("pay") if isinstance(request.messages[-1], TextMessage) else say("x")),
+)
+
+
+@pytest.mark.parametrize("number", [100, pytest.param(10_000, marks=pytest.mark.soak)])
+async def test_d14_a_waiting_run_is_a_row_and_nothing_else(number: int, url: str):
+    async with Runtime(url, [PAYER], timing=QUICK, durability="normal") as rt:
+        await rt.run(PAYER, "pay")
+        await asyncio.sleep(0)
+        tasks, threads = len(asyncio.all_tasks()), threading.active_count()
+        for start in range(0, number, 100):
+            some = [rt.run(PAYER, "pay", run_id=f"run_{n}") for n in range(start, start + 100)]
+            for result in await asyncio.gather(*some):
+                assert (result.status, len(result.waits)) == ("waiting", 1)
+        assert len(asyncio.all_tasks()) < tasks + 10, "the database has some, and no run has one"
+        assert threading.active_count() == threads
+        assert not rt.busy()
+        assert not rt.live()
+    async with Runtime(url, [PAYER], timing=QUICK, durability="normal") as rt:
+        await rt.worker.sweep()
+        assert not rt.busy(), "nobody drives what waits"
+        assert await rt.worker.owners.left((), ()) == []
+        log = rt.container("default").log
+        assert len(await log.runs(status="waiting", limit=2 * number)) == number + 1
+        again = await rt.run(PAYER, "pay", run_id="run_7")
+        assert (again.status, again.waits[0].run_id) == ("waiting", "run_7")
+        assert [one.kind for one in await log.read_run("run_7")] == ["run_started", "inference", "wait"]

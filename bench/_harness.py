@@ -20,6 +20,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -40,6 +41,7 @@ class Case:
     budget: float | None = None
     ideal: float | None = None
     most: float | None = None
+    least: float | None = None
     is_async: bool = False
     samples: list[float] = field(default_factory=list[float])
 
@@ -61,10 +63,13 @@ class Case:
             row[f"budget_{unit}"] = self.budget
         if self.most is not None:
             row["budget_ratio"] = self.most
+        if self.least is not None:
+            row["least_ratio"] = self.least
         rounded: dict[str, float | bool] = {key: round(value, 3) for key, value in row.items()}
-        if self.budget is not None or self.most is not None:
+        if self.budget is not None or self.most is not None or self.least is not None:
             fast = self.budget is None or median < self.budget
-            rounded["met"] = fast and (self.most is None or floor is None or median <= self.most * floor)
+            below = self.most is None or floor is None or median <= self.most * floor
+            rounded["met"] = fast and below and (self.least is None or floor is None or median >= self.least * floor)
         return rounded
 
     def warm(self, runner: asyncio.Runner) -> None:
@@ -106,6 +111,7 @@ class Bench:
         budget: float | None = None,
         ideal: float | None = None,
         most: float | None = None,
+        least: float | None = None,
     ) -> None:
         """Add a function to be measured.
 
@@ -118,16 +124,22 @@ class Bench:
             budget: what its median should stay below, in its unit.
             ideal: the least that it could take, in its unit.
             most: how many times its floor's median its own should take at most.
+            least: how many times its floor's median a peer takes at least, if we keep our word.
         """
-        self.cases.append(Case(name, function, number, unit or self.unit, floor, budget, ideal, most))
+        self.cases.append(Case(name, function, number, unit or self.unit, floor, budget, ideal, most, least))
 
     def fact(self, name: str, value: Any) -> None:
         """Report a JSON value that is not a time."""
         self.facts[name] = value
 
-    def run(self, *, floor: str | None = None, rounds: int = 20) -> dict[str, Any]:
-        """Measure everything in rounds, print the report with ratios to `floor`, and return it."""
-        with asyncio.Runner() as runner:
+    def run(
+        self, *, floor: str | None = None, rounds: int = 20, runner: asyncio.Runner | None = None
+    ) -> dict[str, Any]:
+        """Measure everything in rounds, print the report with ratios to `floor`, and return it.
+
+        Async functions run in the event loop of `runner`, which stays open, or in one of the report's own.
+        """
+        with nullcontext(runner) if runner is not None else asyncio.Runner() as runner:
             for case in self.cases:
                 case.warm(runner)
             for index in range(max(1, self.options.rounds or rounds)):

@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from _harness import Bench
 from _raw import RESULT, Mode, Raw
@@ -222,7 +221,8 @@ def add_turns(bench: Bench, runtime: Runtime, mode: Mode) -> None:
         turn = functools.partial(runtime.run, agent, "What of the order 4711?")
         bench.add(f"{name}, {mode}", turn, number=200 // commits, floor=f"{commits} raw inserts, {mode}")
     floor = f"raw, {RUNS} at once × {STEPS}, {mode}"
-    bench.add(f"runs, {RUNS} at once × {STEPS}, {mode}", functools.partial(runs_at_once, runtime), unit="ms", floor=floor)
+    many = functools.partial(runs_at_once, runtime)
+    bench.add(f"runs, {RUNS} at once × {STEPS}, {mode}", many, unit="ms", floor=floor)
 
 
 async def one_after_the_other(one: Callable[[], Awaitable[None]]) -> None:

@@ -11,13 +11,15 @@ import base64
 import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, ClassVar, cast
+from itertools import islice
+from typing import Any, ClassVar, Self, cast
 
 from perdure.models.anthropic_stream import AnthropicDecoder
 from perdure.models.call import CONNECT_TIMEOUT, ProviderModel
 from perdure.models.claude import Body, Claude, claude, thinking_body
 from perdure.models.model import Capabilities, ModelRequest, ModelSettings, ToolSpec
 from perdure.models.openai_common import is_text, lay_over
+from perdure.models.prefix import split, write
 from perdure.models.schema import anthropic_schema, anthropic_strict, safe_name
 from perdure.models.turns import Answer, Turn, turns
 from perdure.types.base import decode_json, encode_json
@@ -96,7 +98,8 @@ def encode(name: str, request: ModelRequest) -> Body:
     """
     takes = claude(name)
     settings = request.settings
-    system, messages = _Conversation(name, request, takes).write()
+    system, written = _write(name, request, takes)
+    messages = written.messages
     body: Body = {"model": name, "messages": messages, "stream": True}
     forced = _forced(request, takes)
     # No thought can come after words that were begun, and none before a forced call; blanks at their end are refused.
@@ -105,9 +108,9 @@ def encode(name: str, request: ModelRequest) -> Body:
     if request.tools:
         body["tools"] = [_tool(one, takes) for one in request.tools]
         body["tool_choice"] = _choice(request, takes)
-    elif called := _called(messages):
+    elif written.called:
         # Where calls are in the conversation, the API wants to know tools, also if none may be called now.
-        body["tools"] = [{"name": one, "input_schema": anthropic_schema({})} for one in called]
+        body["tools"] = [{"name": one, "input_schema": anthropic_schema({})} for one in written.called]
         body["tool_choice"] = {"type": "none"}
     if request.output is not None and takes.structured:
         schema = _schema_of(encode_json(request.output.schema), strict=True)
@@ -131,71 +134,101 @@ def encode(name: str, request: ModelRequest) -> Body:
 
 def mark(name: str, request: ModelRequest) -> str:
     """Mark the prompt of a request: thoughts that come after it go back only after the very same one."""
-    conversation = _Conversation(name, request, claude(name))
-    conversation.write()
-    return conversation.marked()
+    return _write(name, request, claude(name))[1].marked()
 
 
 # -- the conversation -----------------------------------------------------------------------------------------------
 
 
-class _Conversation:
-    """Writes the turns, and keeps a digest of what was written so far."""
+def _write(name: str, request: ModelRequest, takes: Claude) -> tuple[list[Body], _Writer]:
+    """Write the system blocks and the turns."""
+    front, said = split(request.messages)
+    texts = [one.text for one in front]
+    told = _told(request, takes)
+    tools = [(one.name, one.description, one.parameters) for one in request.tools]
 
-    def __init__(self, name: str, request: ModelRequest, takes: Claude) -> None:
-        self._name = name
-        self._request = request
-        self._takes = takes
-        self._messages: list[Body] = []
-        self._digest = hashlib.sha256()
+    def begin() -> tuple[list[Body], bytes]:
+        """The system blocks, and with the tools what thoughts are bound to before the turns."""
+        system = [_text(text) for text in (*texts, *told) if text.strip()]
+        return system, encode_json([name, system, tools]) if takes.bound else b""
+
+    system, start = begin()
+    written = write(said, (PROVIDER, name, start), lambda: _Writer(name, start, bound=takes.bound))
+    if written.told:
+        texts += written.told
+        system, start = begin()
+        if takes.bound:  # what the system said in between counts from the beginning
+            written = _Writer(name, start, bound=True)
+            for turn in turns(said):
+                written.turn(turn)
+    written.finish()
+    return system, written
+
+
+class _Writer:
+    """Writes turns, and keeps a digest of what was written so far; `told` is what the system said in between."""
+
+    def __init__(self, name: str, start: bytes, *, bound: bool) -> None:
+        self._given = (name, start)
+        self._bound = bound
+        self._digest = hashlib.sha256(start)
         self._digested = 0
+        self.messages: list[Body] = []
+        self.told: list[str] = []
+        self.called: dict[str, None] = {}
 
-    def write(self) -> tuple[list[Body], list[Body]]:
-        """Write the system blocks and the turns."""
-        arranged = turns(self._request.messages)
-        said = [one.text for one in arranged if isinstance(one, TextMessage) and one.role == "system"]
-        system = [_text(text) for text in (*said, *_told(self._request, self._takes)) if text.strip()]
-        tools = [(one.name, one.description, one.parameters) for one in self._request.tools]
-        self._digest.update(encode_json([self._name, system, tools]))
-        for turn in arranged:
-            self._turn(turn)
-        if not self._messages or self._messages[-1]["role"] == "assistant":
-            self._add("user", [_text(GO_ON)])
-        return system, self._messages
+    def copy(self) -> Self:
+        copied = type(self)(*self._given, bound=self._bound)
+        copied._digest = self._digest.copy()
+        copied._digested = self._digested
+        copied.messages = self.messages.copy()
+        copied.told = self.told.copy()
+        copied.called = self.called.copy()
+        return copied
 
     def marked(self) -> str:
         """Mark what was written so far."""
-        for one in self._messages[self._digested :]:
+        for one in self.messages[self._digested :]:
             self._digest.update(encode_json(one))
-        self._digested = len(self._messages)
+        self._digested = len(self.messages)
         return self._digest.hexdigest()[:16]
 
-    def _turn(self, turn: Turn) -> None:
+    def turn(self, turn: Turn) -> None:
         if isinstance(turn, Answer):
             self._add("assistant", self._said(turn))
             self._add("user", [_result(one) for one in turn.results])
-        elif turn.role != "system":
+        elif turn.role == "system":
+            self.told.append(turn.text)
+        else:
             self._add("user", [block for part in turn.parts for block in self._block(part)])
 
+    def finish(self) -> None:
+        """End with the user."""
+        if not self.messages or self.messages[-1]["role"] == "assistant":
+            self._add("user", [_text(GO_ON)])
+
     def _add(self, role: str, blocks: list[Body]) -> None:
+        messages = self.messages
         if not blocks:
             return
-        if self._messages and self._messages[-1]["role"] == role:
-            self._messages[-1]["content"] += blocks
+        if messages and messages[-1]["role"] == role:
+            messages[-1] = {"role": role, "content": [*messages[-1]["content"], *blocks]}
             return
-        if not self._messages and role == "assistant":
+        if not messages and role == "assistant":
             self._add("user", [_text(GO_ON)])
-        self._messages.append({"role": role, "content": blocks})
+        messages.append({"role": role, "content": blocks})
 
     def _said(self, answer: Answer) -> list[Body]:
         blocks: list[Body] = []
         for part in answer.parts:
             if isinstance(part, ToolCall):
-                blocks.append(_call(part))
+                block = _call(part)
+                self.called[block["name"]] = None
+                blocks.append(block)
                 continue
             if part.opaque is not None and part.opaque.provider == PROVIDER:
                 data: Body = part.opaque.data
-                if not self._takes.bound or data.get("after") == self.marked():
+                if not self._bound or data.get("after") == self.marked():
                     blocks.append(data["block"])
             elif isinstance(part, TextMessage):
                 # The wire takes no images or files in an answer; another provider's model may have made some.
@@ -220,7 +253,7 @@ class _Conversation:
             f"the file {part.name!r} is {part.media_type}, but this API takes images, PDF and text. "
             "Give it as one of these.",
             provider=PROVIDER,
-            model=self._name,
+            model=self._given[0],
         )
 
 
@@ -254,12 +287,6 @@ def _tool(tool: ToolSpec, takes: Claude) -> Body:
     if tool.description:
         written["description"] = tool.description
     return written if strict is None else {**written, "strict": True}
-
-
-def _called(messages: list[Body]) -> list[str]:
-    """Name the tools that were called in these turns, each once."""
-    blocks = (block for one in messages for block in one["content"])
-    return list(dict.fromkeys(block["name"] for block in blocks if block["type"] == "tool_use"))
 
 
 @lru_cache(1024)  # the same few schemas come with every inference
@@ -309,8 +336,14 @@ def _may_think(messages: list[Body]) -> bool:
 
 def _cache(body: Body) -> None:
     """Mark what stays as it is, in the order in which it is read: tools, system, the user's last two turns."""
-    ends: list[list[Body]] = [body.get("tools", []), body.get("system", [])]
-    ends += [one["content"] for one in body["messages"] if one["role"] == "user"][-2:]
-    for blocks in ends:
-        if blocks:
-            blocks[-1] = {**blocks[-1], "cache_control": {"type": "ephemeral"}}
+    for name in ("tools", "system"):
+        if body.get(name):
+            body[name] = _marked(body[name])
+    messages: list[Body] = body["messages"]
+    users = (place for place in range(len(messages) - 1, -1, -1) if messages[place]["role"] == "user")
+    for place in islice(users, 2):
+        messages[place] = {"role": "user", "content": _marked(messages[place]["content"])}
+
+
+def _marked(blocks: list[Body]) -> list[Body]:
+    return [*blocks[:-1], {**blocks[-1], "cache_control": {"type": "ephemeral"}}]

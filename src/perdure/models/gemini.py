@@ -11,15 +11,16 @@ import base64
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 from perdure.models.call import ProviderModel
 from perdure.models.gemini_client import GeminiClient, GeminiStream
 from perdure.models.gemini_stream import GeminiDecoder
 from perdure.models.model import Capabilities, ModelRequest, ModelSettings, ToolSpec
 from perdure.models.openai_common import lay_over
+from perdure.models.prefix import split, write
 from perdure.models.schema import gemini_schema, safe_name
-from perdure.models.turns import Answer, turns
+from perdure.models.turns import Answer, Turn
 from perdure.types.base import decode_json, encode_json
 from perdure.types.messages import (
     Opaque,
@@ -89,17 +90,12 @@ def encode(name: str, request: ModelRequest) -> Body:
         request: what to ask, with its settings complete.
     """
     settings = request.settings
-    arranged = turns(request.messages)
-    contents: list[Body] = []
-    for turn in arranged:
-        if isinstance(turn, Answer):
-            _add(contents, "model", _said(turn, name))
-            _add(contents, "user", [_result(one) for one in turn.results])
-        elif turn.role != "system":
-            _add(contents, "user", _parts(turn))
+    system, conversation = split(request.messages)
+    written = write(conversation, ("gemini", name), lambda: _Writer(name))
+    contents = written.contents
     if not contents or contents[-1]["role"] == "model":
-        _add(contents, "user", [{"text": GO_ON}])
-    told = [one.text for one in arranged if isinstance(one, TextMessage) and one.role == "system"]
+        written.add("user", [{"text": GO_ON}])
+    told = [*(one.text for one in system), *written.told]
     config: Body = {
         "maxOutputTokens": settings.max_tokens,
         "temperature": settings.temperature,
@@ -163,15 +159,42 @@ def _combines(name: str) -> bool:
 # -- the conversation -----------------------------------------------------------------------------------------------
 
 
-def _add(contents: list[Body], role: str, parts: list[Body]) -> None:
-    if not parts:
-        return
-    if contents and contents[-1]["role"] == role:
-        contents[-1]["parts"] += parts
-        return
-    if not contents and role == "model":
-        _add(contents, "user", [{"text": GO_ON}])
-    contents.append({"role": role, "parts": parts})
+class _Writer:
+    """Writes turns; `told` is what the system said in between."""
+
+    __slots__ = ("_name", "contents", "told")
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.contents: list[Body] = []
+        self.told: list[str] = []
+
+    def copy(self) -> Self:
+        copied = type(self)(self._name)
+        copied.contents = self.contents.copy()
+        copied.told = self.told.copy()
+        return copied
+
+    def turn(self, turn: Turn) -> None:
+        if isinstance(turn, Answer):
+            self.add("model", _said(turn, self._name))
+            self.add("user", [_result(one) for one in turn.results])
+        elif turn.role == "system":
+            self.told.append(turn.text)
+        else:
+            self.add("user", _parts(turn))
+
+    def add(self, role: str, parts: list[Body]) -> None:
+        """Add parts to the last content if it is of the same role."""
+        contents = self.contents
+        if not parts:
+            return
+        if contents and contents[-1]["role"] == role:
+            contents[-1] = {"role": role, "parts": [*contents[-1]["parts"], *parts]}
+            return
+        if not contents and role == "model":
+            self.add("user", [{"text": GO_ON}])
+        contents.append({"role": role, "parts": parts})
 
 
 def _said(answer: Answer, name: str) -> list[Body]:

@@ -7,14 +7,15 @@ stream is in `openai_chat_stream`. Caching needs nothing on this wire.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 from perdure.models.call import ProviderModel, setting
 from perdure.models.model import Capabilities, ModelRequest, ModelSettings, ToolSpec
 from perdure.models.openai_chat_stream import ChatDecoder
 from perdure.models.openai_common import address, arguments_text, connect, dialect_of, effort, is_text, lay_over, post
+from perdure.models.prefix import split, write
 from perdure.models.schema import safe_name
-from perdure.models.turns import Answer, turns
+from perdure.models.turns import Answer, Turn
 from perdure.types.base import Base
 from perdure.types.errors import BadRequest
 from perdure.types.messages import ImagePart, ReasoningMessage, TextMessage, TextPart, result_text
@@ -155,21 +156,39 @@ def encode(
 
 def encode_messages(request: ModelRequest, dialect: Dialect, provider: str, name: str) -> list[dict[str, Any]]:
     """Write the conversation: an answer is one message, followed by one message for each result of its calls."""
-    written: list[dict[str, Any]] = []
-    for turn in turns(request.messages):
+    system, said = split(request.messages)
+    written = write(said, ("openai_chat", dialect, provider, name), lambda: _Writer(dialect, provider, name))
+    return [*({"role": "system", "content": one.text} for one in system), *written.messages]
+
+
+class _Writer:
+    """Writes turns."""
+
+    __slots__ = ("_given", "messages")
+
+    def __init__(self, dialect: Dialect, provider: str, name: str) -> None:
+        self._given = (dialect, provider, name)
+        self.messages: list[dict[str, Any]] = []
+
+    def copy(self) -> Self:
+        copied = type(self)(*self._given)
+        copied.messages = self.messages.copy()
+        return copied
+
+    def turn(self, turn: Turn) -> None:
+        dialect, provider, name = self._given
         if isinstance(turn, Answer):
             said = _answer(turn, dialect, provider)
             if said is not None:
-                written.append(said)
-            written += [
+                self.messages.append(said)
+            self.messages += [
                 {"role": "tool", "tool_call_id": one.tool.id, "content": result_text(one.content)}
                 for one in turn.results
             ]
         elif turn.role == "system":
-            written.append({"role": "system", "content": turn.text})
+            self.messages.append({"role": "system", "content": turn.text})
         else:
-            written.append({"role": "user", "content": _content(turn, provider, name)})
-    return written
+            self.messages.append({"role": "user", "content": _content(turn, provider, name)})
 
 
 def _answer(answer: Answer, dialect: Dialect, provider: str) -> dict[str, Any] | None:

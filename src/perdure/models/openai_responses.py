@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 from perdure.models.call import ProviderModel
 from perdure.models.model import Capabilities, ModelRequest, ModelSettings, ToolSpec
 from perdure.models.openai_common import address, arguments_text, connect, dialect_of, effort, lay_over, post
 from perdure.models.openai_responses_stream import ResponsesDecoder
+from perdure.models.prefix import split, write
 from perdure.models.schema import safe_name
-from perdure.models.turns import Answer, Said, turns
+from perdure.models.turns import Answer, Said, Turn
 from perdure.types.errors import BadRequest
 from perdure.types.messages import (
     FilePart,
@@ -118,15 +119,32 @@ def encode(name: str, request: ModelRequest) -> dict[str, Any]:
 
 def encode_input(request: ModelRequest, *, thinking: bool) -> list[dict[str, Any]]:
     """Write the conversation as items, in the order in which it happened."""
-    items: list[dict[str, Any]] = []
-    for turn in turns(request.messages):
+    system, said = split(request.messages)
+    written = write(said, ("openai_responses", thinking), lambda: _Writer(thinking=thinking))
+    return [*({"role": "system", "content": one.text} for one in system), *written.items]
+
+
+class _Writer:
+    """Writes turns."""
+
+    __slots__ = ("_thinking", "items")
+
+    def __init__(self, *, thinking: bool) -> None:
+        self._thinking = thinking
+        self.items: list[dict[str, Any]] = []
+
+    def copy(self) -> Self:
+        copied = type(self)(thinking=self._thinking)
+        copied.items = self.items.copy()
+        return copied
+
+    def turn(self, turn: Turn) -> None:
         if isinstance(turn, Answer):
-            items += _answer(turn, thinking=thinking)
+            self.items += _answer(turn, thinking=self._thinking)
         elif turn.role == "system":
-            items.append({"role": "system", "content": turn.text})
+            self.items.append({"role": "system", "content": turn.text})
         else:
-            items.append({"role": "user", "content": _content(turn)})
-    return items
+            self.items.append({"role": "user", "content": _content(turn)})
 
 
 def _answer(answer: Answer, *, thinking: bool) -> list[dict[str, Any]]:

@@ -54,53 +54,70 @@ Turn: TypeAlias = TextMessage | Answer
 
 def turns(messages: Sequence[Message]) -> list[Turn]:
     """Arrange messages as turns; nothing that was said, called or answered is lost."""
-    arranged: list[Turn] = []
-    waiting: dict[str, list[tuple[Answer, int]]] = {}  # calls without a result yet, by id: where each is
-    found: dict[tuple[int, int], ToolResultMessage] = {}  # results, by answer and number of the call in it
-    current: Answer | None = None
-    ended = False  # the current answer takes nothing more
-    for message in messages:
-        if isinstance(message, ToolResultMessage):
-            places = waiting.get(message.tool.id)
-            if not places:
-                # Its call was cut off with the older part of a history; the result knows the call.
-                if current is None or not ended:
-                    current, ended = _begin(arranged), True
-                places = [(current, len(current.calls))]
-                current.parts.append(message.tool)
-            answer, number = places.pop(0)
-            found[(id(answer), number)] = message
-            ended = ended or answer is current
-            continue
-        if isinstance(message, TextMessage) and message.role != "assistant":
-            arranged.append(message)
-            current = None
-            continue
-        if current is None or ended:
-            current, ended = _begin(arranged), False
-        if isinstance(message, ToolCallMessage):
-            for call in message.tools:
-                waiting.setdefault(call.id, []).append((current, len(current.calls)))
-                current.parts.append(call)
-        else:
-            current.parts.append(message)
-            ended = isinstance(message, TextMessage) and message.stop_reason == "stop"
-    _close(arranged, found)
-    return arranged
+    return Arranged(messages).turns(set())
 
 
-def _begin(arranged: list[Turn]) -> Answer:
-    answer = Answer()
-    arranged.append(answer)
-    return answer
+class Arranged:
+    """Messages arranged as turns, whose calls are still to be given ids of their own.
 
+    `whole` says that whatever comes next leaves these turns as they are, unless it begins with a result that belongs to
+    none of them.
+    """
 
-def _close(arranged: list[Turn], found: dict[tuple[int, int], ToolResultMessage]) -> None:
-    """Give every call its result, and both an id of their own."""
-    taken: set[str] = set()
-    for answer in arranged:
-        if not isinstance(answer, Answer):
-            continue
+    __slots__ = ("_found", "_turns", "whole")
+
+    def __init__(self, messages: Sequence[Message]) -> None:
+        arranged: list[Turn] = []
+        waiting: dict[str, list[tuple[Answer, int]]] = {}  # calls without a result yet, by id: where each is
+        found: dict[tuple[int, int], ToolResultMessage] = {}  # results, by answer and number of the call in it
+        current: Answer | None = None
+        ended = False  # the current answer takes nothing more
+        unanswered = 0
+        for message in messages:
+            if isinstance(message, ToolResultMessage):
+                places = waiting.get(message.tool.id)
+                if places:
+                    unanswered -= 1
+                else:
+                    # Its call was cut off with the older part of a history; the result knows the call.
+                    if current is None or not ended:
+                        current, ended = _begin(arranged), True
+                    places = [(current, len(current.calls))]
+                    current.parts.append(message.tool)
+                answer, number = places.pop(0)
+                found[(id(answer), number)] = message
+                ended = ended or answer is current
+                continue
+            if isinstance(message, TextMessage) and message.role != "assistant":
+                arranged.append(message)
+                current = None
+                continue
+            if current is None or ended:
+                current, ended = _begin(arranged), False
+            if isinstance(message, ToolCallMessage):
+                unanswered += len(message.tools)
+                for call in message.tools:
+                    waiting.setdefault(call.id, []).append((current, len(current.calls)))
+                    current.parts.append(call)
+            else:
+                current.parts.append(message)
+                ended = isinstance(message, TextMessage) and message.stop_reason == "stop"
+        self._turns = arranged
+        self._found = found
+        self.whole = unanswered == 0 and (current is None or ended)
+
+    def turns(self, taken: set[str]) -> list[Turn]:
+        """Give every call its result, and both an id of their own.
+
+        Args:
+            taken: the ids that came before; those that are given now are added.
+        """
+        for answer in self._turns:
+            if isinstance(answer, Answer):
+                self._close(answer, taken)
+        return self._turns
+
+    def _close(self, answer: Answer, taken: set[str]) -> None:
         number = 0
         for place, part in enumerate(answer.parts):
             if not isinstance(part, ToolCall):
@@ -110,12 +127,18 @@ def _close(arranged: list[Turn], found: dict[tuple[int, int], ToolResultMessage]
             if name != call.id:
                 call = msgspec.structs.replace(call, id=name)
                 answer.parts[place] = call
-            result = found.get((id(answer), number))
+            result = self._found.get((id(answer), number))
             content = _NO_RESULT if result is None else result.content
             answer.results.append(
                 ToolResultMessage(call, content) if result is None or result.tool is not call else result
             )
             number += 1
+
+
+def _begin(arranged: list[Turn]) -> Answer:
+    answer = Answer()
+    arranged.append(answer)
+    return answer
 
 
 def _unique(id: str, taken: set[str]) -> str:

@@ -67,7 +67,7 @@ import os
 from perdure.types.ids import new_id
 new_id("run")
 child = os.fork()
-print(new_id("run")[-16:], flush=True)
+os.write(1, (new_id("run")[-16:] + "\\n").encode())
 child and os.waitpid(child, 0)
 """
     done = subprocess.run([sys.executable, "-c", forks], capture_output=True, text=True, check=True, timeout=60)

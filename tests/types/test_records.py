@@ -69,6 +69,7 @@ PAYLOADS: dict[str, list[rec.Payload]] = {
         rec.RunFinished("completed", "answer"),
         rec.RunFinished("failed", "error", True, {"a": 1}, USAGE, ERROR),
     ],
+    "compacted": [rec.Compacted(()), rec.Compacted(SAID)],
     "answer": [
         rec.Answered("wait_1", Approve("ada")),
         rec.Answered("wait_1", Deny("no", "ada")),

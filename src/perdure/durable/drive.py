@@ -49,6 +49,7 @@ class RunIO:
         head: the sequence number of the session's last record.
 
     Attributes:
+        alone: whether nobody else has written to the session since.
         in_step: whether the driver is where a stop may cut it off: inside a step, never inside an append.
     """
 
@@ -60,6 +61,7 @@ class RunIO:
         "_task",
         "_timer",
         "_writing",
+        "alone",
         "cancelled_outside",
         "cause",
         "committed",
@@ -83,6 +85,7 @@ class RunIO:
         self.projector = Projector(token.run_id, token.session_id) if sink is not None else None
         self.seq = head
         self.committed = head
+        self.alone = True
         self._writing: asyncio.Lock | None = None
         self.stop: Stop | None = None
         self.stop_detail = ""
@@ -218,6 +221,7 @@ class RunIO:
         if last == before + len(entries):
             self.committed = last
             return
+        self.alone = False
         self.seq += last - before - len(entries)
         self.committed = max(last, before)
         run_id = self.token.run_id

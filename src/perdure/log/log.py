@@ -11,7 +11,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from perdure.types.base import Base
 from perdure.types.errors import Conflict
-from perdure.types.records import Answered, CancelAsked, Payload, Record, RunStatus
+from perdure.types.records import Answered, CancelAsked, Compacted, Payload, Record, RunStatus
 
 
 class Token(Base):
@@ -113,6 +113,22 @@ def used_otherwise(run_id: str, definition: str) -> Conflict:
     )
 
 
+def still_open(session_id: str, run_id: str, status: str) -> Conflict:
+    """Make the error of a session that cannot be compacted because of one of its runs."""
+    return Conflict(
+        f"The session {session_id!r} cannot be compacted while its run {run_id!r} is {status}; wait for its end or "
+        "cancel it."
+    )
+
+
+def written_since(session_id: str, head: int, last: int) -> Conflict:
+    """Make the error of a compaction that somebody was quicker than."""
+    return Conflict(
+        f"The session {session_id!r} was written to while it was compacted (record {last} came behind {head}); do it "
+        "again."
+    )
+
+
 class Log(Protocol):
     """Where records are kept, for one container."""
 
@@ -175,6 +191,32 @@ class Log(Protocol):
         Raises:
             UnknownName: there is no such run.
             TypeError: the payload is not of an inbox kind.
+        """
+        ...
+
+    async def compact(self, session_id: str, payload: Compacted, head: int) -> int:
+        """Write the point that readers of a session start from.
+
+        Args:
+            session_id: the session.
+            payload: what it says.
+            head: the last record that it covers.
+
+        Returns:
+            Its sequence number.
+
+        Raises:
+            UnknownName: there is no such session.
+            Conflict: a run of the session has not ended, or another record has come behind `head`.
+        """
+        ...
+
+    async def compacted(self, session_id: str, before: int | None = None) -> int:
+        """Say the sequence number of a session's last compacted record; 0 if there is none.
+
+        Args:
+            session_id: the session.
+            before: only those with a lower sequence number.
         """
         ...
 

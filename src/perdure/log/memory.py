@@ -18,12 +18,15 @@ from perdure.log.log import (
     RunRow,
     Token,
     at_work,
+    still_open,
     stops,
     used_otherwise,
+    written_since,
 )
 from perdure.types.errors import Conflict, UnknownName
 from perdure.types.records import (
     CancelAsked,
+    Compacted,
     Payload,
     Record,
     RunFinished,
@@ -214,6 +217,24 @@ class MemoryLog:
                 if one.new.parent == run.new.id and one.status in OPEN:
                     self._post(one, payload)
         return seq
+
+    async def compact(self, session_id: str, payload: Compacted, head: int) -> int:
+        """Write the point that readers of a session start from."""
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise UnknownName("session", session_id, list(self._sessions)[:10])
+        for run in self._runs.values():
+            if run.session is session and run.status not in ENDED:
+                raise still_open(session_id, run.new.id, run.status)
+        if len(session.rows) != head:
+            raise written_since(session_id, head, len(session.rows))
+        session.rows.append(("", None, encode_payload(payload), self._now()))
+        return len(session.rows)
+
+    async def compacted(self, session_id: str, before: int | None = None) -> int:
+        """Say the sequence number of a session's last compacted record; 0 if there is none."""
+        records = await self.read_session(session_id, 0, before)
+        return max((one.seq for one in records if type(one.payload) is Compacted), default=0)
 
     async def read_run(self, run_id: str, after: int = 0) -> list[Record]:
         """Read a run's records behind a sequence number, in order."""

@@ -70,6 +70,7 @@ MIGRATIONS = (
                 created_at {real} NOT NULL
             )""",
             "CREATE UNIQUE INDEX records_key ON records (container, run, key) WHERE key IS NOT NULL",
+            "CREATE INDEX records_compacted ON records (slot) WHERE kind = 'compacted'",
             "CREATE TABLE blobs (slot {int} PRIMARY KEY, container TEXT NOT NULL, payload {blob})",
             "CREATE TABLE owners (id TEXT PRIMARY KEY, beat {int} NOT NULL, host TEXT NOT NULL, lock TEXT NOT NULL)",
         ),

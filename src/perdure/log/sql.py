@@ -24,8 +24,10 @@ from perdure.log.log import (
     RunRow,
     Token,
     at_work,
+    still_open,
     stops,
     used_otherwise,
+    written_since,
 )
 from perdure.log.rows import (
     FENCED,
@@ -44,6 +46,7 @@ from perdure.types.errors import Conflict, UnknownName
 from perdure.types.records import (
     SCHEMA_VERSION,
     CancelAsked,
+    Compacted,
     Payload,
     Record,
     RunFinished,
@@ -299,6 +302,37 @@ class SqlLog:
             yield from self._cancel(child, its, payload, now)
         return seq
 
+    async def compact(self, session_id: str, payload: Compacted, head: int) -> int:
+        """Write the point that readers of a session start from.
+
+        Raises:
+            UnknownName: there is no such session.
+            Conflict: a run of the session has not ended, or another record has come behind `head`.
+        """
+        coded = Coded(None, kind_of(payload), encode_payload(payload))
+        mine, now = (self.container, session_id), self.now()
+
+        def script() -> Script[int]:
+            if self._locks:
+                yield self._lock(session_id)
+            rows = yield Sql(f"SELECT {LAST_SLOT} FROM sessions WHERE container = ? AND id = ?", mine)
+            if not rows:
+                raise UnknownName("session", session_id, [])
+            last = int(rows[0][0])
+            rows = yield Sql(
+                "SELECT id, status FROM runs WHERE container = ? AND session = ? AND status NOT IN "
+                f"{ENDED} ORDER BY position LIMIT 1",
+                mine,
+            )
+            if rows:
+                raise still_open(session_id, *rows[0])
+            if last % ROOM != head:
+                raise written_since(session_id, head, last % ROOM)
+            yield from self._insert(last, session_id, "", [coded], now)
+            return head + 1
+
+        return await self.db.write(script, notify=True)
+
     def _lock_of(self, run_id: str) -> Script[str]:
         """Lock a run's session, and name it."""
         rows = yield Sql("SELECT session FROM runs WHERE container = ? AND id = ?", (self.container, run_id))
@@ -416,6 +450,20 @@ class SqlLog:
             )
 
     # -- reading -----------------------------------------------------------------------------------------------------
+
+    async def compacted(self, session_id: str, before: int | None = None) -> int:
+        """Say the sequence number of a session's last compacted record; 0 if there is none."""
+
+        def script() -> Script[list[Row]]:
+            text = (
+                f"SELECT MAX(r.slot) FROM records r JOIN sessions s ON r.slot > s.number * {ROOM} "
+                f"AND r.slot < s.number * {ROOM} + ? WHERE s.container = ? AND s.id = ? AND r.kind = 'compacted'"
+            )
+            end = ROOM if before is None else before
+            return (yield Sql(text, (end, self.container, session_id)))
+
+        rows = await self.db.read(script)
+        return int(rows[0][0] or 0) % ROOM
 
     async def read_run(self, run_id: str, after: int = 0) -> list[Record]:
         """Read a run's records behind a sequence number, in order.

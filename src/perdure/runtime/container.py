@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -26,15 +25,15 @@ from perdure.log.log import OPEN, Accepted, Entry, RunRow, Token
 from perdure.log.owners import Left
 from perdure.log.rows import input_hash
 from perdure.log.sql import SqlLog
+from perdure.runtime.conversations import Conversations
 from perdure.runtime.session import Session
 from perdure.types.base import encode_json
 from perdure.types.errors import Conflict, RunError, RunFailed
 from perdure.types.events import RunWaiting
 from perdure.types.ids import check_id
-from perdure.types.messages import Input, Message
+from perdure.types.messages import Input
 from perdure.types.project import Projector
 from perdure.types.records import CancelAsked, Claimed, Record, RunFinished, RunStarted
-from perdure.types.transcript import Transcript
 
 if TYPE_CHECKING:
     from perdure.runtime.runtime import Runtime
@@ -44,9 +43,6 @@ S = TypeVar("S")
 T = TypeVar("T")
 DEATHS = 3
 """A run is parked after it was alone in this many dying processes."""
-
-KNOWN = 256
-"""How many conversations are kept at hand."""
 
 _DRIVEN = ("queued", "running")
 _log = logging.getLogger("perdure")
@@ -67,7 +63,7 @@ class Container:
         self.log = log
         self.kernel = Kernel(log, runtime.clock, runtime.worker, runtime.held)
         self.live: dict[str, Running | None] = {}
-        self._conversations: OrderedDict[str, Transcript] = OrderedDict()
+        self.conversations = Conversations(log)
 
     # -- verbs -------------------------------------------------------------------------------------------------------
 
@@ -213,7 +209,8 @@ class Container:
     async def _take_turn(self, running: Running, accepted: Accepted) -> RunResult[Any, Any]:
         env, token = running.env, accepted.token
         if token is not None:
-            return await self._guarded(running, token, running.begin(token, accepted.head, await self._said(running)))
+            earlier = await self._asked(lambda: self.conversations.earlier(running, accepted))
+            return await self._guarded(running, token, running.begin(token, accepted.head, earlier), accepted)
         # if it is this process's, nobody here drives it: a claim whose outcome was unknown has succeeded
         mine = [self.log.owner]
         worker = self.runtime.worker
@@ -228,13 +225,17 @@ class Container:
                 turn.clear()
         token, head = claimed
         records = await self._asked(lambda: self.log.read_run(env.run_id))
-        running.recall(records, await self._said(running))
+        running.recall(records, await self._asked(lambda: self.conversations.earlier(running)))
         return await self._guarded(running, token, running.take_up(token, head, records))
 
-    async def _guarded(self, running: Running, token: Token, drive: Any) -> RunResult[Any, Any]:
+    async def _guarded(
+        self, running: Running, token: Token, drive: Any, accepted: Accepted | None = None
+    ) -> RunResult[Any, Any]:
         """Drive a run; if another owner has it since, follow that one."""
         try:
-            return await drive
+            result = await drive
+            self.conversations.ended(running, accepted)
+            return result
         except Conflict:
             run = await self._asked(lambda: self.log.run(token.run_id))
             if run.epoch == token.epoch:
@@ -250,7 +251,7 @@ class Container:
             if run.status in _DRIVEN:
                 await self.runtime.worker.until(change)
         records = await self._asked(lambda: self.log.read_run(id))
-        running.recall(records, await self._before(run))
+        running.recall(records, await self._asked(lambda: self.conversations.before(run)))
         action = running.loop.next() if run.status == "waiting" else None
         running.waiting = action if isinstance(action, Waiting) else None
         self._show(running, records)
@@ -331,7 +332,7 @@ class Container:
             return
         try:
             running = self._revived(run, records)
-            running.recall(records, await self._said(running))
+            running.recall(records, await self.conversations.earlier(running))
         except StoreError:
             raise
         except Exception:
@@ -362,37 +363,6 @@ class Container:
     async def _asked(self, do: Callable[[], Awaitable[T]]) -> T:
         """What the log says, as soon as it can be asked."""
         return await patiently(self.runtime.clock, do)
-
-    # -- conversations -----------------------------------------------------------------------------------------------
-
-    async def _said(self, running: Running) -> tuple[Message, ...]:
-        """What was said before a run that has the turn; nothing, if its caller knows better."""
-        if running.started.history:
-            return ()
-        return tuple((await self._asked(lambda: self.conversation(running.env.session_id))).messages)
-
-    async def _before(self, run: RunRow) -> tuple[Message, ...]:
-        """What was said in the turns before a run's; nothing, if its caller knew better."""
-        transcript = Transcript()
-        for record in await self._asked(lambda: self.log.read_session(run.session_id)):
-            if record.run_id == run.id:
-                if isinstance(record.payload, RunStarted) and record.payload.history:
-                    return ()
-                if isinstance(record.payload, RunFinished):
-                    break
-            transcript.add(record)
-        return tuple(transcript.messages)
-
-    async def conversation(self, session_id: str) -> Transcript:
-        """The conversation of all turns that have ended; read once, then only what is new."""
-        known = self._conversations.setdefault(session_id, Transcript())
-        self._conversations.move_to_end(session_id)
-        if len(self._conversations) > KNOWN:
-            self._conversations.popitem(last=False)
-        for record in await self.log.read_session(session_id, known.seq):
-            if record.seq > known.seq:
-                known.add(record)
-        return known
 
     def __repr__(self) -> str:
         return f"Container({self.name!r})"

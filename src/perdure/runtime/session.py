@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import Unpack
@@ -38,12 +38,29 @@ class Session:
 
     async def messages(self) -> AsyncIterator[Message]:
         """What was said in all turns that have ended, in order."""
-        for message in tuple((await self._container.conversation(self.id)).messages):
+        for message in tuple((await self._container.conversations.of(self.id)).messages):
             yield message
 
     async def records(self, after: int = 0) -> list[Record]:
         """The session's records behind a sequence number, in order of commitment."""
         return await self._container.log.read_session(self.id, after)
+
+    async def compact(self, messages: Sequence[Message] | None = None) -> int:
+        """Write down what was said so far as one record, so that a process that does not know it reads no further back.
+
+        Nothing is removed: the records before it stay, and runs that have ended still give their results.
+
+        Args:
+            messages: what stands for the conversation from now on, such as a summary; unless given, just what was said.
+
+        Returns:
+            The record's sequence number.
+
+        Raises:
+            Conflict: a run of the session has not ended, or somebody has written to it meanwhile.
+            UnknownName: there is no such session.
+        """
+        return await self._container.conversations.compact(self.id, messages)
 
     async def run(
         self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]

@@ -44,6 +44,7 @@ PAYLOADS: tuple[rec.Payload, ...] = (
     rec.RunFinished("failed", "error", True, {"a": 1}, Usage(1, 2), _ERROR),
     rec.Answered("wait_1", Answer("yes", "ada")),
     rec.CancelAsked("deadline", "after 5 s"),
+    rec.Compacted((TextMessage("user", "so far"),)),
 )
 """One of each kind."""
 
@@ -479,6 +480,22 @@ class LogConformance:
         assert [one.seq for one in await log.read_run("run_1", 4)] == [5, 6]
         assert await log.read_run("run_1", 6) == []
         assert await log.read_session("ses_unknown") == []
+
+    async def test_a_session_is_compacted_between_its_turns(self, logs: MakeLog) -> None:
+        log = logs()
+        token = await owned(log)
+        point = rec.Compacted((TextMessage("user", "so far"),))
+        assert "run_1" in str(await raises(Conflict, log.compact("ses_1", point, 1)))
+        await log.append(token, [DONE])
+        assert await log.compacted("ses_1") == 0
+        await raises(Conflict, log.compact("ses_1", point, 1))
+        await raises(UnknownName, log.compact("ses_2", point, 0))
+        assert [await log.compact("ses_1", point, head) for head in (2, 3)] == [3, 4]
+        found = [await log.compacted("ses_1", before) for before in (None, 5, 4, 3)]
+        assert (found, await log.compacted("ses_2")) == ([4, 4, 3, 0], 0)
+        *_, last = await log.read_session("ses_1")
+        assert (last.seq, last.run_id, last.key, last.payload) == (4, "", None, point)
+        assert (await begin(log, "run_2")).run.position == 5
 
     async def test_a_run_reads_its_own_records_only(self, logs: MakeLog) -> None:
         log = logs()

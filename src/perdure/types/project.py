@@ -104,7 +104,7 @@ class Projector:
                 return [ev.StepFinished(name=payload.name, **self._at(step, None, seq))]
             case rec.StepFailed():
                 return self._close_message(payload.step)
-            case rec.ChildDone() | rec.CancelAsked() | rec.Started() | rec.Claimed():
+            case rec.ChildDone() | rec.CancelAsked() | rec.Started() | rec.Claimed() | rec.Compacted():
                 return []
 
     def close(self, reason: rec.StopReason) -> list[ev.AnyEvent]:

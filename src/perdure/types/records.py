@@ -219,6 +219,15 @@ class RunFinished(Base, tag="run_finished"):
     error: ErrorInfo | None = None
 
 
+class Compacted(Base, tag="compacted"):
+    """What was said in a session so far, or what stands for it from now on: readers need nothing that came before.
+
+    It belongs to no run (its `run_id` is empty), and all that were there before have ended.
+    """
+
+    messages: tuple[Message, ...]
+
+
 class Answered(Base, tag="answer"):
     """Inbox: a wait was answered."""
 
@@ -247,6 +256,7 @@ Payload: TypeAlias = (
     | StepFailed
     | AttemptFailed
     | RunFinished
+    | Compacted
     | Answered
     | CancelAsked
 )

@@ -6,8 +6,10 @@ agent, inference and call, whatever the order of commitment was.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from perdure.types.messages import Message, ToolCallMessage, ToolResultMessage
-from perdure.types.records import AgentDone, InferenceDone, Record, RunFinished, RunStarted, ToolDone
+from perdure.types.records import AgentDone, Compacted, InferenceDone, Record, RunFinished, RunStarted, ToolDone
 
 
 class _Turn:
@@ -63,12 +65,13 @@ class _Run:
 class Transcript:
     """A session's conversation, kept up to date record by record."""
 
-    __slots__ = ("_open", "messages", "seq")
+    __slots__ = ("_driven", "_open", "messages", "seq")
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.seq = 0
         self._open: dict[str, _Run] = {}
+        self._driven: dict[str, tuple[Message, ...]] = {}
 
     def add(self, record: Record) -> None:
         """Take the session's next record."""
@@ -77,15 +80,16 @@ class Transcript:
         if isinstance(payload, RunStarted):
             self._open[record.run_id] = _Run(payload)
             return
+        if isinstance(payload, Compacted):
+            if tuple(self.messages) != payload.messages:
+                self.messages = list(payload.messages)
+            return
         run = self._open.get(record.run_id)
         if run is None:
             return
         key = record.key or ""
         if isinstance(payload, RunFinished):
-            if run.started.history:
-                self.messages.clear()  # its caller knew better what was said
-            self.messages += run.messages()
-            del self._open[record.run_id]
+            self._end(record.run_id, run.messages())
         elif key.startswith("agent/"):
             prefix, _, rest = key.partition("/infer/")
             if isinstance(payload, InferenceDone):
@@ -94,6 +98,26 @@ class Transcript:
                 run.turn(prefix).tools[key] = payload
             elif isinstance(payload, AgentDone):
                 run.turn(prefix).done = payload
+
+    def driven(self, run_id: str, said: tuple[Message, ...], seq: int | None) -> None:
+        """Take what was said in a run that ended here: its very objects, where its records would give equal ones.
+
+        Args:
+            run_id: the run.
+            said: what was given as its history, what was asked, and what was said.
+            seq: its last record, if all behind its first are its own; else what is between them is still to come.
+        """
+        if seq is not None and run_id in self._open:
+            self.seq = seq
+            self._end(run_id, said)
+        elif run_id in self._open:
+            self._driven[run_id] = said
+
+    def _end(self, run_id: str, said: Sequence[Message]) -> None:
+        mine = self._driven.pop(run_id, None)
+        if self._open.pop(run_id).started.history:
+            self.messages.clear()  # its caller knew better what was said
+        self.messages += said if mine is None or mine != tuple(said) else mine
 
 
 def _place(prefix: str) -> tuple[int, ...]:

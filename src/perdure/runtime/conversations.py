@@ -1,0 +1,103 @@
+"""The conversations of a container: folded once, then only what is new.
+
+A turn that this process has driven is taken as it was here, without reading it back: its messages stay the very same
+objects, by which a provider's mapping knows them again. What others have written is read behind what is known, and a
+conversation that is not at hand from its last compacted record on.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from perdure.log.log import ENDED, Accepted, Log, RunRow
+from perdure.types.messages import Message
+from perdure.types.records import Compacted, Record, RunFinished, RunStarted
+from perdure.types.transcript import Transcript
+
+if TYPE_CHECKING:
+    from perdure.agents.running import Running
+
+KNOWN = 256
+"""How many conversations are kept at hand."""
+
+
+class Conversations:
+    """What was said in the sessions of a container.
+
+    Args:
+        log: the container's log.
+    """
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._known: OrderedDict[str, Transcript] = OrderedDict()
+
+    async def of(self, session_id: str) -> Transcript:
+        """The conversation of all turns that have ended."""
+        known = self._at_hand(session_id)
+        start = known.seq or max(await self._log.compacted(session_id) - 1, 0)
+        for record in await self._log.read_session(session_id, start):
+            if record.seq > known.seq:
+                known.add(record)
+        return known
+
+    def _at_hand(self, session_id: str) -> Transcript:
+        known = self._known.setdefault(session_id, Transcript())
+        self._known.move_to_end(session_id)
+        if len(self._known) > KNOWN:
+            self._known.popitem(last=False)
+        return known
+
+    async def earlier(self, running: Running, accepted: Accepted | None = None) -> Sequence[Message]:
+        """What was said before a run that has the turn; nothing, if its caller knows better.
+
+        Args:
+            running: the run.
+            accepted: how it was taken in, if that was just now.
+        """
+        env, started = running.env, running.started
+        known = self._at_hand(env.session_id)
+        if accepted is not None and known.seq == accepted.head - 1:
+            known.add(Record(accepted.head, env.run_id, env.session_id, None, started, accepted.run.created_at))
+        elif not started.history:
+            known = await self.of(env.session_id)
+        return () if started.history else tuple(known.messages)
+
+    def ended(self, running: Running, accepted: Accepted | None = None) -> None:
+        """Take what was said in a run that was driven here, if it has ended."""
+        io, loop = running.io, running.loop
+        if io is None or loop.finished is None or loop.finished.status not in ENDED:
+            return
+        said = tuple(loop.transcript[len(loop.earlier) :])
+        known = self._known.get(running.env.session_id)
+        if known is not None:
+            alone = accepted is not None and io.alone and known.seq == accepted.head
+            known.driven(running.env.run_id, said, io.committed if alone else None)
+
+    async def before(self, run: RunRow) -> tuple[Message, ...]:
+        """What was said in the turns before a run's; nothing, if its caller knew better."""
+        transcript = Transcript()
+        start = max(await self._log.compacted(run.session_id, run.position) - 1, 0)
+        for record in await self._log.read_session(run.session_id, start):
+            if record.run_id == run.id:
+                if isinstance(record.payload, RunStarted) and record.payload.history:
+                    return ()
+                if isinstance(record.payload, RunFinished):
+                    break
+            transcript.add(record)
+        return tuple(transcript.messages)
+
+    async def compact(self, session_id: str, messages: Sequence[Message] | None = None) -> int:
+        """Write down what was said so far, or what is to stand for it, as the point that readers start from.
+
+        Returns:
+            The record's sequence number.
+
+        Raises:
+            Conflict: a run of the session has not ended, or somebody has written to it meanwhile.
+        """
+        known = await self.of(session_id)
+        payload = Compacted(tuple(known.messages if messages is None else messages))
+        return await self._log.compact(session_id, payload, known.seq)

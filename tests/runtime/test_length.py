@@ -70,9 +70,9 @@ async def test_each_step_is_as_many_commits_as_it_says(url: str, case: str):
         log.db = written  # type: ignore[assignment]
         accept, append = log.accept, log.append
 
-        async def accepting(new: Any, payload: Any) -> Any:
+        async def accepting(new: Any, payload: Any, *args: Any) -> Any:
             commits.append([kind_of(payload)])
-            return await accept(new, payload)
+            return await accept(new, payload, *args)
 
         async def appending(token: Any, entries: Sequence[Entry], *args: Any, **options: Any) -> int:
             commits.append([kind_of(one.payload) for one in entries])

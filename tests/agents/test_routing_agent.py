@@ -18,7 +18,7 @@ from perdure import (
     tool,
 )
 from perdure.testing import ScriptedModel, call, calls, say
-from tests.agents.watching import keys_of, watch
+from tests.agents.watching import check_transcript, keys_of, watch
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -59,6 +59,20 @@ async def test_b30_without_a_router_the_default_routing_agent_decides_by_the_net
     assert "Answers &lt;billing&gt; questions." in prompt
     assert "<tool><name>weather</name><description>Say the weather.</description></tool>" in prompt
     assert "Asleep" not in prompt
+
+
+async def test_b30_it_reads_the_whole_conversation_once():
+    model = ScriptedModel(
+        call("select_agent", name="Billing"),
+        calls(call("weather", city="Oslo"), text="Let me see."),
+        say("Rain."),
+        call("done"),
+    )
+    result = await desk(model=model).run("x")
+    system, *conversation = model.requests[3].messages
+    assert system.role == "system"
+    assert tuple(conversation) == result.messages
+    check_transcript(conversation)
 
 
 async def test_b30_the_run_s_model_is_enough():

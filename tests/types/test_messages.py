@@ -340,3 +340,8 @@ def test_what_is_no_json_object_stays_as_the_model_wrote_it(raw: str):
 def test_no_text_breaks_the_reading_of_arguments(raw: str):
     value = parse_arguments(raw)
     assert isinstance(value, dict) or value == raw
+
+
+def test_a_text_part_is_text():
+    with pytest.raises(DefinitionError, match=r"text\(5\) takes text, not a int"):
+        text(5)  # type: ignore[arg-type]

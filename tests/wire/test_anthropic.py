@@ -267,10 +267,22 @@ async def test_an_ending_without_its_event_is_unreachable(done: bool, server: Ra
     await model.aclose()
 
 
-async def test_b56_an_error_page_is_an_error_of_its_status(server: RawServer) -> None:
-    server.answer("<html>Bad gateway</html>", 502)
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "said"),
+    [
+        (502, "<html>Bad gateway</html>", Overloaded, "Bad gateway"),
+        (429, {"detail": "slow down"}, RateLimited, "slow down"),
+        (404, {"error": "model not found"}, BadRequest, "model not found"),
+        (422, {"detail": [{"loc": ["n"], "msg": "too many"}]}, BadRequest, "too many"),
+        (500, "", Overloaded, None),
+    ],
+)
+async def test_b56_an_error_page_is_an_error_of_its_status(
+    status: int, body: Any, kind: type[ModelError], said: str | None, server: RawServer
+) -> None:
+    server.answer(body, status)
     model = anthropic(NAME, api_key="k", base_url=server.url)
-    with pytest.raises(Overloaded, match="Bad gateway"):
+    with pytest.raises(kind, match=said):
         await ask(model, "Hi")
     await model.aclose()
 
@@ -286,6 +298,7 @@ async def test_b56_rubbish_is_no_answer(body: Any, server: RawServer) -> None:
 
 
 SHAPES = [
+    "null",
     '{"type": "message_start", "message": 7}',
     '{"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": 7}}',
     '{"type": "content_block_delta", "index": {}, "delta": {"type": "text_delta", "text": "x"}}',
@@ -297,7 +310,7 @@ SHAPES = [
 @pytest.mark.parametrize("piece", SHAPES)
 async def test_b56_a_piece_of_another_shape_is_an_error_or_ignored(piece: str, server: RawServer) -> None:
     """Nothing that a server sends may raise anything but a `ModelError`."""
-    kind = piece.split('"')[3]
+    kind = piece.split('"')[3] if '"' in piece else "message_start"
     server.answers.append(_events((kind, piece)))
     model = anthropic(NAME, api_key="k", base_url=server.url)
     with pytest.raises(ModelError) as raised:

@@ -272,10 +272,22 @@ async def test_an_ending_without_a_reason_is_unreachable(done: bool, server: Raw
     await model.aclose()
 
 
-async def test_b56_an_error_page_is_an_error_of_its_status(server: RawServer) -> None:
-    server.answer("<html>Bad gateway</html>", 502)
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "said"),
+    [
+        (502, "<html>Bad gateway</html>", Overloaded, "Bad gateway"),
+        (429, {"detail": "slow down"}, RateLimited, "slow down"),
+        (404, {"error": "model not found"}, BadRequest, "model not found"),
+        (422, {"detail": [{"loc": ["n"], "msg": "too many"}]}, BadRequest, "too many"),
+        (500, "", Overloaded, None),
+    ],
+)
+async def test_b56_an_error_page_is_an_error_of_its_status(
+    status: int, body: Any, kind: type[ModelError], said: str | None, server: RawServer
+) -> None:
+    server.answer(body, status)
     model = gemini(NAME, api_key="k", base_url=server.url)
-    with pytest.raises(Overloaded, match="Bad gateway"):
+    with pytest.raises(kind, match=said):
         await ask(model, "Hi")
     await model.aclose()
 
@@ -290,7 +302,7 @@ async def test_b56_rubbish_is_no_answer(body: str, server: RawServer) -> None:
     await model.aclose()
 
 
-SHAPES = ["{broken", "[1, 2]", '"text"', "12", '{"candidates": 7}', '{"candidates": [{"content": "x"}]}']
+SHAPES = ["{broken", "[1, 2]", '"text"', "12", "null", '{"candidates": 7}', '{"candidates": [{"content": "x"}]}']
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -238,16 +238,26 @@ async def test_b56_rubbish_is_a_bad_response(make, status, body, server: RawServ
 
 
 @BOTH
-async def test_b56_an_error_page_is_an_error_of_its_status(make, server: RawServer) -> None:
-    server.answer("<html>Bad gateway</html>", 502)
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "said"),
+    [
+        (502, "<html>Bad gateway</html>", Overloaded, "Bad gateway"),
+        (429, {"detail": "slow down"}, RateLimited, "slow down"),
+        (404, {"error": "model not found"}, BadRequest, "model not found"),
+        (422, {"detail": [{"loc": ["n"], "msg": "too many"}]}, BadRequest, "too many"),
+        (500, "", Overloaded, None),
+    ],
+)
+async def test_b56_an_error_page_is_an_error_of_its_status(make, status, body, kind, said, server: RawServer) -> None:
+    server.answer(body, status)
     model = make("m", api_key="k", base_url=server.url)
-    with pytest.raises(Overloaded, match="Bad gateway"):
+    with pytest.raises(kind, match=said):
         await ask(model, "Hi")
     await model.aclose()
 
 
 SHAPES = [
-    *((make, piece) for make in (openai, openai_chat) for piece in ("{broken", "[1, 2]", '"text"', "12")),
+    *((make, piece) for make in (openai, openai_chat) for piece in ("{broken", "[1, 2]", '"text"', "12", "null")),
     *(
         (openai_chat, f'{{"choices": {one}}}')
         for one in ("7", '["x"]', '[{"delta": "x"}]', '[{"delta": {"tool_calls": 1}}]')

@@ -238,10 +238,14 @@ def _said(error: BaseException) -> str:
     body: Any = getattr(error, "body", None)
     if isinstance(body, str) and body.strip():  # no JSON: the page of a proxy
         return f"{error}: {body.strip()}"
-    message = _body(error).get("message")
-    if not isinstance(message, str) or not message:
-        message = getattr(error, "message", None)
-    return message if isinstance(message, str) and message else str(error) or type(error).__name__
+    told = _body(error)
+    for name in ("message", "error", "detail"):
+        if isinstance(told.get(name), str) and told[name]:
+            return told[name]
+    message = str(getattr(error, "message", None) or error or type(error).__name__)
+    if told and "{" not in message:  # a shape of the server's own, which the SDK does not show
+        message = f"{message}: {json.dumps(told, ensure_ascii=False, default=str)}"
+    return message
 
 
 def _retry_delay(body: Mapping[str, Any]) -> float | None:

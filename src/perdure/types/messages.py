@@ -144,7 +144,13 @@ Input: TypeAlias = "str | Part | Message | UserMessage | Sequence[str | Part | M
 
 
 def text(value: str) -> TextPart:
-    """Make a text part."""
+    """Make a text part.
+
+    Raises:
+        DefinitionError: the value is no text.
+    """
+    if not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise DefinitionError(f"text({value!r}) takes text, not a {type(value).__name__}.")
     return TextPart(value)
 
 

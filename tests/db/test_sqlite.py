@@ -53,7 +53,7 @@ def one(text: str, *params: object) -> Script[list[tuple[object, ...]]]:
 
 def python(code: str, *args: str) -> subprocess.CompletedProcess[str]:
     """Run a program in a process of its own."""
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(__file__).parents[2] / one) for one in ("src", ""))}
     command = [sys.executable, "-c", code, *args]
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 

@@ -31,7 +31,7 @@ def start(address: str, name: str, count: int, tasks: int) -> subprocess.Popen[s
     """Start a process that appends; it begins when it is told to."""
     return subprocess.Popen(
         [sys.executable, str(PROGRAM), address, name, str(count), str(tasks)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

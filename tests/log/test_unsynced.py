@@ -48,7 +48,7 @@ def traced(folder: Path, durability: str, count: int) -> list[Call]:
     path = folder / "log.db"
     done = subprocess.run(
         [*command, sys.executable, str(PROGRAM), str(path), durability, str(count)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])},
         capture_output=True,
         text=True,
         check=False,

@@ -25,7 +25,7 @@ class Processes:
     async def start(self, *arguments: str, kill: str | None = None, **given: str) -> asyncio.subprocess.Process:
         """Start one; `kill` says at which write it dies, `given` what else is in its environment."""
         environment = {**os.environ, **({"KILL": kill} if kill else {}), **given}
-        environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+        environment["PYTHONPATH"] = os.pathsep.join(str(Path(__file__).parents[2] / one) for one in ("src", ""))
         process = await asyncio.create_subprocess_exec(
             sys.executable, desk.__file__, self._url, str(self._folder), *arguments, env=environment
         )

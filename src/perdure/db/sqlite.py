@@ -201,6 +201,7 @@ class _Writer(_Sqlite):
             )
         self._db.execute(f"PRAGMA synchronous = {self._synchronous}")
         self._db.execute("PRAGMA temp_store = MEMORY")
+        self._db.execute("PRAGMA secure_delete = ON")  # what is erased is not left in the file's free space
         self._db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
 
     def begin(self) -> None:

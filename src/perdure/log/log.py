@@ -48,7 +48,10 @@ class NewRun(Base):
 
 
 class RunRow(Base):
-    """A run as the log knows it; `position` is the sequence number of its first record."""
+    """A run as the log knows it; `position` is the sequence number of its first record.
+
+    `held` is the status that a parked run will have again when somebody takes the copy over that it is in.
+    """
 
     id: str
     session_id: str
@@ -62,6 +65,7 @@ class RunRow(Base):
     user_id: str | None
     input_hash: str
     created_at: float
+    held: RunStatus | None = None
 
 
 class Accepted(Base):

@@ -19,7 +19,7 @@ from perdure.types.records import Record, decode_payload
 INLINE = 64 * 1024
 """Payloads above this many bytes are kept beside their record, in the same transaction."""
 
-RUN = "id, session, definition, status, epoch, owner, position, deaths, parent, user_id, input_hash, created_at"
+RUN = "id, session, definition, status, epoch, owner, position, deaths, parent, user_id, input_hash, created_at, held"
 LAST_SLOT = (
     f"COALESCE((SELECT MAX(slot) FROM records WHERE slot > number * {ROOM} AND slot < (number + 1) * {ROOM}), "
     f"number * {ROOM})"
@@ -91,7 +91,6 @@ def record_of(row: Row) -> Record:
 
 def run_of(row: Row) -> RunRow:
     """Read a run's row."""
-    id, session, definition, status, epoch, owner, position, deaths, parent, user, hashed, at = row
-    return RunRow(
-        id, session, definition, status, int(epoch), owner, int(position), int(deaths), parent, user, hashed, float(at)
-    )
+    id, session, definition, status, epoch, owner, position, deaths, parent, user, hashed, at, held = row
+    which = (id, session, definition, status, int(epoch), owner, int(position), int(deaths))
+    return RunRow(*which, parent, user, hashed, float(at), held)

@@ -4,7 +4,8 @@ Every table carries the container, and every id is unique within it. `sessions.t
 or next to be claimed, and `epoch` and `nonce` are its owner's token, so that one look at the session is the fence. A
 record's `slot` is its session's number and its own `seq` in one integer, so a small index has a session's records in
 order, and the last one's slot is the session's head. The records themselves lie in order of commitment: sessions that
-write at the same time fill the same pages.
+write at the same time fill the same pages. A run that is parked because its store is a copy has in `held` the status
+that it will have again.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ MIGRATIONS = (
                 parent_key TEXT,
                 user_id TEXT,
                 deaths {int} NOT NULL DEFAULT 0,
+                held TEXT,
                 claimed_at {int} NOT NULL DEFAULT 0,
                 created_at {real} NOT NULL,
                 PRIMARY KEY (container, id)

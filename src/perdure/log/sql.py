@@ -524,9 +524,18 @@ class SqlLog:
             raise UnknownName("run", run_id, [])
         return rows[0]
 
-    async def runs(self, *, status: str | None = None, session_id: str | None = None, limit: int = 100) -> list[RunRow]:
-        """List runs, the newest first."""
+    async def runs(
+        self,
+        *,
+        status: str | None = None,
+        session_id: str | None = None,
+        limit: int = 100,
+        after: RunRow | None = None,
+    ) -> list[RunRow]:
+        """List runs, the newest first; those behind a run if it is given."""
         where, params = "1 = 1", ()
+        if after is not None:
+            where, params = "(created_at, id) < (?, ?)", (after.created_at, after.id)
         if status is not None:
             where, params = f"{where} AND status = ?", (*params, status)
         if session_id is not None:

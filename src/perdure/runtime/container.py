@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from msgspec import structs
 from typing_extensions import Unpack
 
 from perdure.agents.agent import Agent
@@ -21,19 +24,23 @@ from perdure.durable.drive import Left as Leaving
 from perdure.durable.kernel import Kernel
 from perdure.durable.patience import patiently
 from perdure.durable.program import Waiting
-from perdure.log.log import OPEN, Accepted, Entry, RunRow, Token
+from perdure.log.erase import Erasure, erase_session
+from perdure.log.log import ENDED, Accepted, Entry, RunRow, Token
 from perdure.log.owners import Left
 from perdure.log.rows import input_hash
+from perdure.log.sessions import PAGE, SessionRow, list_runs, list_sessions
 from perdure.log.sql import SqlLog
+from perdure.log.transfer import import_session
+from perdure.log.unpark import unpark
 from perdure.runtime.conversations import Conversations
 from perdure.runtime.session import Session
-from perdure.types.base import encode_json
+from perdure.types.base import encode_json, sound
 from perdure.types.errors import Conflict, RunError, RunFailed
 from perdure.types.events import RunWaiting
 from perdure.types.ids import check_id
 from perdure.types.messages import Input
 from perdure.types.project import Projector
-from perdure.types.records import CancelAsked, Claimed, Record, RunFinished, RunStarted
+from perdure.types.records import CancelAsked, Claimed, Erased, Record, RunFinished, RunStarted, Unparked
 
 if TYPE_CHECKING:
     from perdure.runtime.runtime import Runtime
@@ -43,6 +50,9 @@ S = TypeVar("S")
 T = TypeVar("T")
 DEATHS = 3
 """A run is parked after it was alone in this many dying processes."""
+
+PATIENCE = 30.0
+"""Seconds that an erase waits for the end of runs that it has cancelled."""
 
 _DRIVEN = ("queued", "running")
 _log = logging.getLogger("perdure")
@@ -132,11 +142,73 @@ class Container:
             UnknownName: there is no such run.
         """
         run = await self.log.run(run_id)
-        if run.status in OPEN:
-            await self.log.post(run_id, CancelAsked())
-            await self.notice_cancel(run_id)
-            if run.status == "waiting":  # nobody drives it, so it is closed here
-                await self.take_over(Left(self.name, run_id, None, 0, run.deaths), ())
+        if run.status in ENDED:
+            return
+        await self.log.post(run_id, CancelAsked())
+        await self.notice_cancel(run_id)
+        if run.status == "parked":
+            await unpark(self.log, run_id, to_end=True)
+        if run.status in ("waiting", "parked"):  # nobody drives it, so it is closed here
+            await self.take_over(Left(self.name, run_id, None, 0, 0), ())
+
+    async def resume(self, run_id: str, *, force: bool = False) -> RunRow:
+        """Let a parked run go on: a worker that has its definition takes it, when its session's turn is its own.
+
+        Args:
+            run_id: the run.
+            force: whether it is also taken from an owner that is alive, which is refused what it still writes.
+
+        Returns:
+            The run as it is now.
+
+        Raises:
+            UnknownName: there is no such run.
+            Conflict: it is not parked, and `force` was not asked for or does not help.
+        """
+        run = await unpark(self.log, run_id, force=force)
+        self.runtime.worker.tell()
+        return run
+
+    async def runs(
+        self, *, status: str | None = None, session_id: str | None = None, after: str | None = None, limit: int = PAGE
+    ) -> list[RunRow]:
+        """List runs page by page, the newest first; `after` is the last run of the page before."""
+        return await list_runs(self.log, status=status, session_id=session_id, after=after, limit=limit)
+
+    async def sessions(self, *, after: str | None = None, limit: int = PAGE) -> list[SessionRow]:
+        """List sessions page by page, the newest first; `after` is the last session of the page before."""
+        return await list_sessions(self.log, after=after, limit=limit)
+
+    async def import_session(self, path: str | Path) -> Session:
+        """Take in a session that was exported, with its ids; runs that were open are held, as in a copied store.
+
+        Raises:
+            ImportRefused: the file is no export, or is not whole.
+            Conflict: one of the ids is here already; nothing is taken in.
+        """
+        return self.session(await import_session(self.log, Path(path)))
+
+    async def erase(self, session_id: str, *, cancel: bool = False) -> Erasure:
+        """Erase a session; see `Session.erase`."""
+        asked: set[str] = set()
+        with suppress(TimeoutError):  # whatever still runs then is named when it is refused
+            async with asyncio.timeout(PATIENCE):
+                while cancel:
+                    change = self.runtime.worker.listen()
+                    with suppress(Conflict):
+                        return await erase_session(self.log, session_id, end=not await self._stop(session_id, asked))
+                    await self.runtime.worker.until(change)
+        return await erase_session(self.log, session_id)
+
+    async def _stop(self, session_id: str, asked: set[str]) -> bool:
+        """Cancel what goes on in a session, each run once, and say whether somebody still drives one of them."""
+        queued = await self.log.runs(session_id=session_id, status="queued")
+        running = await self.log.runs(session_id=session_id, status="running")
+        for one in [*queued, *running]:  # in this order, so that none begins when its turn comes
+            if one.id not in asked:
+                asked.add(one.id)
+                await self.cancel(one.id)
+        return bool(running)
 
     # -- how a run goes ----------------------------------------------------------------------------------------------
 
@@ -244,24 +316,29 @@ class Container:
 
     async def _follow(self, running: Running, run: RunRow) -> RunResult[Any, Any]:
         """Wait for the end of a run that somebody else drives, and read its result from the log."""
+        run = await self._end_of(run.id)
         id = run.id
-        while run.status in _DRIVEN:
-            change = self.runtime.worker.listen()
-            run = await self._asked(lambda: self.log.run(id))
-            if run.status in _DRIVEN:
-                await self.runtime.worker.until(change)
         records = await self._asked(lambda: self.log.read_run(id))
+        if any(isinstance(record.payload, Erased) for record in records):
+            raise RunError(f"Run {run.id} was erased; nothing of it can be read. Start another one, with another id.")
         running.recall(records, await self._asked(lambda: self.conversations.before(run)))
         action = running.loop.next() if run.status == "waiting" else None
         running.waiting = action if isinstance(action, Waiting) else None
         self._show(running, records)
         if run.status == "parked":
             raise RunFailed(
-                f"Run {run.id} of {run.definition!r} is parked: the processes that drove it died and nothing of it was "
-                "finished, or it could not be read. See what it does, and start it under another id.",
-                running.result(),
+                f"Run {run.id} of {run.definition!r} is parked: {why_parked(run, records)}", running.result()
             )
         return running.result()
+
+    async def _end_of(self, run_id: str) -> RunRow:
+        """Wait until a run has ended, or waits, or is parked."""
+        while True:
+            change = self.runtime.worker.listen()
+            run = await self._asked(lambda: self.log.run(run_id))
+            if run.status not in _DRIVEN:
+                return run
+            await self.runtime.worker.until(change)
 
     def _show(self, running: Running, records: Sequence[Record]) -> None:
         """Tell whoever listens to a run that somebody else has driven what is not told yet."""
@@ -323,8 +400,9 @@ class Container:
         died = left.owner is not None and left.owner != self.log.owner
         claimed = Claimed(token.epoch, died, died and left.held == 1)
         if lonely_deaths(records) + claimed.alone >= DEATHS:
-            _log.error("Run %s is parked: it was alone in %d dying processes.", run.id, DEATHS)
-            await self.log.append(token, [Entry(None, claimed)], "parked")
+            await self._park(
+                token, claimed, f"it was alone in {DEATHS} dying processes, and nothing of it was finished"
+            )
             return
         if not self.runtime.registry.has(run.definition):  # nothing is to be done but to end it
             ended = RunFinished("cancelled", "cancelled")
@@ -335,12 +413,17 @@ class Container:
             running.recall(records, await self.conversations.earlier(running))
         except StoreError:
             raise
-        except Exception:
-            _log.exception("Run %s is parked: it cannot be gone on with.", run.id)
-            await self.log.append(token, [Entry(None, claimed)], "parked")
+        except Exception as error:
+            _log.debug("Run %s cannot be gone on with.", run.id, exc_info=True)
+            await self._park(token, claimed, f"it cannot be gone on with ({type(error).__name__}: {error})")
             return
         self.live[run.id] = running
+        _log.info("Run %s of %r is driven on here; %d records are known.", run.id, run.definition, len(records))
         await self._guarded(running, token, running.take_up(token, head, records, claimed))
+
+    async def _park(self, token: Token, claimed: Claimed, why: str) -> None:
+        _log.error("Run %s is parked: %s.", token.run_id, why)
+        await self.log.append(token, [Entry(None, structs.replace(claimed, parked=sound(why)))], "parked")
 
     def _revived(self, run: RunRow, records: Sequence[Record]) -> Running:
         """Make the live side of a run again, from its first record."""
@@ -372,8 +455,19 @@ def lonely_deaths(records: Sequence[Record]) -> int:
     """Count the processes that died since anything of a run was finished, and that drove nothing but it."""
     count = 0
     for record in records:
-        if record.key is not None:
+        if record.key is not None or isinstance(record.payload, Unparked):
             count = 0
         elif isinstance(record.payload, Claimed):
             count += record.payload.alone
     return count
+
+
+def why_parked(run: RunRow, records: Sequence[Record]) -> str:
+    """Say why a run is parked, and what to do."""
+    if run.held is not None:
+        return (
+            "its store is a copy, and the original may go on with it. Open the copy with Runtime(…, take_over=True) if "
+            "it takes the original's place."
+        )
+    said = [one.payload.parked for one in records if isinstance(one.payload, Claimed) and one.payload.parked]
+    return f"{said[-1] if said else 'nobody could go on with it'}. See what it does, then resume it."

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -24,8 +26,13 @@ from perdure.db.migrate import migrate
 from perdure.db.open import open_database
 from perdure.durable.held import Held
 from perdure.durable.kernel import SYSTEM_CLOCK, Registry
+from perdure.log.backup import backup
+from perdure.log.check import Damage, check
+from perdure.log.copies import open_copy
+from perdure.log.log import RunRow
 from perdure.log.owners import Timing
 from perdure.log.schema import MIGRATIONS
+from perdure.log.sessions import PAGE, SessionRow
 from perdure.log.sql import SqlLog
 from perdure.models.model import Model
 from perdure.runtime.container import Container
@@ -38,6 +45,11 @@ from perdure.types.messages import Input
 
 Out = TypeVar("Out")
 S = TypeVar("S")
+_HELD = (
+    "Its {count} open runs are held, because the original may go on with them. If this copy takes its place, open it "
+    "once with Runtime(…, take_over=True) or --take-over."
+)
+_log = logging.getLogger("perdure")
 
 
 WORKERS = 100
@@ -55,6 +67,7 @@ class Runtime:
         resources: live objects for `ctx.use`; never recorded.
         durability: SQLite only: `"full"` survives a power loss, `"normal"` a killed process.
         workers: whether this process takes over runs that others have left or queued, and how many at once.
+        take_over: whether the runs that a copy of a store holds go on here: it takes the original's place.
         timing: how long is what when processes watch each other; all on one store should agree.
 
     Raises:
@@ -71,6 +84,7 @@ class Runtime:
         resources: Sequence[Any] = (),
         durability: Literal["full", "normal"] = "full",
         workers: bool | int = True,
+        take_over: bool = False,
         timing: Timing | None = None,
     ) -> None:
         self.db: Database = open_database(url, durability=durability)
@@ -87,6 +101,7 @@ class Runtime:
         self.closing = False
         self.held = Held()
         self._workers = check_workers(workers)
+        self._take_over = take_over
         self._timing = timing or Timing()
         self._worker: Worker | None = None
         self._containers: dict[str, Container] = {}
@@ -99,7 +114,11 @@ class Runtime:
         self.closing = False
         self.loop.opened()
         try:
-            self.store_id = await migrate(self.db, MIGRATIONS, new_id("store"))
+            await migrate(self.db, MIGRATIONS, new_id("store"))
+            opened = await open_copy(self.db, new_id("store"), take_over=self._take_over)
+            self.store_id = opened.id
+            if opened.held and not self._take_over:
+                _log.warning("%s is a copy of another store. %s", self.db.url, _HELD.format(count=opened.held))
             worker = Worker(self, self.db, self.clock, self._timing, self._workers)
             await worker.beat()
             self._worker = worker
@@ -173,6 +192,38 @@ class Runtime:
     async def cancel(self, run_id: str) -> None:
         """Ask for the end of a run, whoever drives it; see `Container.cancel`."""
         await self.container("default").cancel(run_id)
+
+    async def resume(self, run_id: str, *, force: bool = False) -> RunRow:
+        """Let a parked run go on; see `Container.resume`."""
+        return await self.container("default").resume(run_id, force=force)
+
+    async def runs(
+        self, *, status: str | None = None, session_id: str | None = None, after: str | None = None, limit: int = PAGE
+    ) -> list[RunRow]:
+        """List runs page by page; see `Container.runs`."""
+        return await self.container("default").runs(status=status, session_id=session_id, after=after, limit=limit)
+
+    async def sessions(self, *, after: str | None = None, limit: int = PAGE) -> list[SessionRow]:
+        """List sessions page by page; see `Container.sessions`."""
+        return await self.container("default").sessions(after=after, limit=limit)
+
+    async def import_session(self, path: str | Path) -> Session:
+        """Take in a session that was exported; see `Container.import_session`."""
+        return await self.container("default").import_session(path)
+
+    async def backup(self, path: str | Path) -> int:
+        """Copy the store to a new SQLite file while it is in use; gives the size in bytes.
+
+        Opened, the copy is a store with an id of its own, and holds the runs that were open; see `take_over=`.
+
+        Raises:
+            StoreError: the file is there already, its folder is not, or the copy is not whole.
+        """
+        return await backup(self.db, Path(path))
+
+    async def check(self, *, deep: bool = False) -> list[Damage]:
+        """Look whether the store is whole; `deep` reads every payload too."""
+        return await check(self.db, deep=deep)
 
     def session(self, id: str) -> Session:
         """A handle on a conversation of the default container."""

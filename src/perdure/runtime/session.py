@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import Unpack
@@ -13,6 +14,8 @@ from perdure.agents.network import Network
 from perdure.agents.options import RunOptions
 from perdure.agents.outcome import RunResult
 from perdure.agents.stream import RunStream
+from perdure.log.erase import Erasure
+from perdure.log.transfer import export_session
 from perdure.types.errors import DefinitionError
 from perdure.types.messages import Input, Message
 from perdure.types.records import Record
@@ -61,6 +64,34 @@ class Session:
             UnknownName: there is no such session.
         """
         return await self._container.conversations.compact(self.id, messages)
+
+    async def export(self, path: str | Path) -> int:
+        """Write all of it, with the sessions of its child runs, to a file of JSON lines.
+
+        Returns:
+            How many lines were written.
+
+        Raises:
+            UnknownName: there is no such session.
+            OSError: the file cannot be written.
+        """
+        return await export_session(self._container.log, self.id, Path(path))
+
+    async def erase(self, *, cancel: bool = False) -> Erasure:
+        """Erase what was said, with the sessions of its child runs; that there were runs and steps, and when, stays.
+
+        Copies, backups and exports are out of reach. On SQLite the bytes are gone from the file when this returns; on
+        PostgreSQL when it has vacuumed.
+
+        Args:
+            cancel: whether open runs are cancelled first.
+
+        Raises:
+            UnknownName: there is no such session.
+            Conflict: a run is open.
+            StoreBusy: it is erased, but a reader keeps the old bytes in the file's write-ahead log.
+        """
+        return await self._container.erase(self.id, cancel=cancel)
 
     async def run(
         self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]

@@ -45,6 +45,8 @@ PAYLOADS: tuple[rec.Payload, ...] = (
     rec.Answered("wait_1", Answer("yes", "ada")),
     rec.CancelAsked("deadline", "after 5 s"),
     rec.Compacted((TextMessage("user", "so far"),)),
+    rec.Unparked(forced=True),
+    rec.Erased("tool"),
 )
 """One of each kind."""
 

@@ -106,6 +106,8 @@ class Projector:
                 return self._close_message(payload.step)
             case rec.ChildDone() | rec.CancelAsked() | rec.Started() | rec.Claimed() | rec.Compacted():
                 return []
+            case rec.Unparked() | rec.Erased():
+                return []
 
     def close(self, reason: rec.StopReason) -> list[ev.AnyEvent]:
         """Close whatever is open."""

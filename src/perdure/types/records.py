@@ -155,11 +155,15 @@ class Started(Base, tag="started"):
 
 
 class Claimed(Base, tag="claim"):
-    """A new owner has the run; `died` says that the one before it died with it, `alone` that it drove nothing else."""
+    """A new owner has the run; `died` says that the one before it died with it, `alone` that it drove nothing else.
+
+    `parked` says why the owner did not go on with it.
+    """
 
     epoch: int
     died: bool = False
     alone: bool = False
+    parked: str = ""
 
 
 class StepDone(Base, tag="step"):
@@ -242,6 +246,18 @@ class CancelAsked(Base, tag="cancel"):
     detail: str = ""
 
 
+class Unparked(Base, tag="unparked"):
+    """Somebody wants a run to go on that was parked, or that its owner shall not have any more."""
+
+    forced: bool = False
+
+
+class Erased(Base, tag="erased"):
+    """What stood here was erased; `was` is its kind. Without one, all that stands before in the session was erased."""
+
+    was: str = ""
+
+
 Payload: TypeAlias = (
     RunStarted
     | InferenceDone
@@ -259,6 +275,8 @@ Payload: TypeAlias = (
     | Compacted
     | Answered
     | CancelAsked
+    | Unparked
+    | Erased
 )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perdure.types.messages import Message, ToolCallMessage, ToolResultMessage
-from perdure.types.records import AgentDone, Compacted, InferenceDone, Record, RunFinished, RunStarted, ToolDone
+from perdure.types.records import AgentDone, Compacted, Erased, InferenceDone, Record, RunFinished, RunStarted, ToolDone
 
 
 class _Turn:
@@ -77,6 +77,12 @@ class Transcript:
         """Take the session's next record."""
         self.seq = record.seq
         payload = record.payload
+        if isinstance(payload, Erased):
+            if not payload.was:
+                self.messages.clear()
+                self._open.clear()
+                self._driven.clear()
+            return
         if isinstance(payload, RunStarted):
             self._open[record.run_id] = _Run(payload)
             return

@@ -19,6 +19,7 @@ PURE = (
     "types/project.py",
     "types/transcript.py",
     "agents/agent_loop.py",
+    "agents/rebuild.py",
     "agents/network_loop.py",
     "models/openai_chat.py",
     "models/openai_responses.py",
@@ -31,6 +32,7 @@ PURE = (
     "models/best_quotes.py",
     "models/ranking.py",
     "runtime/face.py",
+    "cli/timeline.py",
 )
 IMPURE_MODULES = {"asyncio", "anyio", "time", "random", "secrets", "uuid", "socket", "threading"}
 IMPURE_CALLS = {"datetime.now", "datetime.utcnow", "datetime.today", "date.today"}

@@ -7,15 +7,22 @@ import os
 import sys
 from collections.abc import Sequence
 
+from perdure.cli.operations import add_operations, run
+
 _EPILOG = """\
 examples:
   perdure demo                                   ask this project's own documents
   perdure demo notes "When is the boat due?"     ask your own files
   perdure chat src --model openai:gpt-5-mini     talk about a folder
+  perdure demo --crash                           kill it in the middle, and see it go on
   perdure demo . "..." --base-url http://localhost:11434/v1 --model qwen3
 
 The model is --model, else the server at --base-url, else the first of OPENAI_API_KEY, ANTHROPIC_API_KEY,
-GEMINI_API_KEY, XAI_API_KEY that is set, else an offline model that only quotes."""
+GEMINI_API_KEY, XAI_API_KEY that is set, else an offline model that only quotes.
+
+  export PERDURE_URL=sqlite:///desk.db           the store that worker, runs, sessions, backup and doctor work on
+  perdure worker --app desk:definitions          drive what others have left or queued
+  perdure runs show RUN                          what a run did, step by step"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,12 +39,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.command is None:
         parser.print_help()
         return 0
-    from perdure.cli.talk import Options, run_chat, run_demo
-
     try:
-        if given.command == "chat":
+        if given.command not in ("chat", "demo"):
+            code = run(given)
+        elif given.command == "chat":
+            from perdure.cli.talk import Options, run_chat
+
             code = run_chat(Options(given.path, None, given.model, given.base_url))
+        elif given.crash:
+            from perdure.cli.crash import run_crash
+
+            code = run_crash(given.path, given.question)
         else:
+            from perdure.cli.talk import Options, run_demo
+
             path, question = given.path, given.question
             if path and question is None and " " in path.strip() and not os.path.lexists(path):
                 path, question = None, path  # a question alone
@@ -79,6 +94,10 @@ def _parser() -> argparse.ArgumentParser:
             "--base-url", metavar="URL", help="a server that speaks the OpenAI wire, such as a local one"
         )
     demo.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    demo.add_argument(
+        "--crash", action="store_true", help="kill the process in the middle, and see another one go on (offline model)"
+    )
+    add_operations(commands)
     return parser
 
 

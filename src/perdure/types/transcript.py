@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perdure.types.messages import Message, ToolCallMessage, ToolResultMessage
-from perdure.types.records import AgentDone, Compacted, Erased, InferenceDone, Record, RunFinished, RunStarted, ToolDone
+from perdure.types.records import (
+    AgentDone,
+    Compacted,
+    Erased,
+    InferenceDone,
+    Payload,
+    Record,
+    RunFinished,
+    RunStarted,
+    ToolDone,
+)
 
 
 class _Turn:
@@ -55,6 +65,15 @@ class _Run:
             found = self.turns[prefix] = _Turn()
         return found
 
+    def add(self, key: str, payload: Payload) -> None:
+        prefix, _, rest = key.partition("/infer/")
+        if isinstance(payload, InferenceDone):
+            self.turn(prefix).inferences[int(rest)] = payload
+        elif isinstance(payload, ToolDone):
+            self.turn(prefix).tools[key] = payload
+        elif isinstance(payload, AgentDone):
+            self.turn(prefix).done = payload
+
     def messages(self) -> list[Message]:
         said: list[Message] = [*self.started.history, *self.started.messages]
         for prefix in sorted(self.turns, key=_place):
@@ -97,13 +116,7 @@ class Transcript:
         if isinstance(payload, RunFinished):
             self._end(record.run_id, run.messages())
         elif key.startswith("agent/"):
-            prefix, _, rest = key.partition("/infer/")
-            if isinstance(payload, InferenceDone):
-                run.turn(prefix).inferences[int(rest)] = payload
-            elif isinstance(payload, ToolDone):
-                run.turn(prefix).tools[key] = payload
-            elif isinstance(payload, AgentDone):
-                run.turn(prefix).done = payload
+            run.add(key, payload)
 
     def driven(self, run_id: str, said: tuple[Message, ...], seq: int | None) -> None:
         """Take what was said in a run that ended here: its very objects, where its records would give equal ones.
@@ -124,6 +137,41 @@ class Transcript:
         if self._open.pop(run_id).started.history:
             self.messages.clear()  # its caller knew better what was said
         self.messages += said if mine is None or mine != tuple(said) else mine
+
+
+def said_before(records: Sequence[Record], run_id: str, key: str) -> list[Message]:
+    """The conversation as it stood before an inference: ended turns, what was asked, what agents have said since.
+
+    Args:
+        records: the session's records before it.
+        run_id: the run that it belongs to.
+        key: its place.
+    """
+    conversation = Transcript()
+    run: _Run | None = None
+    for record in records:
+        conversation.add(record)
+        payload = record.payload
+        if record.run_id != run_id:
+            continue
+        if isinstance(payload, RunStarted):
+            run = _Run(payload)
+        elif run is not None and record.key is not None:
+            run.add(record.key, payload)
+    if run is None:
+        return []
+    own = key.partition("/infer/")[0]
+    own_group = own.split("/")[:2]
+    said = [] if run.started.history else [*conversation.messages]
+    said += [*run.started.history, *run.started.messages]
+    over = [
+        prefix
+        for prefix, turn in run.turns.items()
+        if prefix.startswith("agent/") and prefix.split("/")[:2] != own_group and turn.done is not None
+    ]
+    for prefix in [*sorted(over, key=_place), own]:
+        said += run.turn(prefix).messages(prefix)
+    return said
 
 
 def _place(prefix: str) -> tuple[int, ...]:

@@ -1,0 +1,91 @@
+"""The commands that look after a store: their arguments, and where each is done."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from typing import Any
+
+_STATUSES = ("queued", "running", "waiting", "completed", "failed", "cancelled", "parked")
+
+
+def run(given: argparse.Namespace) -> int:
+    """Run the command that was given; its module is imported now."""
+    module, _, name = given.do.partition(":")
+    return getattr(importlib.import_module(f"perdure.cli.{module}"), name)(given)
+
+
+def add_operations(commands: Any) -> None:
+    """Add the commands."""
+    worker = _command(commands, "worker", "drive runs that others have left or queued", "worker:run_worker")
+    worker.add_argument(
+        "--app",
+        required=True,
+        metavar="MODULE:NAME",
+        help="an agent, a network, a list of them, a Runtime, or a function that makes one of these",
+    )
+    worker.add_argument("--take-over", action="store_true", help="let the runs go on that this copy of a store holds")
+
+    runs = _group(commands, "runs", "list, show, cancel and resume runs")
+    listed = _command(runs, "list", "runs, the newest first", "runs:list_runs")
+    listed.add_argument("--status", choices=_STATUSES)
+    listed.add_argument("--session", metavar="ID")
+    _pages(listed)
+    show = _command(runs, "show", "what a run did, step by step", "runs:show_run")
+    show.add_argument("run", metavar="RUN")
+    show.add_argument("--prompt", metavar="K", help="what the model saw at an inference: its number or its key")
+    show.add_argument("--limit", type=_rows, default=200, metavar="N", help="the last N lines (200)")
+    show.add_argument("--json", action="store_true", help="print one JSON object")
+    cancel = _command(runs, "cancel", "ask for the end of a run; what it has finished is kept", "runs:cancel_run")
+    cancel.add_argument("run", metavar="RUN")
+    resume = _command(runs, "resume", "let a parked run go on", "runs:resume_run")
+    resume.add_argument("run", metavar="RUN")
+    resume.add_argument("--force", action="store_true", help="also take it from an owner that is alive and stuck")
+
+    sessions = _group(commands, "sessions", "list, show, export, import and erase sessions")
+    _pages(_command(sessions, "list", "sessions, the newest first", "sessions:list_sessions"))
+    said = _command(sessions, "show", "what was said", "sessions:show_session")
+    said.add_argument("session", metavar="SESSION")
+    said.add_argument("--limit", type=_rows, default=200, metavar="N", help="the last N messages (200)")
+    said.add_argument("--json", action="store_true", help="print one JSON object")
+    out = _command(sessions, "export", "write a session to a file of JSON lines", "sessions:export_session")
+    out.add_argument("session", metavar="SESSION")
+    out.add_argument("file", nargs="?", help="SESSION.jsonl unless given")
+    taken = _command(sessions, "import", "take a session in that was exported", "sessions:import_session")
+    taken.add_argument("file")
+    erase = _command(sessions, "erase", "erase what was said; that it was, and when, stays", "sessions:erase_session")
+    erase.add_argument("session", metavar="SESSION")
+    erase.add_argument("--cancel", action="store_true", help="cancel its open runs first")
+
+    backup = _command(commands, "backup", "copy the store while it is in use", "doctor:run_backup")
+    backup.add_argument("target", metavar="FILE", help="the new file")
+    doctor = _command(commands, "doctor", "look whether the store is well", "doctor:run_doctor")
+    doctor.add_argument("--deep", action="store_true", help="read every page and every payload")
+    doctor.add_argument("--take-over", action="store_true", help="let the runs go on that this copy of a store holds")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _group(commands: Any, name: str, help: str) -> Any:
+    group = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+    return group.add_subparsers(dest="verb", metavar="verb", title="verbs", required=True)
+
+
+def _command(commands: Any, name: str, help: str, do: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+    command.set_defaults(do=do)
+    command.add_argument("--store", metavar="URL", help="sqlite:///name.db or postgresql://…; PERDURE_URL unless given")
+    if do.partition(":")[0] in ("runs", "sessions"):
+        command.add_argument("--container", default="default", metavar="NAME", help="the tenant (default)")
+    return command
+
+
+def _pages(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--limit", type=_rows, default=50, metavar="N", help="at most N rows (50)")
+    command.add_argument("--after", metavar="ID", help="the rows behind this one")
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _rows(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1")
+    return int(text)

@@ -1,0 +1,142 @@
+"""`perdure sessions`: what conversations there are, what was said, and taking one out, in, or away."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from perdure.cli.paint import Painter
+from perdure.cli.runs import print_json, text_of
+from perdure.cli.store import LOOKS_LIKE, moment, no_such, operate
+from perdure.cli.table import Cell, table
+from perdure.runtime.container import Container
+from perdure.runtime.runtime import Runtime
+from perdure.types.base import plain
+from perdure.types.errors import PerdureError
+from perdure.types.messages import ReasoningMessage
+
+
+def list_sessions(given: argparse.Namespace) -> int:
+    """List sessions, the newest first."""
+
+    async def work(runtime: Runtime, painter: Painter) -> int:
+        container = runtime.container(given.container)
+        if given.after is not None:
+            await _known(container, given.after)
+        found = await container.sessions(after=given.after, limit=given.limit + 1)
+        shown, more = found[: given.limit], len(found) > given.limit
+        if given.json:
+            return print_json({"sessions": [plain(one) for one in shown], "next": shown[-1].id if more else None})
+        if not shown:
+            painter.line("No sessions yet.")
+            return 0
+        rows = [
+            (
+                one.id,
+                Cell(str(one.runs), right=True),
+                Cell(str(one.open), "cyan" if one.open else "dim", right=True),
+                Cell(str(one.head), right=True),
+                Cell(moment(one.created_at), "dim"),
+                one.title or one.user_id or "",
+            )
+            for one in shown
+        ]
+        table(painter, ("session", "runs", "open", "records", "begun", "user"), rows)
+        if more:
+            painter.line(f"The next ones: --after {shown[-1].id}", "dim")
+        return 0
+
+    return operate(given, work)
+
+
+def show_session(given: argparse.Namespace) -> int:
+    """Show what was said in turns that have ended."""
+
+    async def work(runtime: Runtime, painter: Painter) -> int:
+        container = runtime.container(given.container)
+        await _known(container, given.session)
+        said = [one async for one in container.session(given.session).messages()]
+        shown = said[-given.limit :]
+        if given.json:
+            return print_json({"session": given.session, "before": len(said) - len(shown), "messages": plain(shown)})
+        if len(said) > len(shown):
+            painter.line(f"({len(said) - len(shown)} messages before these: --limit {len(said)})", "dim")
+        for one in shown:
+            painter.line("reasoning" if isinstance(one, ReasoningMessage) else one.role, "bold")
+            for line in text_of(one).split("\n"):
+                painter.line(f"  {line}")
+        if not said:
+            painter.line("Nothing was said in a turn that has ended.")
+        return 0
+
+    return operate(given, work)
+
+
+def export_session(given: argparse.Namespace) -> int:
+    """Write a session to a file."""
+
+    async def work(runtime: Runtime, painter: Painter) -> int:
+        container = runtime.container(given.container)
+        await _known(container, given.session)
+        path = Path(given.file or f"{given.session}.jsonl")
+        try:
+            lines = await container.session(given.session).export(path)
+        except OSError as error:
+            raise PerdureError(f"{path} cannot be written: {error.strerror or error}.") from error
+        painter.line(f"{given.session} is in {path}, with its child runs: {lines:,} lines.")
+        return 0
+
+    return operate(given, work)
+
+
+def import_session(given: argparse.Namespace) -> int:
+    """Take a session in from a file."""
+
+    async def work(runtime: Runtime, painter: Painter) -> int:
+        container = runtime.container(given.container)
+        try:
+            session = await container.import_session(given.file)
+        except OSError as error:
+            raise PerdureError(f"{given.file} cannot be read: {error.strerror or error}.") from error
+        held = [one.id for one in await container.runs(session_id=session.id, status="parked") if one.held]
+        painter.line(f"{session.id} was taken into container {container.name!r}.")
+        if held:
+            painter.line(
+                f"Its open runs are held, as the original may go on with them: {', '.join(held)}. To let one go on "
+                "here: perdure runs resume RUN.",
+                "yellow",
+            )
+        return 0
+
+    return operate(given, work)
+
+
+def erase_session(given: argparse.Namespace) -> int:
+    """Erase a session."""
+
+    async def work(runtime: Runtime, painter: Painter) -> int:
+        container = runtime.container(given.container)
+        await _known(container, given.session)
+        erased = await container.session(given.session).erase(cancel=given.cancel)
+        count = len(erased.sessions) - 1
+        children = f" and {count} of child runs" if count else ""
+        painter.line(f"{given.session}{children} erased: {erased.records:,} records keep their place and time only.")
+        if not erased.complete:
+            painter.line(
+                "The bytes are gone when PostgreSQL has vacuumed: VACUUM records, blobs, runs, sessions.", "yellow"
+            )
+        painter.line("Backups, copies and exports that were made before still have them.", "dim")
+        return 0
+
+    return operate(given, work)
+
+
+async def _known(container: Container, id: str) -> None:
+    """See that there is a session, or say which ids are like the one that is not there.
+
+    Raises:
+        PerdureError: there is no such session.
+    """
+    if not await container.log.head(id):
+        known = [one.id for one in await container.sessions(limit=LOOKS_LIKE)]
+        raise no_such("session", id, known, container.name)

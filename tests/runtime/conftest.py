@@ -21,14 +21,16 @@ class Processes:
         self._url = url
         self._folder = folder
         self._all: list[asyncio.subprocess.Process] = []
+        self.said = folder / "said"
 
     async def start(self, *arguments: str, kill: str | None = None, **given: str) -> asyncio.subprocess.Process:
         """Start one; `kill` says at which write it dies, `given` what else is in its environment."""
         environment = {**os.environ, **({"KILL": kill} if kill else {}), **given}
         environment["PYTHONPATH"] = os.pathsep.join(str(Path(__file__).parents[2] / one) for one in ("src", ""))
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, desk.__file__, self._url, str(self._folder), *arguments, env=environment
-        )
+        with self.said.open("a") as said:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, desk.__file__, self._url, str(self._folder), *arguments, env=environment, stderr=said
+            )
         self._all.append(process)
         return process
 
@@ -43,6 +45,11 @@ class Processes:
             if one.returncode is None:
                 one.send_signal(signal.SIGKILL)
                 await one.wait()
+
+    def silent(self) -> None:
+        """See that none has said anything on its standard error, but that a run is parked."""
+        lines = self.said.read_text().splitlines() if self.said.exists() else []
+        assert [one for one in lines if "is parked" not in one] == []
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -60,3 +67,4 @@ async def processes(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     found = Processes(url, tmp_path)
     yield found
     await found.end()
+    found.silent()

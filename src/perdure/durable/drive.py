@@ -22,6 +22,7 @@ from perdure.types.errors import Conflict, PerdureError
 from perdure.types.events import AnyEvent, RunFailed, RunResumed, RunWaiting, Sink
 from perdure.types.project import Projector
 from perdure.types.records import (
+    Answered,
     AttemptFailed,
     CancelAsked,
     ErrorInfo,
@@ -50,6 +51,7 @@ class RunIO:
 
     Attributes:
         alone: whether nobody else has written to the session since.
+        answered: whether somebody has answered since the run last looked whether it must wait.
         in_step: whether the driver is where a stop may cut it off: inside a step, never inside an append.
     """
 
@@ -62,6 +64,7 @@ class RunIO:
         "_timer",
         "_writing",
         "alone",
+        "answered",
         "cancelled_outside",
         "cause",
         "committed",
@@ -90,6 +93,7 @@ class RunIO:
         self.stop: Stop | None = None
         self.stop_detail = ""
         self.cause: BaseException | None = None
+        self.answered = False
         self.driven: tuple[Program[Any], Any] | None = None
         self.leaving = False
         self.cancelled_outside = False
@@ -225,10 +229,18 @@ class RunIO:
         self.seq += last - before - len(entries)
         self.committed = max(last, before)
         run_id = self.token.run_id
+        ours = [one.payload for one in entries]
         for record in await patiently(kernel.clock, lambda: kernel.log.read_run(run_id, before), self._leaves):
-            if isinstance(record.payload, CancelAsked) and self.stop is None:
-                self.stop = record.payload.reason
-                self.stop_detail = record.payload.detail
+            payload = record.payload
+            if isinstance(payload, CancelAsked) and self.stop is None:
+                self.stop = payload.reason
+                self.stop_detail = payload.detail
+            elif isinstance(payload, Answered) and self.driven is not None and payload not in ours:
+                program, state = self.driven
+                notes = program.fold(state, record)
+                self.answered = True
+                if self.projector is not None:
+                    self.emit([*self.projector.record(record), *notes])
 
     async def _insist(self, entries: Sequence[Entry], status: RunStatus | None, error: StoreError) -> int:
         """Hold what the store could not take, and repeat the append until it is acknowledged or refused."""
@@ -513,7 +525,8 @@ class _Driver:
     async def wait(self, action: Waiting) -> Waiting | Finish:
         io = self.io
         await self.flush("waiting")
-        if io.stop is not None and not self.folded_stop:
+        if io.answered or (io.stop is not None and not self.folded_stop):  # somebody was faster
+            io.answered = False
             await io.flush("running")
             return await self.loop()
         if io.sink is not None:

@@ -25,6 +25,7 @@ from tests.log.unsynced import SESSIONS
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("unsynced.py")
+SOAK = [pytest.mark.soak, pytest.mark.timeout(1800)]
 FOLDER = "the folder"
 CALLS = "pwrite64,write,fsync,fdatasync,ftruncate,unlink"
 LINE = re.compile(
@@ -167,7 +168,7 @@ def appends(path: Path) -> dict[str, int]:
     return found
 
 
-@pytest.mark.parametrize("count", [12, pytest.param(200, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", [12, pytest.param(60, marks=SOAK)])
 @pytest.mark.parametrize("durability", ["full", "normal"])
 def test_d25_what_a_loss_of_power_may_take(durability: str, count: int, tmp_path: Path) -> None:
     calls = traced(tmp_path, durability, count)

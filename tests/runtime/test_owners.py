@@ -189,7 +189,7 @@ PAYER = Agent(
 )
 
 
-@pytest.mark.parametrize("number", [100, pytest.param(10_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("number", [100, pytest.param(10_000, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
 async def test_d14_a_waiting_run_is_a_row_and_nothing_else(number: int, url: str):
     async with Runtime(url, [PAYER], timing=QUICK, durability="normal") as rt:
         await rt.run(PAYER, "pay")

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -29,6 +29,7 @@ from perdure.testing import call, say
 from perdure.testing.conformance import gapless
 from perdure.types import records as rec
 from tests.db.disks import SmallDisk, small_disk
+from tests.db.proxy import CommitProxy
 from tests.runtime import desk
 from tests.runtime.canon import closings
 from tests.runtime.conftest import Processes
@@ -281,7 +282,7 @@ class Failing:
         monkeypatch.setattr(SqlLog, method, failing)
 
 
-CALLS = {"accept": 2, "append": 11, "read_session": 1}
+CALLS = {"accept": 2, "append": 11}
 """How often an undisturbed run calls each."""
 
 
@@ -316,7 +317,36 @@ async def test_d24_r03_an_unknown_outcome_repeats_the_append_and_never_the_step(
     closings(records)
     for effect in ("model desk 0", "model desk 1", "charge", "step a", "step b", "model helper 0", "model helper 1"):
         assert effects().count(effect) == 1
-    assert [one.kind for one in records].count("run_finished") == 1
+    kinds = [one.kind for one in records]
+    assert (kinds.count("run_finished"), kinds.count("started")) == (1, 1), "an append was written twice"
+
+
+@pytest.mark.parametrize("cut", ["before", "after"])
+async def test_r03_a_line_that_is_cut_at_commits_is_a_pause(
+    cut: Literal["before", "after"], postgres: PostgresServer, postgres_url: str, place: Path
+):
+    name = postgres_url.partition("?")[0].rpartition("/")[2]
+    with CommitProxy(f"{postgres.folder}/.s.PGSQL.5432") as proxy:
+        async with desk.runtime(f"postgresql://postgres@127.0.0.1:{proxy.port}/{name}?sslmode=disable") as rt:
+            run = await rt.start(desk.DESK, "slow", session_id="s", run_id="job")
+            await until(lambda: "slow" in effects())
+
+            def again() -> None:
+                proxy.skip = 1  # every second commit from now on, whoever makes it
+                proxy.cut = cut if proxy.cuts < 6 else None
+
+            proxy.on_cut = again
+            again()
+            (place / "go").touch()
+            async with asyncio.timeout(60):
+                assert (await run.result()).output == "done: slow"
+            assert proxy.cuts > 1
+            records = await rt.session("s").records()
+    assert gapless([one.seq for one in records])
+    closings(records)
+    kinds = [one.kind for one in records]
+    assert (kinds.count("run_finished"), kinds.count("started")) == (1, 1)
+    assert sorted(effects()) == ["charge", "model desk 0", "model desk 1", "model desk 2", "slow"]
 
 
 async def test_r03_a_claim_whose_outcome_is_unknown_has_succeeded(

@@ -3,8 +3,8 @@
 The floor is a plain `sqlite3` insert of the same row on a writer thread of the plainest kind (`_raw`), awaited: as many
 of them as a case has commits. Nothing is subtracted. `append` cases are one commit of the log: fenced, numbered, safe
 to repeat. `turn` cases are whole turns of an agent over a model that answers at once. "Turn n" is the n-th turn of one
-session with a request that is mapped for OpenAI's wire each time. DBOS runs beside it on SQLite as it is shipped,
-in a process of its own. BENCH_FOLDER names the folder, and with that the disk.
+session with a request that is mapped for OpenAI's wire each time, on a store that does not wait for the disk. DBOS runs
+beside it on SQLite as it is shipped, in a process of its own. BENCH_FOLDER names the folder, and with that the disk.
 """
 
 import asyncio
@@ -273,8 +273,8 @@ def main() -> None:
             runtimes.append(runtime := runner.run(open_runtime(folder / f"runtime-{mode}.db", mode)))
             add_commits(bench, mode, single, grouped, ours)
             add_turns(bench, runtime, mode)
-        runner.run(talk(runtimes[0]))
-        add_length(bench, runtimes[0])
+        runner.run(talk(runtimes[1]))
+        add_length(bench, runtimes[1])
         peer = Peer(folder / "dbos.db")
         add_peer(bench, peer, appends[0])
         bench.run(rounds=10, runner=runner)

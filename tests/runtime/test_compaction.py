@@ -1,6 +1,7 @@
 """A compacted record is where readers start; what they have from there is what all the records give."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,6 +127,24 @@ async def test_a_session_is_not_compacted_while_a_run_of_it_has_not_ended(url: s
         await asyncio.gather(run.result(), queued.result())
         seq = await rt.session("s").compact()
         assert (await rt.session("s").records())[-1].seq == seq
+
+
+async def test_d26_a_compacted_session_is_copied_and_erased_like_any_other(url: str, tmp_path: Path):
+    async with open_runtime(url) as rt:
+        session = rt.session("s")
+        await session.run(clerk, "look there")
+        await session.compact([user("They talked about pages.")])
+        await session.run(clerk, "and?")
+        said = [one async for one in session.messages()]
+        await session.export(tmp_path / "s.jsonl")
+        taken = await rt.container("other").import_session(tmp_path / "s.jsonl")
+        assert [one async for one in taken.messages()] == said
+        assert (await taken.run(clerk, "and now?")).text == f"shown {len(said) + 1}"
+        await session.compact()
+        await session.erase()
+        assert (await Conversations(rt.container("default").log).of("s")).messages == []
+        await session.run(clerk, "who are you?")
+        assert len([one async for one in session.messages()]) == 2
 
 
 turns = st.lists(

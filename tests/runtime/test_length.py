@@ -13,6 +13,7 @@ from perdure.models.model import ModelRequest
 from perdure.models.openai_chat import encode as chat
 from perdure.models.prefix import Prefixes
 from perdure.models.turns import Arranged
+from perdure.runtime import conversations
 from perdure.testing import FunctionModel, ScriptedModel, call, calls, say
 from perdure.types.base import encode_json
 from perdure.types.records import kind_of
@@ -170,7 +171,7 @@ async def test_whatever_the_length_only_what_is_new_is_mapped_and_nothing_is_rea
                 result = await rt.run(network, f"{'look' if number % 2 else 'say'} {number}", session_id="s")
                 if number > 3:
                     assert max(wires.mapped) <= 8, "the last turn, by whoever spoke, and this one"
-            assert len(reads) == round, "the conversation is read when it is not at hand, and then no more"
+            assert len(reads) == round + 1, "the conversation is read when it is not at hand, and then no more"
             assert len(result.messages) == (round + 1) * 12 * 4
 
 
@@ -185,3 +186,28 @@ async def test_turns_that_queue_behind_each_other_map_only_what_is_new(url: str,
         last = [await one.result() for one in runs][-1]
     assert len(last.messages) == 8 * 2 + 6 * 4
     assert max(wires.mapped) <= 5, "what others wrote in between is read, but what was said here stays what it was"
+
+
+async def test_sessions_of_one_turn_do_not_push_out_a_conversation(url: str):
+    agent = Agent("A", model=FunctionModel(lambda _: say("Done.")))
+    async with open_runtime(url, agent) as rt:
+        container = rt.container("default")
+        for number in range(3):
+            await rt.run(agent, f"say {number}", session_id="s")
+            await rt.run(agent, "something else")
+        assert list(container.conversations._known) == ["s"]
+
+
+async def test_what_was_erased_is_remembered_nowhere_in_the_process(url: str, monkeypatch: pytest.MonkeyPatch):
+    known = Prefixes(least=1)
+    monkeypatch.setattr(prefix, "PREFIXES", known)
+    monkeypatch.setattr(conversations, "PREFIXES", known)
+    agent = Agent("A", model=FunctionModel(lambda request: chat("m", request) and say("Done.")))
+    async with open_runtime(url, agent) as rt:
+        for number in range(3):
+            await rt.run(agent, f"say {number}", session_id="s")
+        assert known.size > 0
+        await rt.session("s").erase()
+        assert known.size == 0
+        assert not rt.container("default").conversations._known
+        assert [one async for one in rt.session("s").messages()] == []

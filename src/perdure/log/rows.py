@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
@@ -14,6 +13,7 @@ from perdure.db.database import Row, Script, Sql, StoreCorrupt
 from perdure.log.log import RunRow
 from perdure.log.schema import ROOM
 from perdure.types.base import Base
+from perdure.types.ids import random_hex
 from perdure.types.records import Record, decode_payload
 
 INLINE = 64 * 1024
@@ -50,7 +50,7 @@ def input_hash(*parts: bytes) -> str:
 
 def new_nonce() -> str:
     """Make what tells two owners of one epoch apart."""
-    return os.urandom(8).hex()
+    return random_hex()
 
 
 def insert_rows(table: str, rows: Sequence[Row]) -> Script[None]:

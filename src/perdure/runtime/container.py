@@ -190,6 +190,11 @@ class Container:
 
     async def erase(self, session_id: str, *, cancel: bool = False) -> Erasure:
         """Erase a session; see `Session.erase`."""
+        erased = await self._erased(session_id, cancel=cancel)
+        self.conversations.forget(erased.sessions)
+        return erased
+
+    async def _erased(self, session_id: str, *, cancel: bool) -> Erasure:
         asked: set[str] = set()
         with suppress(TimeoutError):  # whatever still runs then is named when it is refused
             async with asyncio.timeout(PATIENCE):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from perdure.log.log import ENDED, Accepted, Log, RunRow
+from perdure.models.prefix import PREFIXES
 from perdure.types.messages import Message
 from perdure.types.records import Compacted, Record, RunFinished, RunStarted
 from perdure.types.transcript import Transcript
@@ -58,6 +59,8 @@ class Conversations:
             accepted: how it was taken in, if that was just now.
         """
         env, started = running.env, running.started
+        if accepted is not None and accepted.head == 1:
+            return ()  # most sessions have one turn, and would push out those that go on
         known = self._at_hand(env.session_id)
         if accepted is not None and known.seq == accepted.head - 1:
             known.add(Record(accepted.head, env.run_id, env.session_id, None, started, accepted.run.created_at))
@@ -75,6 +78,12 @@ class Conversations:
         if known is not None:
             alone = accepted is not None and io.alone and known.seq == accepted.head
             known.driven(running.env.run_id, said, io.committed if alone else None)
+
+    def forget(self, session_ids: Sequence[str]) -> None:
+        """Keep nothing in this process of sessions that were erased."""
+        for id in session_ids:
+            self._known.pop(id, None)
+        PREFIXES.clear()
 
     async def before(self, run: RunRow) -> tuple[Message, ...]:
         """What was said in the turns before a run's; nothing, if its caller knew better."""

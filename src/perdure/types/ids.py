@@ -15,13 +15,13 @@ _ALLOWED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@|+=~-]{0,199}\Z")
 
 def new_id(kind: str) -> str:
     """Make an id that sorts by the time it was made: `<kind>_<12 hex of milliseconds><16 hex random>`."""
-    return f"{kind}_{time.time_ns() // 1_000_000:012x}{_random()}"
+    return f"{kind}_{time.time_ns() // 1_000_000:012x}{random_hex()}"
 
 
 _stock: list[str] = []
 
 
-def _random() -> str:
+def random_hex() -> str:
     """Take 16 hex digits of the system's randomness, which is asked for many at a time."""
     try:
         return _stock.pop()

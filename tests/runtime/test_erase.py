@@ -168,16 +168,17 @@ async def test_r18_what_waits_or_is_parked_is_ended_with_its_session(url: str):
         assert again.output == "free again"
 
 
-async def test_a_waiting_run_that_is_cancelled_elsewhere_is_closed(url: str):
+@pytest.mark.parametrize("knows", [True, False])
+async def test_a_waiting_run_that_is_cancelled_elsewhere_is_closed(url: str, knows: bool):
     @tool(requires_approval=True)
     async def pay() -> str:
         """Pay."""
         return "paid"
 
     payer = Agent("Payer", tools=[pay], model=ScriptedModel(call("pay")))
-    async with opened(url, payer) as rt:
+    async with opened(url, payer, workers=False) as rt:
         await rt.run(payer, "pay", session_id="s", run_id="job")
-        async with opened(url, payer, workers=False) as other:
+        async with opened(url, *([payer] if knows else []), workers=False) as other:
             await other.cancel("job")
         await until(lambda: nothing_open(rt))
         assert await states(rt) == [("job", "cancelled")]

@@ -9,11 +9,12 @@ import pytest
 
 from perdure import Agent, Conflict, RunFailed, Runtime, UnknownName
 from perdure.log.log import Entry, NewRun
+from perdure.log.owners import Timing
 from perdure.testing import FunctionModel, ScriptedModel, say
 from perdure.types import records as rec
 from tests.runtime import desk
 from tests.runtime.conftest import Processes
-from tests.runtime.desk import QUICK, effects, runtime, until
+from tests.runtime.desk import QUICK, effects, until
 
 
 def opened(url: str, *definitions: Any, **options: Any) -> Runtime:
@@ -76,7 +77,8 @@ async def test_r04_a_run_is_taken_from_an_owner_that_is_alive_only_by_force(
 ):
     await processes.start("run", "slow", "job")
     await until(lambda: "slow" in effects())
-    async with runtime(url) as rt:
+    patient = Timing(death=60, beat=0.1, sweep=0.1)
+    async with Runtime(url, [desk.DESK], timing=patient, durability="normal") as rt:
         with pytest.raises(Conflict, match="alive"):
             await rt.resume("job")
         before = await rt.container("default").log.run("job")

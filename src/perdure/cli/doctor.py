@@ -121,12 +121,15 @@ def _files(runtime: Runtime) -> list[Finding]:
 
 
 async def _clock(runtime: Runtime) -> Finding:
+    before = time.time()
     if runtime.db.dialect == "postgres":
         rows = await _read(runtime, "SELECT EXTRACT(EPOCH FROM clock_timestamp())::double precision")
-        ahead, other = time.time() - float(rows[0][0]), "the server's"
+        other, at = "the server's", float(rows[0][0])
     else:
         rows = await _read(runtime, "SELECT COALESCE(MAX(created_at), 0) FROM records")
-        ahead, other = min(0.0, time.time() - float(rows[0][0])), "the newest record's"
+        other, at = "the newest record's", float(rows[0][0])
+        before = min(before, at)  # a record may be old, but not of tomorrow
+    ahead = max(before - at, 0.0) + min(time.time() - at, 0.0)
     well = abs(ahead) < SKEW
     seen = f"agrees with {other}" if well else f"{abs(ahead):.1f} s {'before' if ahead > 0 else 'behind'} {other}"
     return Finding("clock", "ok" if well else "look", seen)

@@ -32,6 +32,7 @@ from perdure.log.sessions import PAGE, SessionRow, list_runs, list_sessions
 from perdure.log.sql import SqlLog
 from perdure.log.transfer import import_session
 from perdure.log.unpark import unpark
+from perdure.runtime.closing import ending
 from perdure.runtime.conversations import Conversations
 from perdure.runtime.session import Session
 from perdure.types.base import encode_json, sound
@@ -40,7 +41,7 @@ from perdure.types.events import RunWaiting
 from perdure.types.ids import check_id
 from perdure.types.messages import Input
 from perdure.types.project import Projector
-from perdure.types.records import CancelAsked, Claimed, Erased, Record, RunFinished, RunStarted, Unparked
+from perdure.types.records import CancelAsked, Claimed, Erased, Record, RunStarted, Unparked
 
 if TYPE_CHECKING:
     from perdure.runtime.runtime import Runtime
@@ -410,8 +411,7 @@ class Container:
             )
             return
         if not self.runtime.registry.has(run.definition):  # nothing is to be done but to end it
-            ended = RunFinished("cancelled", "cancelled")
-            await self.log.append(token, [Entry(None, claimed), Entry(None, ended)])
+            await self.log.append(token, [Entry(None, claimed), *ending(records)])
             return
         try:
             running = self._revived(run, records)

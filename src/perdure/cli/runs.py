@@ -179,8 +179,8 @@ def _show(painter: Painter, run: RunRow, records: Sequence[Record], lines: Seque
             )
         )
     table(painter, ("at", "took", "", "step", ""), rows)
+    painter.line()
     if any(one.kept for one in lines):
-        painter.line()
         painter.line("= was finished before another owner went on: answered from the log, not done again", "dim")
     if inferences(records, run.id):
         painter.line(f"What the model saw at #0: perdure runs show {run.id} --prompt 0", "dim")

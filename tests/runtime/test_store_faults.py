@@ -415,7 +415,7 @@ async def test_d24_a_damaged_file_is_a_clear_error_and_no_step_is_repeated(place
     for end in ("", "-wal", "-shm"):
         path.with_name(path.name + end).unlink(missing_ok=True)
     (place / "backup.db").rename(path)
-    async with impatient(f"sqlite:///{path}") as rt:
+    async with impatient(f"sqlite:///{path}", take_over=True) as rt:  # it takes the original's place
         assert (await rt.run(BENCH, "work", session_id="s", run_id="job")).output == "end"
     assert effects() == ONCE
 

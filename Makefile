@@ -1,5 +1,6 @@
 # make demo    the demo, on nothing but Python 3.11+, pip and make
 # make test    all tests, in parallel, with branch coverage
+# make soak    thousands of seeds and a kill at every write, and again at every write of the recovery
 # make check   lint, format, types, import contracts
 # make bench   every benchmark, one JSON object each
 # ARGS="..." is passed on, for example: make demo ARGS="docs 'What is a run?'"
@@ -12,7 +13,7 @@ DEV    := $(VENV)/.dev
 PIP    := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check install -c constraints.txt
 BENCH  := $(filter-out bench/_%,$(sort $(wildcard bench/*.py)))
 
-.PHONY: demo env test check format bench clean
+.PHONY: demo env test soak check format bench clean
 
 demo: $(CORE)
 	@$(BIN)/perdure demo $(ARGS)
@@ -21,6 +22,10 @@ env: $(DEV)
 
 test: $(DEV)
 	$(BIN)/python -m pytest -n auto --cov --cov-report=term $(ARGS)
+
+SEEDS ?= 5000
+soak: $(DEV)
+	SEEDS=$(SEEDS) SOAK=1 $(BIN)/python -m pytest -n auto --timeout 900 -m "soak or not soak" tests/sim tests/runtime tests/log tests/db $(ARGS)
 
 check: $(DEV)
 	$(BIN)/ruff check .

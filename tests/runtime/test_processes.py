@@ -189,7 +189,7 @@ async def test_d21_an_innocent_run_beside_it_is_not_parked(url: str, processes: 
     assert await processes.run("both") == -signal.SIGKILL
     async with desk.Runtime(url, [DESK], workers=False) as rt:
         owners = rt.worker.owners
-        left = await owners.left(await owners.dead(0.0), ())
+        left = await owners.left(await owners.dead(lambda: 0.0), ())
         assert [(one.held, one.deaths) for one in left] == [(2, 1)] * 2
     assert await processes.run("drain") == -signal.SIGKILL, "both are taken over together"
     (tmp_path / "go").touch()
@@ -212,11 +212,11 @@ async def test_d13_no_wall_clock_decides_who_is_alive(url: str):
     async with desk.Runtime(url, [DESK], workers=False) as rt:
         one, other = Owners(rt.db, Timing(death=10)), Owners(rt.db, Timing(death=10))
         await one.beat()
-        assert one.id not in await other.dead(1000.0)
-        assert one.id not in await other.dead(1009.0), "seen for nine seconds: alive"
+        assert one.id not in await other.dead(lambda: 1000.0)
+        assert one.id not in await other.dead(lambda: 1009.0), "seen for nine seconds: alive"
         await one.beat()
-        assert one.id not in await other.dead(1011.0), "it has beaten since"
-        assert one.id in await other.dead(1021.0), "ten seconds without a beat"
+        assert one.id not in await other.dead(lambda: 1011.0), "it has beaten since"
+        assert one.id in await other.dead(lambda: 1021.0), "ten seconds without a beat"
         await one.close()
         await other.close()
 

@@ -192,6 +192,8 @@ class AgentLoop(msgspec.Struct, eq=False):
                 if one.done is None:
                     if one.error is not None:
                         return Keep(one.key, self.not_run(one, "error", one.error.message, one.error.type))
+                    if one.in_doubt:
+                        return Keep(one.key, self.not_run(one, "unknown", _IN_DOUBT))
                     return Keep(one.key, self.not_run(one, outcome, why))
         return None
 

@@ -66,7 +66,7 @@ async def examine(runtime: Runtime, *, deep: bool = False) -> list[Finding]:
 
 async def _owners(runtime: Runtime) -> list[Finding]:
     me = runtime.worker.owners
-    dead = await me.dead(time.monotonic())
+    dead = await me.dead(time.monotonic)
     rows = await _read(
         runtime,
         "SELECT o.id, o.host, o.beat, COUNT(r.id) FROM owners o LEFT JOIN runs r ON r.owner = o.id AND "

@@ -318,6 +318,7 @@ class RunIO:
         if self.projector is not None:
             self.emit(self.projector.record(record))
         await self.kernel.clock.sleep(wait)
+        await self.sure()
 
 
 def describe(error: BaseException, where: str = "") -> ErrorInfo:

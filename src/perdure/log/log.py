@@ -6,8 +6,8 @@ Sequence numbers are given per session, without gaps, in the order of commitment
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, Protocol, TypeAlias
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal, Protocol, TypeAlias, cast
 
 from perdure.types.base import Base
 from perdure.types.errors import Conflict
@@ -99,6 +99,11 @@ ENDED = ("completed", "failed", "cancelled")
 """The statuses of runs that are over."""
 
 
+def seen_beat(dead: Collection[str], owner: str) -> int | None:
+    """At which beat an owner was taken for dead, if that was said."""
+    return cast("Mapping[str, int]", dead)[owner] if isinstance(dead, Mapping) else None
+
+
 def stops(payload: Payload) -> bool:
     """Whether a payload forbids the run to be completed; a spent budget does not, it is a result like any other."""
     return type(payload) is CancelAsked and payload.reason != "budget"
@@ -150,12 +155,13 @@ class Log(Protocol):
         """
         ...
 
-    async def claim(self, run_id: str, *, dead: Sequence[str] = ()) -> tuple[Token, int] | None:
+    async def claim(self, run_id: str, *, dead: Collection[str] = ()) -> tuple[Token, int] | None:
         """Own a run with a new epoch, if nobody alive owns it and it has its session's turn.
 
         Args:
             run_id: the run.
-            dead: owners that are known to be dead; a run of any other owner is left alone.
+            dead: owners that are known to be dead; a run of any other owner is left alone. In a mapping each has the
+                beat at which it was seen (0: it was not known): one that has beaten since is alive.
 
         Returns:
             The token and the session's head; None if the run is not to be had.

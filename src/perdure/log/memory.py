@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from perdure.log.log import (
     ENDED,
@@ -126,7 +126,7 @@ class MemoryLog:
             session.queue += (new.id,)
         return Accepted(self._row(run), token, len(rows), False, turn)
 
-    async def claim(self, run_id: str, *, dead: Sequence[str] = ()) -> tuple[Token, int] | None:
+    async def claim(self, run_id: str, *, dead: Collection[str] = ()) -> tuple[Token, int] | None:
         """Own a run with a new epoch, if nobody alive owns it and it has its session's turn."""
         run = self._run(run_id)
         session = run.session

@@ -11,13 +11,13 @@ import contextlib
 import os
 import socket
 import tempfile
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from perdure.db.database import Database, Row, Script, Sql, StoreError
-from perdure.log.log import OPEN
+from perdure.log.log import OPEN, seen_beat
 from perdure.types.ids import new_id
 
 try:
@@ -118,38 +118,44 @@ class Owners:
         self._timing = timing
         self.id = new_id("owner")
         self._lock = LockFile(self.id)
+        self._beats = 0
         self._seen: dict[str, tuple[int, float]] = {}
 
     async def beat(self) -> None:
         """Show that this process is alive; makes it known if it is not, or not any more."""
-        row = (self.id, 1, self._lock.host, str(self._lock.path))
+        self._beats += 1  # counted here: who was forgotten and comes back has not the number it was seen with
+        row = (self.id, self._beats, self._lock.host, str(self._lock.path))
 
         def script() -> Script[None]:
             yield Sql(
                 "INSERT INTO owners (id, beat, host, lock) VALUES (?, ?, ?, ?) "
-                "ON CONFLICT (id) DO UPDATE SET beat = owners.beat + 1",
+                "ON CONFLICT (id) DO UPDATE SET beat = excluded.beat",
                 row,
             )
 
         await self._db.write(script)
 
-    async def dead(self, now: float) -> list[str]:
-        """Say which owners are dead.
+    async def dead(self, now: Callable[[], float]) -> dict[str, int]:
+        """Say which owners are dead, each with its last beat: if it beats after all, nothing may be taken from it.
 
         Args:
-            now: this process's monotonic clock, in seconds.
+            now: this process's monotonic clock, in seconds. It is read on both sides of the look, so that the time in
+                which this process itself was stopped counts for nobody's death.
         """
 
         def script() -> Script[list[Row]]:
             return (yield Sql("SELECT id, beat, host, lock FROM owners WHERE id <> ?", (self.id,)))
 
-        found: list[str] = []
+        found: dict[str, int] = {}
+        before_look = now()
         seen: dict[str, tuple[int, float]] = {}
-        for id, beat, host, lock in await self._db.read(script):
+        rows = await self._db.read(script)
+        after_look = now()
+        for id, beat, host, lock in rows:
             before = self._seen.get(id)
-            seen[id] = before if before is not None and before[0] == beat else (beat, now)
-            if now - seen[id][1] >= self._timing.death or (host == self._lock.host and _is_free(Path(lock))):
-                found.append(id)
+            seen[id] = before if before is not None and before[0] == beat else (beat, after_look)
+            if before_look - seen[id][1] >= self._timing.death or (host == self._lock.host and _is_free(Path(lock))):
+                found[id] = int(beat)
         self._seen = seen
         return found
 
@@ -218,13 +224,19 @@ class Owners:
         return [(str(container), str(id)) for container, id in await self._db.read(script)]
 
     async def forget(self, owners: Collection[str]) -> bool:
-        """Remove owners that have no run any more, with their lock files; say whether any was removed."""
+        """Remove owners that have no run any more, with their lock files; say whether any was removed.
+
+        Args:
+            owners: in a mapping each has the beat at which it was seen; one that has beaten since stays.
+        """
 
         def script() -> Script[list[str]]:
             gone: list[str] = []
             for one in owners:
+                beat = seen_beat(owners, one)
+                since = "" if beat is None else f"AND beat = {beat} "
                 rows = yield Sql(
-                    "DELETE FROM owners WHERE id = ? AND NOT EXISTS (SELECT 1 FROM runs WHERE owner = ? AND "
+                    f"DELETE FROM owners WHERE id = ? {since}AND NOT EXISTS (SELECT 1 FROM runs WHERE owner = ? AND "
                     "status = 'running') RETURNING lock",
                     (one, one),
                 )

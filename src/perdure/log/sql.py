@@ -8,7 +8,7 @@ holds the token of whoever has the turn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from perdure.db.database import Database, Exists, Row, Script, Sql, StoreFull
@@ -24,6 +24,7 @@ from perdure.log.log import (
     RunRow,
     Token,
     at_work,
+    seen_beat,
     still_open,
     stops,
     used_otherwise,
@@ -151,12 +152,13 @@ class SqlLog:
         for id, session in rows:
             yield from self._cancel(id, session, CancelAsked("interrupted"), now)
 
-    async def claim(self, run_id: str, *, dead: Sequence[str] = ()) -> tuple[Token, int] | None:
+    async def claim(self, run_id: str, *, dead: Collection[str] = ()) -> tuple[Token, int] | None:
         """Own a run with a new epoch, if nobody alive owns it and it has its session's turn.
 
         Args:
             run_id: the run.
-            dead: owners that are known to be dead; a run of any other owner is left alone.
+            dead: owners that are known to be dead; a run of any other owner is left alone. In a mapping each has the
+                beat at which it was seen (0: it was not known): one that has beaten since is alive.
 
         Returns:
             The token and the session's head; None if the run is not to be had.
@@ -178,6 +180,11 @@ class SqlLog:
             died = run.status == "running" and run.owner in dead
             if turn != run_id or not (died or run.status in ("queued", "waiting")):
                 return None
+            beat = seen_beat(dead, run.owner) if died and run.owner is not None and run.owner != self.owner else None
+            if beat is not None:
+                rows = yield Sql("SELECT 1 FROM owners WHERE id = ? AND beat <> ?", (run.owner, beat))
+                if rows:
+                    return None  # it had nothing to do and so did not beat, until it took this run in
             # a death counts until a step is closed: a run that gets on is not what kills its process
             rows = yield Sql(
                 "SELECT 1 FROM records WHERE slot > ? AND slot <= ? AND run = ? AND key IS NOT NULL LIMIT 1",

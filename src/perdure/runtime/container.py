@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -150,7 +150,7 @@ class Container:
         if run.status == "parked":
             await unpark(self.log, run_id, to_end=True)
         if run.status in ("waiting", "parked"):  # nobody drives it, so it is closed here
-            await self.take_over(Left(self.name, run_id, None, 0, 0), ())
+            await self.take_over(Left(self.name, run_id, None, 0, 0), {})
 
     async def resume(self, run_id: str, *, force: bool = False) -> RunRow:
         """Let a parked run go on: a worker that has its definition takes it, when its session's turn is its own.
@@ -282,7 +282,7 @@ class Container:
             if run.status == "running":
                 await self.notice_cancel(run.id)
             elif run.status == "waiting" and await self.log.cancelled(run.id):
-                await self.take_over(Left(self.name, run.id, None, 0, run.deaths), ())
+                await self.take_over(Left(self.name, run.id, None, 0, run.deaths), {})
 
     async def _take_turn(self, running: Running, accepted: Accepted) -> RunResult[Any, Any]:
         env, token = running.env, accepted.token
@@ -376,7 +376,7 @@ class Container:
 
     # -- taking over -------------------------------------------------------------------------------------------------
 
-    async def take_over(self, left: Left, dead: Sequence[str]) -> None:
+    async def take_over(self, left: Left, dead: Mapping[str, int]) -> None:
         """Drive a run on that nobody alive drives; one whose definition another process has is left alone."""
         id = left.run_id
         run = await self.log.run(id)
@@ -388,7 +388,7 @@ class Container:
             await self.runtime.worker.fresh()
             if run.parent is not None and not await self.log.cancelled(id):
                 await self.log.post(id, CancelAsked(detail="The run that had started this one is over."))
-            claimed = await self.log.claim(id, dead=dead if left.owner is None else [*dead, left.owner])
+            claimed = await self.log.claim(id, dead=dead if left.owner is None else {left.owner: 0, **dead})
             if claimed is not None:
                 for child in await self.log.children(id) if await self.log.cancelled(id) else ():
                     owner = child.owner if child.status == "running" else None

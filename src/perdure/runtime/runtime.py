@@ -281,6 +281,11 @@ class Runtime:
         """Whether this process drives anything, or is about to."""
         return any(one.live for one in self._containers.values())
 
+    def drives(self) -> bool:
+        """Whether this process drives anything now; a run that waits for its turn is not driven."""
+        running = (run for one in self._containers.values() for run in one.live.values())
+        return any(run is not None and run.io is not None for run in running)
+
     def live(self) -> set[str]:
         """The runs that this process drives or is about to."""
         return {id for one in self._containers.values() for id in one.live}

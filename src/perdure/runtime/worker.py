@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from perdure.db.database import Database, StoreError
@@ -135,19 +135,20 @@ class Worker:
             except TimeoutError:
                 pass
             return
-        if await self._db.changed(seconds) and self._runtime.busy():
+        await self._db.changed(seconds)
+        if self._runtime.busy():  # also when nothing was noticed: a notification may be lost
             for container, id in await self.owners.cancelled():
                 await self._runtime.container(container).notice_cancel(id)
         for container, ids in self.turns.all().items():
             self.turns.wake(container, await self.owners.turns(container, ids))
-        self.tell()  # also when nothing was noticed: a notification may be lost
+        self.tell()
 
     # -- taking over -------------------------------------------------------------------------------------------------
 
     async def sweep(self) -> None:
         """Take over what nobody alive drives, as much as there is room for, fair between containers."""
         now = self._clock.monotonic()
-        dead = await self.owners.dead(now)
+        dead = await self.owners.dead(self._clock.monotonic)
         left = await self.owners.left(dead, self._runtime.live(), self._most)
         ready = [one for one in left if self._runtime.knows(one.container) and self._may_take(one, now)]
         known = {one.run_id for one in left}
@@ -160,10 +161,10 @@ class Worker:
             self._more = len(calm) > free
             for one in calm[: max(0, free)]:
                 self._take(one, dead)
-            if suspects and not calm and not self._runtime.busy():
+            if suspects and not calm and not self._runtime.drives():
                 self._suspect = suspects[0].run_id
                 self._take(suspects[0], dead)
-        await self.owners.forget([one for one in dead if all(run.owner != one for run in left)])
+        await self.owners.forget({id: beat for id, beat in dead.items() if all(run.owner != id for run in left)})
 
     def _may_take(self, one: Left, now: float) -> bool:
         """Whether a run is to be had: a queued one is left for a while to whoever has queued it."""
@@ -173,11 +174,11 @@ class Worker:
             return True
         return now - self._queued.setdefault(one.run_id, now) >= self._timing.beat
 
-    def _take(self, one: Left, dead: Sequence[str]) -> None:
+    def _take(self, one: Left, dead: Mapping[str, int]) -> None:
         task = asyncio.create_task(self._drive(one, dead), name=f"perdure-{one.run_id}")
         self._taken[one.run_id] = task
 
-    async def _drive(self, one: Left, dead: Sequence[str]) -> None:
+    async def _drive(self, one: Left, dead: Mapping[str, int]) -> None:
         try:
             await self._runtime.container(one.container).take_over(one, dead)
         except StoreError as error:

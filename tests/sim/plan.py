@@ -1,0 +1,95 @@
+"""What a seed stands for: who says what to whom, and what goes wrong when."""
+
+from random import Random
+from typing import Any, NamedTuple
+
+ROUNDS = ("look", "fetch", "charge", "pay", "trip", "bump", "shaky")
+"""The tools of the desk."""
+
+
+class Ask(NamedTuple):
+    """One message of a user."""
+
+    at: float
+    container: str
+    session: str | None
+    run: str
+    definition: str
+    rounds: str
+    times: int = 1
+
+    @property
+    def place(self) -> tuple[str, str]:
+        return self.container, self.session or f"session_{self.run.removeprefix('run_')}"
+
+
+class Trouble(NamedTuple):
+    """Something that goes wrong with a process at a moment: kill, pause (for some seconds), stop, jump, cancel."""
+
+    at: float
+    kind: str
+    process: int
+    amount: float = 0.0
+
+
+class Plan(NamedTuple):
+    """Everything that is decided before the simulation begins."""
+
+    seed: int
+    processes: int
+    hosts: int
+    asks: tuple[Ask, ...]
+    troubles: tuple[Trouble, ...]
+    faults: float
+    deaths: float
+    slowness: float
+
+    @classmethod
+    def of(cls, seed: int) -> "Plan":
+        chance = Random(f"plan {seed}")
+        asks: list[Ask] = []
+        for number in range(chance.randint(1, 3)):
+            container = chance.choice(("default", "default", "acme"))
+            session = f"s{number}" if chance.random() < 0.8 else None
+            asks += [
+                Ask(
+                    round(chance.uniform(0, 6), 3),
+                    container,
+                    session,
+                    f"run_{number}{turn}",
+                    "Net" if chance.random() < 0.25 else "Desk",
+                    _rounds(chance),
+                    chance.choice((1, 1, 1, 2)),
+                )
+                for turn in range(chance.randint(1, 4) if session else 1)
+            ]
+        processes = chance.randint(1, 4)
+        troubles = [_trouble(chance, processes) for _ in range(chance.choice((0, 1, 2, 3, 5)))]
+        return cls(
+            seed,
+            processes,
+            chance.randint(1, processes),
+            tuple(sorted(asks, key=lambda one: one.at)),
+            tuple(sorted(troubles)),
+            chance.choice((0.0, 0.0, 0.01, 0.05)),
+            chance.choice((0.0, 0.0, 0.01, 0.03)),
+            chance.choice((0.0001, 0.003, 0.05)),
+        )
+
+
+def _rounds(chance: Random) -> str:
+    rounds = [
+        ",".join(chance.choices(ROUNDS, weights=(2, 2, 3, 1, 2, 2, 1), k=chance.choice((1, 1, 2, 3))))
+        for _ in range(chance.choice((0, 1, 1, 2, 3)))
+    ]
+    return "|".join(rounds) or "-"
+
+
+def _trouble(chance: Random, processes: int) -> Trouble:
+    kind = chance.choice(("kill", "kill", "kill", "pause", "pause", "stop", "jump", "cancel"))
+    amount: Any = 0.0
+    if kind == "pause":
+        amount = chance.choice((0.5, 4.0, 15.0, 40.0))
+    elif kind == "jump":
+        amount = chance.choice((-3600.0, 3600.0))
+    return Trouble(round(chance.uniform(0, 12), 3), kind, chance.randrange(processes), amount)

@@ -1,0 +1,151 @@
+"""The suite notices when what it guards is broken: each mutation of the code makes one of a few seeds fail."""
+
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any
+
+import pytest
+
+from perdure.db.writer import Worker
+from perdure.durable.drive import RunIO
+from perdure.log.owners import Owners
+from perdure.log.sql import SqlLog
+from tests.sim.check import problems
+from tests.sim.mutate import mutated
+from tests.sim.plan import Ask, Plan, Trouble
+from tests.sim.world import World
+
+
+def stopped(plan: Plan) -> Plan:
+    """Two of three processes are stopped for longer than it takes to be thought dead."""
+    chance = Random(plan.seed)
+    asks = [ask._replace(at=3.0 + 0.1 * n, times=1, session=None) for n, ask in enumerate(plan.asks)]
+    pauses = [Trouble(chance.uniform(3.5, 8), "pause", n, 25.0) for n in range(2)]
+    return _quiet(plan, 3, asks, pauses, 0.1)
+
+
+def failing(plan: Plan) -> Plan:
+    """The store fails often, and processes die in it."""
+    return _quiet(plan, 2, plan.asks, (), 0.003)._replace(faults=0.1, deaths=0.05)
+
+
+def doubting(plan: Plan) -> Plan:
+    """The store often does not say whether it has committed, also records that no key tells from another."""
+    asks = [ask._replace(at=3.0 + 0.1 * n, rounds="shaky,charge|shaky|shaky,charge") for n, ask in enumerate(plan.asks)]
+    return _quiet(plan, 2, asks, (), 0.003)._replace(faults=0.2)
+
+
+def dying(plan: Plan) -> Plan:
+    """Processes are killed in the middle of what is done once."""
+    asks = [
+        ask._replace(at=3.0 + 0.1 * n, session=None, rounds="charge,charge|charge") for n, ask in enumerate(plan.asks)
+    ]
+    return _quiet(plan, 2, asks, [Trouble(3.5 + n, "kill", n % 2) for n in range(4)], 0.05)
+
+
+def idle(plan: Plan) -> Plan:
+    """Processes have nothing to do until they have been thought dead for long."""
+    runs = [ask._replace(run=f"{ask.run}{copy}", session=None) for ask in plan.asks for copy in range(3)]
+    asks = [ask._replace(at=13.0 + 0.15 * n, times=1) for n, ask in enumerate(runs)]
+    return _quiet(plan, 4, asks, (), 0.15)
+
+
+def _quiet(plan: Plan, processes: int, asks: Sequence[Ask], troubles: Sequence[Trouble], slowness: float) -> Plan:
+    return Plan(plan.seed, processes, 1, tuple(asks), tuple(troubles), 0.0, 0.0, slowness)
+
+
+def as_it_is(plan: Plan) -> Plan:
+    return plan
+
+
+MUTATIONS: dict[str, tuple[Any, str, str, str, Callable[[Plan], Plan]]] = {
+    "the fence: the token is not compared": (
+        SqlLog,
+        "_fence",
+        "FENCED, (self.container, token.session_id, token.run_id, token.epoch, token.nonce)",
+        "f'SELECT {LAST_SLOT} FROM sessions WHERE container = ? AND id = ?', (self.container, token.session_id)",
+        stopped,
+    ),
+    "the start record: a `once` tool is entered without one": (
+        RunIO,
+        "keep",
+        "record = self.hold(key, payload)",
+        "if type(payload).__name__ == 'Started':\n        return\n    record = self.hold(key, payload)",
+        dying,
+    ),
+    "the turn: a second run of a session begins at once": (
+        SqlLog,
+        "accept",
+        "free = holder == nonce",
+        "free = True",
+        as_it_is,
+    ),
+    "the order: a queued run is claimed before its turn": (
+        SqlLog,
+        "claim",
+        "turn != run_id or not",
+        "not",
+        as_it_is,
+    ),
+    "the acknowledgement: callers are answered before the commit": (
+        Worker,
+        "_together",
+        "committing = True",
+        "committing = True\n        [one.future.set_result(one.value) for one in jobs if one.error is None]",
+        failing,
+    ),
+    "the repetition: an append whose outcome is unknown is made anew": (
+        RunIO,
+        "_insist",
+        "repeat=unknown",
+        "repeat=False",
+        doubting,
+    ),
+    "the death: an owner is taken for dead at once": (
+        Owners,
+        "dead",
+        "before_look - seen[id][1] >= self._timing.death",
+        "before_look - seen[id][1] >= 0",
+        as_it_is,
+    ),
+    "the death: an owner that has beaten since counts as dead": (
+        SqlLog,
+        "claim",
+        "if rows:\n                return None",
+        "if False:\n                return None",
+        idle,
+    ),
+    "the wake: a process that was stopped does not look at its tokens": (
+        RunIO,
+        "sure",
+        "lease.doubtful() or lease.gaps != self._gaps",
+        "False",
+        stopped,
+    ),
+}
+SEEDS = range(40)
+
+
+def notices(change: Callable[[Plan], Plan]) -> int | None:
+    """The first of some seeds that fails."""
+    for seed in SEEDS:
+        try:
+            wrong = problems(World(change(Plan.of(seed))).run())
+        except Exception as error:  # a log that cannot even be read
+            wrong = [repr(error)]
+        if wrong:
+            return seed
+    return None
+
+
+@pytest.mark.parametrize("what", MUTATIONS)
+def test_what_is_broken_on_purpose_is_noticed(what: str):
+    owner, name, old, new, change = MUTATIONS[what]
+    with mutated(owner, name, old, new):
+        assert notices(change) is not None, f"no seed has noticed: {what}"
+
+
+@pytest.mark.parametrize("change", [stopped, failing, doubting, dying, idle])
+def test_the_same_plans_hold_when_nothing_is_broken(change: Callable[[Plan], Plan]):
+    for seed in range(6):
+        assert problems(World(change(Plan.of(seed))).run()) == []

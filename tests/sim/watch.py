@@ -1,0 +1,77 @@
+"""What the world sees of the processes' inside: what the log has acknowledged, when tokens were looked at, and the
+state after every record that was folded while it happened."""
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from perdure.agents.network_loop import NetworkLoop
+from perdure.agents.program import AgentsProgram
+from perdure.durable.drive import RunIO
+from perdure.durable.program import Do, Finish, Keep, Waiting
+from perdure.log.owners import Owners
+from perdure.log.sql import SqlLog
+from perdure.types.base import encode_json
+from perdure.types.records import Record, encode_payload, kind_of
+from tests.sim.desk import here
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+
+def digest(loop: NetworkLoop) -> bytes:
+    """A run's state, and what it wants next."""
+    turns = [
+        [one.prefix, one.phase, one.said, one.doc, one.usage, one.inferences]
+        for one in (*loop.current, *([loop.asking] if loop.asking is not None else []))
+    ]
+    what: Any = None
+    if loop.finished is None:
+        action = loop.next()
+        if isinstance(action, Do):
+            what = action.key
+        elif isinstance(action, Keep):
+            what = [action.key, kind_of(action.payload)]
+        elif isinstance(action, Finish):
+            what = action.payload
+        elif isinstance(action, Waiting):
+            what = [one.id for one in action.waits]
+        else:
+            what = sorted(one.key for one in action)
+    said = [loop.transcript, loop.doc, turns, loop.queue, len(loop.results), loop.call_count, loop.routes]
+    return encode_json([said, loop.total_usage, sorted(loop.steps), loop.stopping, loop.finished, what])
+
+
+def moment(record: Record) -> tuple[str, str | None, bytes, float]:
+    """What tells a record that was folded from all others, before it has its final place."""
+    return record.run_id, record.key, encode_payload(record.payload), record.created_at
+
+
+def watch(world: "World", patch: pytest.MonkeyPatch) -> None:
+    append, sure, beat, fold = SqlLog.append, RunIO.sure, Owners.beat, AgentsProgram.fold
+
+    async def appended(log: Any, token: Any, entries: Any, status: Any = None, *, repeat: bool = False) -> int:
+        said = [(one.key, encode_payload(one.payload)) for one in entries]
+        last = await append(log, token, entries, status, repeat=repeat)
+        world.appended += [(log.container, token.run_id, *one) for one in said]
+        world.owned.append((log.container, token.run_id, token.epoch, last - len(said) + 1))
+        return last
+
+    async def checked(io: Any) -> None:
+        await sure(io)
+        world.checked[io.kernel.log.owner, io.token.run_id] = world.turns.steps
+
+    async def beating(owners: Any) -> None:
+        now = world.turns.now
+        await beat(owners)
+        here().beaten = now
+
+    def folded(loop: NetworkLoop, record: Record) -> Any:
+        notes = fold(loop, record)
+        world.folded.setdefault(moment(record), []).append(digest(loop))
+        return notes
+
+    patch.setattr(SqlLog, "append", appended)
+    patch.setattr(RunIO, "sure", checked)
+    patch.setattr(Owners, "beat", beating)
+    patch.setattr(AgentsProgram, "fold", staticmethod(folded))

@@ -16,8 +16,10 @@ MAX_LINES = 600
 # Pure files: input and output are values, so they may not reach a clock, a socket, chance or the event loop.
 PURE = (
     "types/assemble.py",
+    "types/live.py",
     "types/project.py",
     "types/transcript.py",
+    "durable/tail.py",
     "agents/agent_loop.py",
     "agents/rebuild.py",
     "agents/network_loop.py",

@@ -9,26 +9,29 @@ when its n-th write is acknowledged; `CLOCK=1` makes its wall clock jump an hour
 import asyncio
 import inspect
 import itertools
+import json
 import os
 import resource
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from perdure import Agent, Conflict, Context, Runtime, tool
+from perdure import Agent, Conflict, Context, RunCompleted, Runtime, Usage, tool
 from perdure.durable.kernel import SystemClock
 from perdure.log.log import Token
 from perdure.log.owners import Timing
 from perdure.log.sql import SqlLog
-from perdure.models.model import ModelRequest
+from perdure.models.model import Capabilities, ModelRequest
 from perdure.testing import FunctionModel, call, calls, say
+from perdure.types.chunks import Finished, ModelEvent, TextChunk
 from perdure.types.messages import TextMessage, ToolCallMessage
 from perdure.types.records import RunFinished
 
 QUICK = Timing(death=1.0, beat=0.1, sweep=0.1)
+WORDS = 12
 place = Path()
 gate = "go"
 
@@ -130,7 +133,36 @@ def helper_says(asked: str, number: int) -> Any:
     return say("helped") if number else call("look")
 
 
+class Words:
+    """A model that says numbered words, as many as the file `words` allows."""
+
+    name = "words"
+    provider = "test"
+    capabilities = Capabilities()
+
+    async def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        note("talk")
+        for n in range(WORDS):
+            await until(lambda n=n: allowed() > n)
+            yield TextChunk(f"w{n} ")
+        yield Finished(usage=Usage(7, WORDS))
+
+
+def allowed() -> int:
+    """How many words may be said."""
+    path = place / "words"
+    text = path.read_text() if path.exists() else ""
+    return int(text) if text else 0
+
+
+def allow(words: int) -> None:
+    """Let the model say this many words, wherever it runs."""
+    (place / "words.new").write_text(str(words))
+    (place / "words.new").replace(place / "words")
+
+
 HELPER = Agent("Helper", tools=[look], model=answer(helper_says, "helper"))
+TALKER = Agent("Talker", model=Words())
 DESK = Agent("Desk", tools=[look, fetch, charge, trip, slow, boom], model=answer(desk_says, "desk"))
 
 
@@ -199,7 +231,7 @@ def noting_refusals() -> None:
 
 
 def runtime(url: str, *definitions: Any) -> Runtime:
-    return Runtime(url, definitions or [DESK], timing=QUICK, durability="normal")
+    return Runtime(url, definitions or [DESK, TALKER], timing=QUICK, durability="normal")
 
 
 async def nothing_open(rt: Runtime) -> bool:
@@ -213,7 +245,7 @@ async def main(url: str, verb: str, *arguments: str) -> None:
     if "STOP" in os.environ:
         killing(int(os.environ["STOP"]), "after", signal.SIGSTOP)
     noting_refusals()
-    rt = runtime(url, DESK, *FAMILY)
+    rt = runtime(url, DESK, TALKER, *FAMILY)
     if "CLOCK" in os.environ:
         rt.clock = Jumping()
     async with rt:
@@ -228,6 +260,13 @@ async def main(url: str, verb: str, *arguments: str) -> None:
             note("waiting")
             await until((place / "go").exists)
             await rt.run(DESK, arguments[0], session_id="s", run_id=arguments[1])
+        elif verb == "talk":
+            await rt.run(TALKER, "talk", session_id="s", run_id=arguments[0])
+        elif verb == "read":
+            async for event in rt.events("s", arguments[0] if arguments else None):
+                note(f"read {json.dumps([type(event).__name__, event.cursor, getattr(event, 'text', '')])}")
+                if isinstance(event, RunCompleted):
+                    break
         elif verb == "queue":
             runs = [await rt.start(DESK, one, session_id="s", run_id=f"run_{n}") for n, one in enumerate(arguments)]
             note("queued")

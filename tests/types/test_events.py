@@ -15,7 +15,10 @@ from perdure.types.messages import TextMessage, ToolCall, ToolCallMessage, ToolR
 from perdure.types.records import ErrorInfo
 
 KINDS: tuple[type[Any], ...] = get_args(events.AnyEvent)
-AT: dict[str, Any] = {"run_id": "run_1", "session_id": "session_1", "agent": "A", "step": "agent/0/infer/0", "seq": 7}
+AT: dict[str, Any] = {
+    **{"run_id": "run_1", "session_id": "session_1", "agent": "A", "step": "agent/0/infer/0"},
+    **{"seq": 7, "cursor": "7"},
+}
 CALL = ToolCall("call_1", "weather", {"city": "Oslo"})
 FIELDS: dict[str, Any] = {
     "definition": "Desk",

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from perdure.db.database import StoreError
 from perdure.durable.kernel import Kernel
+from perdure.durable.live import Feed
 from perdure.durable.patience import patiently
 from perdure.durable.program import Do, Finish, Keep, Program, Waiting
 from perdure.log.log import CancelWins, Entry, Token
@@ -69,6 +70,7 @@ class RunIO:
         "cause",
         "committed",
         "driven",
+        "feed",
         "in_step",
         "kernel",
         "leaving",
@@ -84,8 +86,9 @@ class RunIO:
         self.kernel = kernel
         self._gaps = kernel.lease.gaps if kernel.lease is not None else 0
         self.token = token
-        self.sink = sink
-        self.projector = Projector(token.run_id, token.session_id) if sink is not None else None
+        self.feed = Feed(kernel.live, token, head) if kernel.live is not None else None
+        self.sink = sink if self.feed is None else self.feed.beside(sink)
+        self.projector = Projector(token.run_id, token.session_id) if self.sink is not None else None
         self.seq = head
         self.committed = head
         self.alone = True
@@ -170,6 +173,8 @@ class RunIO:
         if task is None and self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self.feed is not None:
+            self.feed.end() if task is None else self.feed.begin()
 
     # -- the log -----------------------------------------------------------------------------------------------------
 
@@ -222,12 +227,13 @@ class RunIO:
         except CancelWins:
             self._pending = [*entries, *self._pending]
             raise
+        self.committed = max(last, before)
+        if self.feed is not None:
+            self.feed.wrote(self.committed)
         if last == before + len(entries):
-            self.committed = last
             return
         self.alone = False
         self.seq += last - before - len(entries)
-        self.committed = max(last, before)
         run_id = self.token.run_id
         ours = [one.payload for one in entries]
         for record in await patiently(kernel.clock, lambda: kernel.log.read_run(run_id, before), self._leaves):

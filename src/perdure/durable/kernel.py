@@ -7,6 +7,7 @@ import time
 from typing import Any, Protocol
 
 from perdure.durable.held import Held
+from perdure.durable.live import Live
 from perdure.log.log import Log
 from perdure.log.memory import MemoryLog
 from perdure.types.errors import DefinitionError, UnknownName
@@ -94,9 +95,10 @@ class Kernel:
         clock: the machine's unless given.
         lease: this process's standing, if there are others.
         held: what this process holds because the store cannot take it, if that can happen.
+        live: where readers find what open steps say, if there may be any.
     """
 
-    __slots__ = ("_registry", "clock", "durable", "held", "lease", "log")
+    __slots__ = ("_registry", "clock", "durable", "held", "lease", "live", "log")
 
     def __init__(
         self,
@@ -104,9 +106,11 @@ class Kernel:
         clock: Clock = SYSTEM_CLOCK,
         lease: Lease | None = None,
         held: Held | None = None,
+        live: Live | None = None,
     ) -> None:
         self.lease = lease
         self.held = held
+        self.live = live
         self.durable = log is not None
         self.log: Log = log if log is not None else MemoryLog(clock.now)
         self.clock = clock

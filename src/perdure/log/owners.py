@@ -159,6 +159,14 @@ class Owners:
         self._seen = seen
         return found
 
+    async def alone(self) -> bool:
+        """Whether no other process has shown itself at this store."""
+
+        def script() -> Script[list[Row]]:
+            return (yield Sql("SELECT 1 FROM owners WHERE id <> ? LIMIT 1", (self.id,)))
+
+        return not await self._db.read(script)
+
     async def left(self, dead: Collection[str], live: Collection[str], most: int = 100) -> list[Left]:
         """Find runs that nobody alive drives: of dead owners, queued ones whose turn it is, waiting ones to be ended.
 

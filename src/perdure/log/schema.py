@@ -5,7 +5,8 @@ or next to be claimed, and `epoch` and `nonce` are its owner's token, so that on
 record's `slot` is its session's number and its own `seq` in one integer, so a small index has a session's records in
 order, and the last one's slot is the session's head. The records themselves lie in order of commitment: sessions that
 write at the same time fill the same pages. A run that is parked because its store is a copy has in `held` the status
-that it will have again.
+that it will have again. `live` is no part of the log: it holds what open
+steps have said so far, for readers in other processes, up to the number `n`; losing it loses nothing.
 """
 
 from __future__ import annotations
@@ -74,6 +75,16 @@ MIGRATIONS = (
             "CREATE UNIQUE INDEX records_key ON records (container, run, key) WHERE key IS NOT NULL",
             "CREATE INDEX records_compacted ON records (slot) WHERE kind = 'compacted'",
             "CREATE TABLE blobs (slot {int} PRIMARY KEY, container TEXT NOT NULL, payload {blob})",
+            """CREATE {unlogged} TABLE live (
+                container TEXT NOT NULL,
+                session TEXT NOT NULL,
+                run TEXT NOT NULL,
+                step TEXT NOT NULL,
+                epoch {int} NOT NULL,
+                n {int} NOT NULL,
+                payload {blob} NOT NULL,
+                PRIMARY KEY (container, session, run, step, epoch, n)
+            )""",
             "CREATE TABLE owners (id TEXT PRIMARY KEY, beat {int} NOT NULL, host TEXT NOT NULL, lock TEXT NOT NULL)",
         ),
     ),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from perdure.db.database import Database, Exists, Row, Script, Sql, StoreFull
+from perdure.log.live import LiveTable
 from perdure.log.log import (
     ENDED,
     INBOX,
@@ -65,13 +66,22 @@ class SqlLog:
         now: the store's clock, seconds since the epoch.
         owner: this process's id as an owner of runs.
         container: the tenant; nothing of another one is seen.
+        live: what open steps have said so far; containers of one process share it.
     """
 
-    def __init__(self, db: Database, now: Callable[[], float], owner: str, container: str = "default") -> None:
+    def __init__(
+        self,
+        db: Database,
+        now: Callable[[], float],
+        owner: str,
+        container: str = "default",
+        live: LiveTable | None = None,
+    ) -> None:
         self.db = db
         self.now = now
         self.owner = owner
         self.container = container
+        self.live = live or LiveTable(db)
         self._locks = db.dialect == "postgres"  # on SQLite a writing transaction has the whole file locked
 
     # -- taking runs in, and owning them -----------------------------------------------------------------------------
@@ -199,6 +209,7 @@ class SqlLog:
                 blind=True,
             )
             yield Sql("UPDATE sessions SET epoch = ?, nonce = ? WHERE number = ?", (epoch, nonce, number), blind=True)
+            yield from self.live.clear(container, session, run_id)  # what was said in another attempt is void
             return Token(run_id, session, epoch, nonce), head
 
         return await self.db.write(script)
@@ -235,6 +246,8 @@ class SqlLog:
                 ends = payload.status
             elif stops(payload):
                 cancels = True
+        keys = [one.key for one in coded if one.key is not None]
+        said = self.live.said(self.container, token.run_id, None if ends in ENDED else keys)
 
         def script(look: bool = repeat) -> Script[int]:
             last = yield from self._fence(token)
@@ -250,14 +263,18 @@ class SqlLog:
             head = last % ROOM + len(fresh)
             if cancels or ends is not None:
                 yield from self._turn(token, ends, head, cancels=cancels)
+            if said:
+                yield from self.live.clear(self.container, token.session_id, token.run_id, said)
             return head if fresh else max(known.values(), default=head)
 
         changes = ends is not None and ends != "running"
         try:
-            return await self.db.write(script, notify=changes)
+            seq = await self.db.write(script, notify=changes)
         except Exists:
-            pass
-        return await self.db.write(lambda: script(True), notify=changes)
+            seq = await self.db.write(lambda: script(True), notify=changes)
+        if said:
+            self.live.cleared(self.container, token.run_id, said)
+        return seq
 
     async def post(self, run_id: str, payload: Payload) -> int:
         """Write an inbox record, without a token; a cancel is posted to all open descendants of the run with it.

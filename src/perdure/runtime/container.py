@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -22,8 +22,10 @@ from perdure.agents.stream import RunStream
 from perdure.db.database import StoreError
 from perdure.durable.drive import Left as Leaving
 from perdure.durable.kernel import Kernel
+from perdure.durable.live import Live
 from perdure.durable.patience import patiently
 from perdure.durable.program import Waiting
+from perdure.durable.tail import Tail
 from perdure.log.erase import Erasure, erase_session
 from perdure.log.log import ENDED, Accepted, Entry, RunRow, Token
 from perdure.log.owners import Left
@@ -34,14 +36,16 @@ from perdure.log.transfer import import_session
 from perdure.log.unpark import unpark
 from perdure.runtime.closing import ending
 from perdure.runtime.conversations import Conversations
+from perdure.runtime.follow import Follower, follow
 from perdure.runtime.session import Session
+from perdure.types import events as ev
 from perdure.types.base import encode_json, sound
 from perdure.types.errors import Conflict, RunError, RunFailed
-from perdure.types.events import RunWaiting
+from perdure.types.events import AnyEvent
 from perdure.types.ids import check_id
+from perdure.types.live import Cursor
 from perdure.types.messages import Input
-from perdure.types.project import Projector
-from perdure.types.records import CancelAsked, Claimed, Erased, Record, RunStarted, Unparked
+from perdure.types.records import CancelAsked, Claimed, Erased, ErrorInfo, Record, RunStarted, Unparked
 
 if TYPE_CHECKING:
     from perdure.runtime.runtime import Runtime
@@ -72,7 +76,8 @@ class Container:
         self.runtime = runtime
         self.name = name
         self.log = log
-        self.kernel = Kernel(log, runtime.clock, runtime.worker, runtime.held)
+        self.live_here = Live(runtime.notice)
+        self.kernel = Kernel(log, runtime.clock, runtime.worker, runtime.held, self.live_here)
         self.live: dict[str, Running | None] = {}
         self.conversations = Conversations(log)
 
@@ -133,6 +138,21 @@ class Container:
             InvalidId: the id has a shape that is not allowed.
         """
         return Session(self, check_id(id, "session_id"))
+
+    def events(self, session_id: str, after: Cursor | str | int | None = None) -> AsyncIterator[AnyEvent]:
+        """Follow a conversation, whoever drives its runs: what was, then what happens, until the runtime is closed.
+
+        What records tell comes in their order, without a gap and without a repetition. What is being said comes as it
+        is said; `MessageReset` says that what was shown of an answer is void. It need not exist yet.
+
+        Args:
+            session_id: the conversation.
+            after: the `cursor` of the last event that the reader has; None for the beginning.
+
+        Raises:
+            InvalidId: the cursor is none, or of another session.
+        """
+        return follow(self, check_id(session_id, "session_id"), Cursor.read(after))
 
     async def cancel(self, run_id: str) -> None:
         """Ask for the end of a run, whoever drives it; what it has finished is kept.
@@ -321,20 +341,25 @@ class Container:
             return await self._follow(running, run)
 
     async def _follow(self, running: Running, run: RunRow) -> RunResult[Any, Any]:
-        """Wait for the end of a run that somebody else drives, and read its result from the log."""
-        run = await self._end_of(run.id)
+        """Show what happens in a run that somebody else drives, until its end, and read its result from the log."""
         id = run.id
+        tail = await self._watch(running, run)
+        run = await self._asked(lambda: self.log.run(id))
         records = await self._asked(lambda: self.log.read_run(id))
         if any(isinstance(record.payload, Erased) for record in records):
             raise RunError(f"Run {run.id} was erased; nothing of it can be read. Start another one, with another id.")
         running.recall(records, await self._asked(lambda: self.conversations.before(run)))
         action = running.loop.next() if run.status == "waiting" else None
         running.waiting = action if isinstance(action, Waiting) else None
-        self._show(running, records)
+        at: dict[str, Any] = {"run_id": run.id, "session_id": run.session_id}
+        if running.sink is not None and running.waiting is not None:
+            running.sink(ev.RunWaiting(waits=running.waiting.waits, **at))
         if run.status == "parked":
-            raise RunFailed(
-                f"Run {run.id} of {run.definition!r} is parked: {why_parked(run, records)}", running.result()
-            )
+            text = f"Run {run.id} of {run.definition!r} is parked: {why_parked(run, records)}"
+            for event in [*tail.close(run.id), ev.RunFailed(error=ErrorInfo("Parked", text), **at)]:
+                if running.sink is not None:
+                    running.sink(event)
+            raise RunFailed(text, running.result())
         return running.result()
 
     async def _end_of(self, run_id: str) -> RunRow:
@@ -346,24 +371,35 @@ class Container:
                 return run
             await self.runtime.worker.until(change)
 
-    def _show(self, running: Running, records: Sequence[Record]) -> None:
-        """Tell whoever listens to a run that somebody else has driven what is not told yet."""
-        sink, io = running.sink, running.io
-        if sink is None:
-            return
-        at = {"run_id": running.env.run_id, "session_id": running.env.session_id}
-        told = io.projector if io is not None else None
-        projector = told or Projector(**at)
-        events = [
-            event
-            for record in records
-            if told is None or io is None or record.seq > io.committed
-            for event in running.shown(record, projector)
-        ]
-        if running.waiting is not None:
-            events.append(RunWaiting(waits=running.waiting.waits, run_id=at["run_id"], session_id=at["session_id"]))
-        for event in events:
-            sink(event)
+    async def _watch(self, running: Running, run: RunRow) -> Tail:
+        """Tell whoever listens to a run what happens in it, as long as somebody else drives it."""
+        io, sink = running.io, running.sink
+        if io is None or io.projector is None:
+            tail = Tail(run.session_id, Cursor(run.position - 1), run.id)
+        else:  # it was driven here before, and told
+            tail = Tail(run.session_id, Cursor(io.committed), run.id)
+            tail.adopt(io.projector, io.token.epoch)
+        id = run.id
+        loop = running.program.start()
+
+        def notes(record: Record) -> Sequence[AnyEvent]:
+            """What no record shows by itself, such as a conflict."""
+            return loop.fold(record) if record.run_id == id and not isinstance(record.payload, Erased) else ()
+
+        for record in await self._asked(lambda: self.log.read_run(id)) if tail.seq >= run.position else ():
+            if record.seq <= tail.seq:
+                notes(record)
+        follower = Follower(self, tail, notes)
+        with follower.watching():
+            while True:
+                if follower.behind:
+                    run = await self._asked(lambda: self.log.run(id))
+                for event in await self._asked(follower.pull):
+                    if sink is not None:
+                        sink(event)
+                if run.status not in _DRIVEN and not follower.behind:
+                    return tail
+                await follower.wait()
 
     async def notice_cancel(self, run_id: str) -> None:
         """Stop a run that is driven here and that somebody has cancelled."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -26,9 +26,11 @@ from perdure.db.migrate import migrate
 from perdure.db.open import open_database
 from perdure.durable.held import Held
 from perdure.durable.kernel import SYSTEM_CLOCK, Registry
+from perdure.durable.live import Live
 from perdure.log.backup import backup
 from perdure.log.check import Damage, check
 from perdure.log.copies import open_copy
+from perdure.log.live import LiveTable
 from perdure.log.log import RunRow
 from perdure.log.owners import Timing
 from perdure.log.schema import MIGRATIONS
@@ -37,10 +39,13 @@ from perdure.log.sql import SqlLog
 from perdure.models.model import Model
 from perdure.runtime.container import Container
 from perdure.runtime.loop_thread import LoopThread
+from perdure.runtime.publish import Publisher
 from perdure.runtime.session import Session
 from perdure.runtime.worker import Worker
 from perdure.types.errors import DefinitionError, InvalidId, UnknownName
+from perdure.types.events import AnyEvent
 from perdure.types.ids import check_id, new_id
+from perdure.types.live import Cursor
 from perdure.types.messages import Input
 
 Out = TypeVar("Out")
@@ -106,6 +111,8 @@ class Runtime:
         self._worker: Worker | None = None
         self._containers: dict[str, Container] = {}
         self._runs: set[Run[Any, Any]] = set()
+        self._table = LiveTable(self.db)
+        self._publisher: Publisher | None = None
 
     async def __aenter__(self) -> Self:
         if self._worker is not None:
@@ -128,16 +135,24 @@ class Runtime:
             await self.db.close()
             raise
         worker.start()
+        self._publisher = Publisher(self.db, self._table, worker.owners, self.clock, self._lives)
+        self._publisher.start()
         return self
+
+    def _lives(self) -> list[tuple[str, Live]]:
+        return [(name, one.live_here) for name, one in self._containers.items()]
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop what still runs here without ending it: whoever opens the store next takes it over."""
         self.closing = True
+        self.worker.tell()  # whoever follows a session stops
         try:
             await asyncio.gather(*(run.detach() for run in self._runs))
             await self.worker.stop()
+            if self._publisher is not None:
+                await self._publisher.stop()
         finally:
             self._worker = None
             self._containers.clear()
@@ -189,6 +204,10 @@ class Runtime:
         """Take over now what nobody alive drives; a worker does it from time to time anyway."""
         await self.worker.sweep()
 
+    def events(self, session_id: str, after: Cursor | str | int | None = None) -> AsyncIterator[AnyEvent]:
+        """Follow a conversation of the default container; see `Container.events`."""
+        return self.container("default").events(session_id, after)
+
     async def cancel(self, run_id: str) -> None:
         """Ask for the end of a run, whoever drives it; see `Container.cancel`."""
         await self.container("default").cancel(run_id)
@@ -239,9 +258,14 @@ class Runtime:
         found = self._containers.get(name)
         if found is None:
             owner = self.worker.owners.id
-            log = SqlLog(self.db, self.clock.now, owner, check_id(name, "container"))
+            log = SqlLog(self.db, self.clock.now, owner, check_id(name, "container"), self._table)
             found = self._containers[name] = Container(self, name, log)
         return found
+
+    def notice(self) -> None:
+        """There is something that other processes may want to know."""
+        if self._publisher is not None:
+            self._publisher.notice()
 
     # -- for the rooms of the runtime --------------------------------------------------------------------------------
 

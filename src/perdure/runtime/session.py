@@ -17,6 +17,8 @@ from perdure.agents.stream import RunStream
 from perdure.log.erase import Erasure
 from perdure.log.transfer import export_session
 from perdure.types.errors import DefinitionError
+from perdure.types.events import AnyEvent
+from perdure.types.live import Cursor
 from perdure.types.messages import Input, Message
 from perdure.types.records import Record
 
@@ -92,6 +94,10 @@ class Session:
             StoreBusy: it is erased, but a reader keeps the old bytes in the file's write-ahead log.
         """
         return await self._container.erase(self.id, cancel=cancel)
+
+    def events(self, after: Cursor | str | int | None = None) -> AsyncIterator[AnyEvent]:
+        """Follow what happens here, from the beginning or behind a cursor; see `Container.events`."""
+        return self._container.events(self.id, after)
 
     async def run(
         self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]

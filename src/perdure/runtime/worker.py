@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from perdure.db.database import Database, StoreError
@@ -53,6 +54,7 @@ class Worker:
         self._change = asyncio.Event()
         self._interest = asyncio.Event()
         self._listeners = 0
+        self._watchers: list[Callable[[], None]] = []
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -105,17 +107,33 @@ class Worker:
         finally:
             self._listeners -= 1
 
+    @contextmanager
+    def watched(self, look: Callable[[], None]) -> Generator[None]:
+        """Have something called whenever somebody may have written, as long as this is open."""
+        self._watchers.append(look)
+        self._interest.set()
+        try:
+            yield
+        finally:
+            self._watchers.remove(look)
+
     def tell(self) -> None:
         """Have everybody who waits look again."""
         change, self._change = self._change, asyncio.Event()
         change.set()
+        for look in self._watchers:
+            look()
+
+    def _wanted(self) -> bool:
+        """Whether somebody here wants to know what others write, or others must know that this process is alive."""
+        return bool(self._listeners or self._watchers) or self._runtime.busy()
 
     async def _work(self) -> None:
         next_sweep = self._clock.monotonic()
         while True:
             try:
                 now = self._clock.monotonic()
-                if self._runtime.busy() and now - self._beaten >= self._timing.beat:
+                if self._wanted() and now - self._beaten >= self._timing.beat:
                     await self.beat()
                 if self._most and (now >= next_sweep or (self._more and len(self._taken) < self._most)):
                     await self.sweep()
@@ -127,7 +145,7 @@ class Worker:
 
     async def _look(self, seconds: float) -> None:
         """Let time pass, and notice what others write as long as somebody here wants to know."""
-        if not self._listeners and not self._runtime.busy():
+        if not self._wanted():
             self._interest.clear()
             try:
                 async with asyncio.timeout(seconds):

@@ -17,13 +17,17 @@ from perdure.types.waits import Wait, WaitAnswer
 
 
 class Event(Base, kw_only=True):
-    """What every event carries: the run, the session, and where known the agent, the step and the record."""
+    """What every event carries: the run, the session, and where known the agent, the step and the record.
+
+    `cursor` is set on events that a session is read by: handed back as `after=`, it continues behind this event.
+    """
 
     run_id: str = ""
     session_id: str = ""
     agent: str | None = None
     step: str | None = None
     seq: int | None = None
+    cursor: str = ""
 
 
 class RunStarted(Event, tag=True, kw_only=True):
@@ -300,7 +304,7 @@ def envelope(event: AnyEvent, *, seq: int, timestamp: float) -> dict[str, Any]:
     """
     fields: dict[str, Any] = decode_json(encode_json(event))
     name = type_name(event)
-    data = {key: value for key, value in fields.items() if key not in _CONTEXT and key not in ("type", "seq")}
+    data = {key: value for key, value in fields.items() if key not in _CONTEXT and key not in ("type", "seq", "cursor")}
     return {
         "type": name,
         "timestamp": int(timestamp * 1000),

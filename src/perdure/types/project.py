@@ -36,6 +36,15 @@ class Projector:
         """Say which id the message of an inference has."""
         return f"{self.run_id}/{step}"
 
+    def has_open(self, step: str) -> bool:
+        """Whether the message or the tool call of a step is open."""
+        return step in self._messages or step in self._tools
+
+    @property
+    def open_steps(self) -> list[str]:
+        """The messages and tool calls that are open."""
+        return [*self._messages, *self._tools]
+
     def begin_agent(self, step: str, agent: str) -> list[ev.AnyEvent]:
         """Open the agent that a step belongs to, if it is not open."""
         prefix = _agent_of(step)
@@ -110,13 +119,13 @@ class Projector:
                 return []
 
     def close(self, reason: rec.StopReason) -> list[ev.AnyEvent]:
-        """Close whatever is open."""
+        """Close whatever is open, in an order that does not depend on when it was opened."""
         out: list[ev.AnyEvent] = []
-        for step in [*self._messages]:
+        for step in sorted(self._messages):
             out += self._close_message(step)
-        for step in [*self._tools]:
+        for step in sorted(self._tools):
             out += self._close_tool(step)
-        for prefix, agent in self._agents.items():
+        for prefix, agent in sorted(self._agents.items()):
             out.append(ev.AgentFinished(stop_reason=reason, **self._at(prefix, agent)))
         self._agents.clear()
         return out
@@ -144,7 +153,7 @@ class Projector:
             live = step in self._messages
             if not live and (done.messages or not done.stop):
                 out += self.begin_message(step, done.agent)
-                out += _as_deltas(done, message_id, at)
+                out += self.pieces(done, step, seq)
             for message in done.messages:
                 if isinstance(message, ToolCallMessage):
                     out += [
@@ -157,6 +166,19 @@ class Projector:
         if done.usage.model_calls:
             out.append(ev.UsageUpdated(usage=done.usage, **at))
         return out + self._changed(done.patch, step, done.agent, seq)
+
+    def pieces(self, done: rec.InferenceDone, step: str, seq: int) -> list[ev.AnyEvent]:
+        """Show the message of an inference as if it were streamed: each text and thought in one piece."""
+        at: dict[str, Any] = {**self._at(step, done.agent, seq), "message_id": self.message_id(step)}
+        out: list[ev.AnyEvent] = []
+        for message in done.messages:
+            if isinstance(message, TextMessage):
+                out.append(ev.TextDelta(text=message.text, **at))
+            elif isinstance(message, ReasoningMessage):
+                out.append(ev.ReasoningDelta(text=message.content, **at))
+            elif isinstance(message, ToolCallMessage):
+                out += [ev.ToolCallStarted(tool=call.name, call_id=call.id, **at) for call in message.tools]
+        return out
 
     def _tool(self, done: rec.ToolDone, step: str, seq: int) -> list[ev.AnyEvent]:
         if step.startswith("route/"):
@@ -194,18 +216,3 @@ class Projector:
 
 def _agent_of(step: str) -> str:
     return step.split("/infer/", 1)[0]
-
-
-def _as_deltas(done: rec.InferenceDone, message_id: str, at: dict[str, Any]) -> list[ev.AnyEvent]:
-    out: list[ev.AnyEvent] = []
-    for message in done.messages:
-        if isinstance(message, TextMessage):
-            out.append(ev.TextDelta(text=message.text, message_id=message_id, **at))
-        elif isinstance(message, ReasoningMessage):
-            out.append(ev.ReasoningDelta(text=message.content, message_id=message_id, **at))
-        elif isinstance(message, ToolCallMessage):
-            out += [
-                ev.ToolCallStarted(tool=call.name, call_id=call.id, message_id=message_id, **at)
-                for call in message.tools
-            ]
-    return out

@@ -129,8 +129,9 @@ SEEDS = range(40)
 def notices(change: Callable[[Plan], Plan]) -> int | None:
     """The first of some seeds that fails."""
     for seed in SEEDS:
+        world = World(change(Plan.of(seed))).run()
         try:
-            wrong = problems(World(change(Plan.of(seed))).run())
+            wrong = problems(world)
         except Exception as error:  # a log that cannot even be read
             wrong = [repr(error)]
         if wrong:

@@ -22,7 +22,7 @@ import pytest
 from perdure import Conflict, RunCancelled, RunFailed, Runtime
 from perdure.db.database import StoreError
 from perdure.durable import retry, threads
-from perdure.log import owners, rows
+from perdure.log import owners
 from perdure.types import ids
 from perdure.types.errors import RunError
 from tests.sim.clockwork import ProcessLoop, Turns
@@ -441,7 +441,6 @@ class World:
             patch.setattr(ids, "os", system)
             patch.setattr(ids, "time", SimpleNamespace(time_ns=lambda: int((EPOCH + self.turns.now) * 1e9)))
             patch.setattr(ids, "_stock", [])
-            patch.setattr(rows, "os", system)
             patch.setattr(retry, "random", chance)
             patch.setattr(threads, "threading", SimpleNamespace(Thread=_Thread))
             patch.setattr(owners, "LockFile", lock)

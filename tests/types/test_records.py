@@ -76,6 +76,8 @@ PAYLOADS: dict[str, list[rec.Payload]] = {
         rec.Answered("wait_1", Answer("text", "ada")),
     ],
     "cancel": [rec.CancelAsked(), rec.CancelAsked("deadline", "after 5 s")],
+    "unparked": [rec.Unparked(), rec.Unparked(True)],
+    "erased": [rec.Erased(), rec.Erased("tool")],
 }  # fmt: skip
 EACH = [(kind, payload) for kind, payloads in PAYLOADS.items() for payload in payloads]
 

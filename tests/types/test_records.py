@@ -59,7 +59,7 @@ PAYLOADS: dict[str, list[rec.Payload]] = {
         rec.AgentDone("A", "max_iter", SAID, True, {"x": 1}, PATCH, ("B",), "why"),
     ],
     "started": [rec.Started("agent/0/infer/0/tool/0")],
-    "claim": [rec.Claimed(2), rec.Claimed(3, died=True, alone=True)],
+    "claim": [rec.Claimed(2), rec.Claimed(3, died=True, alone=True), rec.Claimed(4, parked="restored")],
     "step": [rec.StepDone("charge"), rec.StepDone("charge", {"id": 5}, "ab12")],
     "child": [rec.ChildDone("run_2", "completed"), rec.ChildDone("run_2", "failed", USAGE)],
     "wait": [rec.WaitOpened("A", (APPROVAL,), {"amount": 5}, PATCH, ("B",))],

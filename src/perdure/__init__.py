@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from perdure.agents.tool import tool as tool
     from perdure.agents.toolsets import Toolset as Toolset
     from perdure.agents.toolsets import toolset as toolset
+    from perdure.db.transaction import AsyncTransaction as AsyncTransaction
+    from perdure.db.transaction import Transaction as Transaction
     from perdure.models.model import Model as Model
     from perdure.models.model import ModelRequest as ModelRequest
     from perdure.models.model import ModelSettings as ModelSettings
@@ -76,9 +78,13 @@ if TYPE_CHECKING:
     from perdure.types.errors import RunError as RunError
     from perdure.types.errors import RunFailed as RunFailed
     from perdure.types.errors import RunWaiting as RunWaiting
+    from perdure.types.errors import StepError as StepError
+    from perdure.types.errors import StepInDoubt as StepInDoubt
     from perdure.types.errors import StepOutsideSteps as StepOutsideSteps
+    from perdure.types.errors import StepUndone as StepUndone
     from perdure.types.errors import ToolServerError as ToolServerError
     from perdure.types.errors import ToolServerUnreachable as ToolServerUnreachable
+    from perdure.types.errors import TransactionError as TransactionError
     from perdure.types.errors import UnknownName as UnknownName
     from perdure.types.errors import Unserialisable as Unserialisable
     from perdure.types.events import AgentFinished as AgentFinished
@@ -150,14 +156,15 @@ _ROOMS: dict[str, str] = {
     "perdure.agents.stream": "RunStream",
     "perdure.agents.tool": "Tool tool",
     "perdure.agents.toolsets": "Toolset toolset",
+    "perdure.db.transaction": "AsyncTransaction Transaction",
     "perdure.models.model": "Model ModelRequest ModelSettings",
     "perdure.runtime.runtime": "Runtime",
     "perdure.types.errors": (
         "AmbiguousStep AuthenticationFailed BadRequest BadResponse ConfigurationError Conflict ContentRefused "
         "ContextTooLong DefinitionError InvalidId MissingExtra MissingKey ModelError ModelRetry ModelTimeout "
         "ModelUnreachable NeedsRuntime NoModel NotDone OutputInvalid Overloaded PerdureError RateLimited "
-        "RunCancelled RunError RunFailed RunWaiting StepOutsideSteps ToolServerError ToolServerUnreachable UnknownName "
-        "Unserialisable"
+        "RunCancelled RunError RunFailed RunWaiting StepError StepInDoubt StepOutsideSteps StepUndone ToolServerError "
+        "ToolServerUnreachable TransactionError UnknownName Unserialisable"
     ),
     "perdure.types.events": (
         "AgentFinished AgentStarted AnyEvent BudgetExceeded Event MessageFinished MessageReset MessageStarted "

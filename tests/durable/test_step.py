@@ -1,6 +1,7 @@
 """Steps inside a tool: done once, kept under their place, answered from the log when the body is entered again."""
 
 import asyncio
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -247,7 +248,7 @@ async def test_a_failed_step_is_not_kept_and_is_done_again(monkeypatch: pytest.M
 
     @tool(effect="steps", retries=1)
     async def work(ctx: Context[Any]) -> str:
-        return await ctx.step.run("x", flaky)
+        return await ctx.step.run("x", flaky, effect="idempotent")
 
     assert (await told(work))[0] == {"data": "up"}
     assert len(attempts) == 2
@@ -283,7 +284,7 @@ async def test_sync_and_async_functions_with_arguments():
 
     @tool(effect="steps")
     async def work(ctx: Context[Any]) -> list[int]:
-        return [await ctx.step.run("a", later, 2, b=3), await ctx.step.run("b", soon, 2, b=3)]
+        return [await ctx.step.run("a", partial(later, b=3), 2), await ctx.step.run("b", partial(soon, b=3), 2)]
 
     assert (await told(work))[0] == {"data": [5, 6]}
 

@@ -75,6 +75,7 @@ async def test_the_first_that_can_answers_and_the_others_are_not_asked() -> None
 )
 async def test_what_may_be_better_elsewhere_goes_on(error) -> None:
     assert await pieces(chain(Steps("a", error), good("b"))) == [
+        Restarted(f"test:a failed: {type(error).__name__}", "test", "b", "test:a"),
         TextChunk("Hello"),
         Finished(model="b", provider="test"),
     ]
@@ -100,16 +101,17 @@ async def test_what_was_streamed_before_is_void() -> None:
     model = chain(Steps("a", TextChunk("Hel"), Overloaded("busy")), good("b", "Good day"))
     got = await pieces(model)
     assert got[0] == TextChunk("Hel")
-    assert got[1] == Restarted("test:a failed: Overloaded", "test", "b")
+    assert got[1] == Restarted("test:a failed: Overloaded", "test", "b", "test:a")
     assembler = Assembler()
     for piece in got:
         assembler.add(piece)
     assert assembler.messages() == (assistant("Good day"),)
 
 
-async def test_what_is_void_is_said_once() -> None:
+async def test_each_that_failed_is_named() -> None:
     got = await pieces(chain(Steps("a", TextChunk("Hel"), Overloaded("x")), Steps("b", Overloaded("x")), good("c")))
-    assert [type(piece) for piece in got] == [TextChunk, Restarted, TextChunk, Finished]
+    assert [type(piece) for piece in got] == [TextChunk, Restarted, Restarted, TextChunk, Finished]
+    assert [piece.failed for piece in got if isinstance(piece, Restarted)] == ["test:a", "test:b"]
 
 
 async def test_the_last_error_is_raised_and_knows_the_others() -> None:
@@ -141,7 +143,7 @@ async def test_the_one_who_answered_sets_the_price() -> None:
     cheap, dear = Steps("a", Overloaded("busy")), good("b")
     dear.steps = (Finished(usage=Usage(input_tokens=1_000_000)),)
     cheap.prices, dear.prices = Prices(Decimal(1), Decimal(1)), Prices(Decimal(5), Decimal(5))
-    (finished,) = await pieces(chain(cheap, dear))
+    _, finished = await pieces(chain(cheap, dear))
     assert isinstance(finished, Finished)
     assert finished.usage.cost == Decimal(5)
 

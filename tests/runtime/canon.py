@@ -4,7 +4,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from perdure import Runtime
+import msgspec
+
+from perdure import Runtime, Usage
 from perdure.types import records as rec
 from perdure.types.base import encode_json
 
@@ -26,6 +28,16 @@ async def canon(runtime: Runtime, session_id: str) -> tuple[dict[str, Any], list
     return closings(await session.records()), [_plain(one) async for one in session.messages()]
 
 
+def lost(records: Sequence[rec.Record]) -> Usage:
+    """What attempts are taken to have consumed that were lost with a process."""
+    return sum((one.payload.usage for one in records if isinstance(one.payload, rec.AttemptLost)), Usage())
+
+
 def _plain(value: Any) -> bytes:
-    """Without the ids that a provider gives to calls: the scripted one counts them by process, and places tell."""
+    """Without the ids that a provider gives to calls: the scripted one counts them by process, and places tell.
+
+    Nor with sums of what was consumed: they count attempts that were lost.
+    """
+    if isinstance(value, (rec.RunFinished, rec.ChildDone, rec.ToolDone)):
+        value = msgspec.structs.replace(value, usage=Usage())
     return re.sub(rb'"call_\d+"', b'"call"', encode_json(value))

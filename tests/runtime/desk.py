@@ -1,9 +1,9 @@
 """What the tests of the runtime run, here and in processes that are killed.
 
 As a program: `desk.py URL FOLDER VERB [ARGUMENT…]`. Every effect is a line in FOLDER/effects, written at once, so that
-it outlasts a kill. In the environment, `KILL=n:before` (or `after`) kills the process at its n-th write to the log
-(`finish:before`: at the one that ends the run), `LIMIT=n` at the byte n of a file that it writes; `STOP=n` stops it
-when its n-th write is acknowledged; `CLOCK=1` makes its wall clock jump an hour back and forth.
+it outlasts a kill. In the environment, `KILL=n:before` (`inside`, `after`) kills the process at its n-th write to the
+log (`finish:before`: at the one that ends the run), `LIMIT=n` at the byte n of a file that it writes; `STOP=n` stops
+it when its n-th write is acknowledged; `CLOCK=1` makes its wall clock jump an hour back and forth.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from perdure import Agent, Conflict, Context, RunCompleted, Runtime, Usage, tool
+from perdure import Agent, Budget, Conflict, Context, RunCompleted, Runtime, Usage, tool
 from perdure.durable.kernel import SystemClock
 from perdure.log.log import Token
 from perdure.log.owners import Timing
@@ -85,9 +85,9 @@ async def trip(ctx: Context[Any]) -> str:
         note(f"step {name}")
         return name
 
-    first = await ctx.step.run("a", step, "a")
+    first = await ctx.step.run("a", step, "a", effect="idempotent")
     asked = await ctx.run(HELPER, "please")
-    return first + asked.output + await ctx.step.run("b", step, "b")
+    return first + asked.output + await ctx.step.run("b", step, "b", effect="idempotent")
 
 
 @tool(effect="idempotent")
@@ -193,7 +193,9 @@ def killing(at: int | str, when: str, how: signal.Signals = signal.SIGKILL) -> N
             nonlocal count
             count += 1
             now = at == count or (at == "finish" and isinstance(args[1], Token) and ends(*args[1:3]))
-            if now and when == "before":
+            if now and when == "inside" and write is transact:  # its effects are done, and not committed
+                args = (*args[:-1], lambda _: os.kill(os.getpid(), how))
+            elif now and when != "after":
                 os.kill(os.getpid(), how)
             result = await write(*args, **options)
             if now and when == "after":
@@ -202,7 +204,8 @@ def killing(at: int | str, when: str, how: signal.Signals = signal.SIGKILL) -> N
 
         return written
 
-    for name in ("accept", "claim", "append"):
+    transact = SqlLog.transact
+    for name in ("accept", "claim", "append", "transact"):
         setattr(SqlLog, name, watched(getattr(SqlLog, name)))
 
 
@@ -245,7 +248,10 @@ async def main(url: str, verb: str, *arguments: str) -> None:
     if "STOP" in os.environ:
         killing(int(os.environ["STOP"]), "after", signal.SIGSTOP)
     noting_refusals()
-    rt = runtime(url, DESK, TALKER, *FAMILY)
+    from tests.runtime.acts import ACTOR
+    from tests.runtime.till import CASHIER
+
+    rt = runtime(url, DESK, TALKER, CASHIER, ACTOR, *FAMILY)
     if "CLOCK" in os.environ:
         rt.clock = Jumping()
     async with rt:
@@ -290,6 +296,12 @@ async def main(url: str, verb: str, *arguments: str) -> None:
             await rt.run(DESK, "boom", session_id="elsewhere", run_id="poison")
         elif verb == "family":
             await rt.run(PARENT, "go", session_id="s", run_id=arguments[0])
+        elif verb == "pay":
+            await rt.run(rt.registry.get("Cashier"), "go", session_id="s", run_id=arguments[0])
+        elif verb == "act":
+            budget = Budget(model_calls=1) if arguments[0] == "budget 1" else None
+            state = {"n": 0, "seen": {}} if arguments[0] == "add" else None
+            await rt.run(ACTOR, arguments[0], session_id="s", run_id="job", budget=budget, state=state)
         elif verb == "drain":
             await until(lambda: nothing_open(rt))
         elif verb == "serve":
@@ -298,5 +310,7 @@ async def main(url: str, verb: str, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    place = Path(sys.argv[2])
-    asyncio.run(main(sys.argv[1], *sys.argv[3:]))
+    from tests.runtime import desk  # this module under the name that others know it by
+
+    desk.place = Path(sys.argv[2])
+    asyncio.run(desk.main(sys.argv[1], *sys.argv[3:]))

@@ -11,7 +11,7 @@ import pytest
 from perdure.types import records as rec
 from perdure.types.base import decode_json
 from tests.runtime import desk
-from tests.runtime.canon import canon
+from tests.runtime.canon import canon, lost
 from tests.runtime.conftest import Processes
 from tests.runtime.desk import DESK, effects, runtime
 
@@ -70,7 +70,7 @@ async def undisturbed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize(("url", "at", "when", "again"), CASES, indirect=["url"])
-async def test_d01_d02_d04_d05_d06_d09_d18_nothing_finished_is_done_again(
+async def test_d01_d02_d04_d05_d06_d08_d09_d18_nothing_finished_is_done_again(
     at: int, when: str, again: int, url: str, processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (parent, said), (child, child_said), child_session, calm = await undisturbed(tmp_path, monkeypatch)
@@ -83,6 +83,7 @@ async def test_d01_d02_d04_d05_d06_d09_d18_nothing_finished_is_done_again(
         records = await rt.session("s").records()
         mine, messages = await canon(rt, "s")
         its, its_messages = await canon(rt, child_session)
+        its_records = await rt.session(child_session).records()
     assert result.output == calm.output == "done: go"
 
     after = effects()
@@ -106,7 +107,8 @@ async def test_d01_d02_d04_d05_d06_d09_d18_nothing_finished_is_done_again(
     assert messages == said
     assert its == child, "the child run is the same one, with the same log"
     assert its_messages == child_said
-    assert result.usage == calm.usage, "the child's usage counts once"
+    used = calm.usage + lost(records) + lost(its_records)
+    assert result.usage == used, "the child's usage counts once, and so does each attempt that was lost"
     assert sum(isinstance(one.payload, rec.RunFinished) for one in records) == 1
 
 

@@ -101,13 +101,15 @@ def _starts(found: Found) -> Iterator[str]:
     for (_, run), records in found.runs.items():
         epoch = 1
         seen: Counter[Any] = Counter()
+        failed: Counter[str] = Counter()
         for one in records:
             payload = one.payload
             if isinstance(payload, rec.Claimed):
                 epoch = payload.epoch
             elif isinstance(payload, rec.Started):
-                seen["start", payload.step] += 1
+                seen["start", payload.step, failed[payload.step]] += 1
             elif isinstance(payload, rec.AttemptFailed):
+                failed[payload.step] += 1  # nothing has happened, so it begins anew
                 seen[epoch, payload.step, payload.attempt] += 1
             elif isinstance(payload, rec.StepFailed):
                 seen[payload.step] += 1
@@ -136,8 +138,10 @@ def _effects(found: Found) -> Iterator[str]:
         for one in records:
             payload = one.payload
             sure = (
-                isinstance(payload, rec.ToolDone) and payload.outcome == "ok" and payload.result.tool.name != "trip"
-            ) or (isinstance(payload, (rec.InferenceDone, rec.StepDone)) and not getattr(payload, "interrupted", False))
+                (isinstance(payload, rec.ToolDone) and payload.outcome == "ok" and payload.result.tool.name != "trip")
+                or (isinstance(payload, rec.InferenceDone) and not payload.interrupted)
+                or (isinstance(payload, rec.StepDone) and payload.error is None)
+            )
             if sure and (run, one.key) not in places:
                 yield f"{run} {one.key} has a record and was never done"
 

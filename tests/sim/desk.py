@@ -95,9 +95,9 @@ async def trip(ctx: Context[Any]) -> str:
         await _while()
         return "b"
 
-    begun = await ctx.step.run("a", first)
+    begun = await ctx.step.run("a", first, effect="idempotent")
     asked = await ctx.run(HELPER, "look")
-    return begun + asked.output + await ctx.step.run("b", last)
+    return begun + asked.output + await ctx.step.run("b", last, effect="idempotent")
 
 
 class Script:

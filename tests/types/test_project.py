@@ -305,4 +305,5 @@ EXAMPLES: dict[str, Any] = {
     "wait_id": "w1",
     "answer": Approve(),
     "epoch": 2,
+    "usage": Usage(),
 }

@@ -20,6 +20,8 @@ from perdure.types.messages import Message, ToolCall, ToolCallMessage, ToolResul
 from perdure.types.records import (
     AgentDone,
     Answered,
+    AttemptFailed,
+    AttemptLost,
     Claimed,
     ErrorInfo,
     InferenceDone,
@@ -67,6 +69,13 @@ class Call(msgspec.Struct, frozen=True):
     again: WaitOpened | None
 
 
+class Doubt(msgspec.Struct, frozen=True):
+    """The note of a call that was begun before a crash, never ended, and must not be made again."""
+
+    loop: AgentLoop
+    open: OpenCall
+
+
 class End(msgspec.Struct, frozen=True):
     """The note of an agent's turn to be ended, with its finish hooks."""
 
@@ -87,7 +96,7 @@ class OpenCall(msgspec.Struct, eq=False):
     waits: tuple[Wait, ...] = ()
     answers: dict[str, WaitAnswer] = {}
     rounds: int = 0
-    started: bool = False
+    started: Started | None = None
     in_doubt: bool = False
 
     @property
@@ -162,7 +171,8 @@ class AgentLoop(msgspec.Struct, eq=False):
             if one.done is not None:
                 continue
             if one.in_doubt:
-                return Keep(one.key, self.not_run(one, "unknown", _IN_DOUBT))
+                ready.append(Do(one.key, Doubt(self, one)))
+                continue
             missing = one.unanswered
             if missing:
                 waits += missing
@@ -193,7 +203,7 @@ class AgentLoop(msgspec.Struct, eq=False):
                     if one.error is not None:
                         return Keep(one.key, self.not_run(one, "error", one.error.message, one.error.type))
                     if one.in_doubt:
-                        return Keep(one.key, self.not_run(one, "unknown", _IN_DOUBT))
+                        return Keep(one.key, self.not_run(one, "unknown", IN_DOUBT))
                     return Keep(one.key, self.not_run(one, outcome, why))
         return None
 
@@ -218,10 +228,16 @@ class AgentLoop(msgspec.Struct, eq=False):
             one.waits = payload.waits
             one.rounds += 1
         elif type(payload) is Started:
-            self.round[payload.step].started = True
+            if payload.step in self.round:  # else it is an inner step
+                self.round[payload.step].started = payload
+        elif type(payload) is AttemptFailed:
+            if payload.step in self.round:  # tried again, so certainly nothing has happened
+                self.round[payload.step].started = None
+        elif type(payload) is AttemptLost:
+            self.usage += payload.usage
         elif type(payload) is Claimed:
             for one in self.calls:
-                one.in_doubt = one.started  # a start of an older epoch, and nothing closed it
+                one.in_doubt = one.started is not None  # a start of an older epoch, and nothing closed it
         elif type(payload) is Answered:
             for one in self.calls:
                 if any(wait.id == payload.wait_id for wait in one.waits):
@@ -324,7 +340,7 @@ class AgentLoop(msgspec.Struct, eq=False):
         self.phase = "end"
 
 
-_IN_DOUBT = "The process died while this tool ran; whether it took effect is unknown. Check before repeating it."
+IN_DOUBT = "The process died while this tool ran; whether it took effect is unknown. Check before repeating it."
 
 
 def _usage_of(results: Sequence[ToolDone]) -> Usage:

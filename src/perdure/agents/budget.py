@@ -48,12 +48,20 @@ class Ledger:
         parent: the ledger of the run that started this one.
     """
 
-    __slots__ = ("budget", "parent", "used")
+    __slots__ = ("budget", "open", "parent", "used")
 
     def __init__(self, budget: Budget | None, parent: Ledger | None = None) -> None:
         self.budget = budget
         self.parent = parent
         self.used = NOTHING
+        self.open = 0
+
+    def begin(self, calls: int) -> None:
+        """Count model calls that are in flight, or (negative) are not any more, here and above."""
+        if self.budget is not None:
+            self.open += calls
+        if self.parent is not None:
+            self.parent.begin(calls)
 
     def charge(self, usage: Usage) -> None:
         """Count what a call consumed, here and above, where a limit asks for it."""
@@ -69,8 +77,9 @@ class Ledger:
             if tool:
                 if budget.tool_calls is not None and used.tool_calls >= budget.tool_calls:
                     return f"{used.tool_calls} of {budget.tool_calls} tool calls are used"
-            elif budget.model_calls is not None and used.model_calls >= budget.model_calls:
-                return f"{used.model_calls} of {budget.model_calls} model calls are used"
+            elif budget.model_calls is not None and used.model_calls + self.open >= budget.model_calls:
+                flying = f", and {self.open} are in flight" if self.open else ""
+                return f"{used.model_calls} of {budget.model_calls} model calls are used{flying}"
             if budget.tokens is not None and used.total_tokens >= budget.tokens:
                 return f"{used.total_tokens} of {budget.tokens} tokens are used"
             if budget.cost is not None and (used.cost or 0) >= budget.cost:

@@ -50,7 +50,7 @@ async def call_tool(env: Env, note: Call, key: str, io: RunIO) -> ToolDone | Kee
     if note.again is None:
         over = env.ledger.exceeded(tool=True)
         if over is not None:
-            return _error(agent.name, call, "budget", over, "not_run")
+            return closed_with(agent.name, call, "budget", over, "not_run")
         env.ledger.charge(Usage(tool_calls=1))
     else:
         ctx.restore(Saved(note.again.patch, note.again.scheduled))
@@ -60,7 +60,7 @@ async def call_tool(env: Env, note: Call, key: str, io: RunIO) -> ToolDone | Kee
         if agent.strict:
             raise UnknownName("tool", call.name, list(tools))
         known = ", ".join(tools) or "none"
-        return _error(agent.name, call, "UnknownTool", f"There is no tool named {call.name!r}. Known: {known}.")
+        return closed_with(agent.name, call, "UnknownTool", f"There is no tool named {call.name!r}. Known: {known}.")
     handling = _Handling(env, plan, tool, ctx, note, key, io)
     try:
         return await handling.perform()
@@ -68,10 +68,10 @@ async def call_tool(env: Env, note: Call, key: str, io: RunIO) -> ToolDone | Kee
         return handling.wait(suspended.waits)
     except asyncio.CancelledError:
         if not io.interrupted():
-            return _error(agent.name, call, "CancelledError", "The tool cancelled itself.")
+            return closed_with(agent.name, call, "CancelledError", "The tool cancelled itself.")
         certain = tool.effect in ("pure", "idempotent") or not handling.entered
         outcome: Outcome = "interrupted" if certain else "unknown"
-        return _error(agent.name, call, "interrupted", _CUT[outcome], outcome, ctx.child_usage)
+        return closed_with(agent.name, call, "interrupted", _CUT[outcome], outcome, ctx.child_usage)
 
 
 _FREE = Usage()
@@ -117,7 +117,7 @@ class _Handling:
         except ArgumentsInvalid as problem:
             if plan.agent.strict:
                 raise
-            return _error(agent, call, "ArgumentsInvalid", str(problem))
+            return closed_with(agent, call, "ArgumentsInvalid", str(problem))
         done: ToolDone | None = None
         if self.note.again is None:
             if plan.chain.before_tool:
@@ -128,14 +128,12 @@ class _Handling:
                     try:
                         bound = tool.signature.bind(changed.input)
                     except ArgumentsInvalid as problem:
-                        return _error(agent, self.call, "ArgumentsInvalid", str(problem))
+                        return closed_with(agent, self.call, "ArgumentsInvalid", str(problem))
             if done is None and tool.requires_approval is not False:
                 wait = await self._approval(bound)
                 if wait is not None:
                     return self.wait((wait,))
         if done is None:
-            if self.env.kernel.durable and tool.effect == "once":
-                await self.io.keep(None, Started(self.key))  # from here on a crash leaves the outcome in doubt
             done = await self._run(bound)
         if plan.chain.after_tool:
             done = await self._after(plan, done)
@@ -147,7 +145,7 @@ class _Handling:
             try:
                 answer = await settle(hook(self.ctx, call))
             except ModelRetry as veto:
-                return call, _error(plan.agent.name, self.call, "denied", str(veto), "denied")
+                return call, closed_with(plan.agent.name, self.call, "denied", str(veto), "denied")
             if isinstance(answer, ToolCall):
                 args = plain(answer.input, f"call of {call.name!r}, as the hook before_tool returned it,")
                 call = msgspec.structs.replace(call, input=args)
@@ -182,19 +180,24 @@ class _Handling:
         id = derive_id("wait", self.env.run_id, self.key)
         return Approval(id, self.tool.name, args, self.env.run_id, self.plan.agent.name, self.call.id)
 
+    def _args(self) -> dict[str, Any]:
+        return cast("dict[str, Any]", self.args)
+
     def wait(self, waits: tuple[Wait, ...]) -> Keep:
         """Let the call wait, and keep what it is entered with again."""
-        args = cast("dict[str, Any]", self.args)
-        opened = WaitOpened(self.plan.agent.name, waits, args, self.before.patch, self.before.scheduled)
+        opened = WaitOpened(self.plan.agent.name, waits, self._args(), self.before.patch, self.before.scheduled)
         return Keep(f"{self.key}/wait/{self.note.open.rounds}", opened)
 
     async def _run(self, bound: Any) -> ToolDone:
         """Call the handler, again where its effect allows it, and make of its end a result."""
         tool = self.tool
         limit: TimeLimit | None = None
-        attempt = 0
+        attempt = await self.io.tried.before(self.key, self.io.kernel.clock)
         while True:
             attempt += 1
+            if tool.effect == "once" and self.env.kernel.durable:
+                # from here on a crash leaves the outcome in doubt
+                await self.io.keep(None, Started(self.key, None if self.args == self.call.input else self._args()))
             await self.io.sure()  # whoever was stopped behind the start's commit must not act beside a successor
             self.entered = True
             try:
@@ -223,7 +226,7 @@ class _Handling:
             name = type(failure).__name__
             lost = isinstance(failure, ToolServerError) and not isinstance(failure, NotDone)
             outcome: Outcome = "unknown" if lost and self.tool.effect == "once" else "error"
-            return _error(self.plan.agent.name, self.call, name, str(failure) or name, outcome, self._usage())
+            return closed_with(self.plan.agent.name, self.call, name, str(failure) or name, outcome, self._usage())
 
     async def _handle(self, bound: Any) -> Any:
         tool = self.tool
@@ -246,9 +249,9 @@ class _Handling:
         tool = self.tool
         message = f"The tool did not end within {tool.timeout:g} s."
         if tool.effect == "pure":
-            return _error(self.plan.agent.name, self.call, "timeout", message, "timeout", self._usage())
+            return closed_with(self.plan.agent.name, self.call, "timeout", message, "timeout", self._usage())
         message += " Whether it took effect is unknown; check before repeating it."
-        return _error(self.plan.agent.name, self.call, "timeout", message, "unknown", self._usage())
+        return closed_with(self.plan.agent.name, self.call, "timeout", message, "unknown", self._usage())
 
     def _encoded(self, value: Any) -> ToolDone:
         """Turn what a tool returned into a result; what cannot be kept is an error that says where."""
@@ -259,7 +262,7 @@ class _Handling:
         try:
             data = encode_json(value)
             if len(data) > MAX_MESSAGE_BYTES:
-                return _error(
+                return closed_with(
                     self.plan.agent.name,
                     self.call,
                     "TooLarge",
@@ -286,8 +289,9 @@ class _Handling:
         return self.ctx.child_usage
 
 
-def _error(
+def closed_with(
     agent: str, call: ToolCall, name: str, message: str, outcome: Outcome = "error", usage: Usage = _FREE
 ) -> ToolDone:
+    """Close a call with an error that the model can read."""
     content = {"error": {"name": name, "message": sound(message)}}
     return ToolDone(agent, ToolResultMessage(call, content), outcome, usage=usage)

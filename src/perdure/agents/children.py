@@ -34,7 +34,7 @@ async def run_child(
     """
     if not isinstance(definition, (AgentDefinition, NetworkDefinition)):
         raise DefinitionError(f"ctx.run(…) takes an agent or a network, not {definition!r}.")
-    for name in ("session_id", "run_id"):
+    for name in ("session_id", "run_id", "session_budget"):
         if options.get(name) is not None:
             raise DefinitionError(
                 f"ctx.run(…) takes no {name}: a child run has its own session, derived from its parent's place."
@@ -67,11 +67,11 @@ async def run_child(
         try:
             result = await go_on if go_on is not None else running.result()
         except asyncio.CancelledError:
-            ctx.child_usage += running.loop.total_usage  # what was spent until it was cut off
+            ctx.children[child_id] = running.loop.total_usage  # what was spent until it was cut off
             raise
         if result.status == "waiting":
             await body.park(result.waits)
-        ctx.child_usage += result.usage
+        ctx.children[child_id] = result.usage
         if key not in body.done:
             await body.io.keep(key, ChildDone(child_id, result.status, result.usage))
         raise_for(result, definition.name, running.cause, running.loop.error)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, cast
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, Protocol, cast, overload
 
 from typing_extensions import TypeVar
 
@@ -16,7 +16,7 @@ from perdure.types.errors import UnknownName
 from perdure.types.events import ToolProgress
 from perdure.types.ids import derive_id
 from perdure.types.messages import Message, ToolCall
-from perdure.types.usage import NOTHING
+from perdure.types.usage import NOTHING, Usage
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     from perdure.agents.outcome import RunResult
     from perdure.agents.result import AgentResult
     from perdure.agents.state_kind import StateKind
+    from perdure.db.transaction import AsyncTransaction, Transaction
     from perdure.durable.drive import RunIO
     from perdure.types.records import JsonPatch
 
 S = TypeVar("S", default=Any)
 T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
 Out = TypeVar("Out")
 
 
@@ -147,7 +150,7 @@ class Context(Generic[S]):
         "_scheduled",
         "_state",
         "call",
-        "child_usage",
+        "children",
     )
 
     def __init__(
@@ -169,7 +172,7 @@ class Context(Generic[S]):
         self._body: Body | None = None
         self._kept: JsonPatch | None = None
         self.call = call
-        self.child_usage = NOTHING
+        self.children: dict[str, Usage] = {}
 
     # -- where we are ------------------------------------------------------------------------------------------------
 
@@ -218,6 +221,11 @@ class Context(Generic[S]):
     def idempotency_key(self) -> str:
         """A key that is the same for every attempt of this step, for the other side to recognise a repetition."""
         return derive_id("key", self._env.run_id, self._key)
+
+    @property
+    def child_usage(self) -> Usage:
+        """What the child runs of this step have consumed, each counted once however often the step was entered."""
+        return sum(self.children.values(), NOTHING)
 
     # -- state -------------------------------------------------------------------------------------------------------
 
@@ -307,6 +315,18 @@ class Context(Generic[S]):
     def step(self) -> Step:
         """Steps inside this tool, which are done once and kept."""
         return Step(self.body)
+
+    @overload
+    async def transaction(
+        self, fn: Callable[Concatenate[AsyncTransaction, P], Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    @overload
+    async def transaction(
+        self, fn: Callable[Concatenate[Transaction, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    async def transaction(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function that writes to the runtime's database, exactly once; see `Step.transaction`."""
+        return await self.step.transaction(fn, *args, **kwargs)
 
     @property
     def body(self) -> Body:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Sequence
 from typing import Any
 
 from perdure.agents.agent_loop import AgentLoop
@@ -12,11 +11,12 @@ from perdure.agents.context import Context
 from perdure.agents.definition import AgentDefinition
 from perdure.agents.env import Env, Plan
 from perdure.agents.hooks import Stop, read_messages, read_result, settle
+from perdure.agents.lost import estimate
 from perdure.agents.output import ANSWER_TOOL
 from perdure.agents.prompt import prompt_ref
 from perdure.agents.result import AgentResult, final_text
 from perdure.agents.toolbox import Toolbox
-from perdure.durable.drive import RunIO
+from perdure.durable.drive import Left, RunIO
 from perdure.durable.limit import TimeLimit
 from perdure.durable.retry import MODEL_BACKOFF
 from perdure.models.model import Model, ModelRequest, prices_of
@@ -26,7 +26,7 @@ from perdure.types.base import Json
 from perdure.types.chunks import ModelEvent, ReasoningChunk, Restarted, TextChunk, ToolCallChunk
 from perdure.types.errors import BadResponse, DefinitionError, ModelError, ModelRetry, ModelTimeout, OutputInvalid
 from perdure.types.messages import Message, TextMessage, ToolCallMessage, ToolResultMessage
-from perdure.types.records import InferenceDone
+from perdure.types.records import AttemptFailed, AttemptLost, ErrorInfo, InferenceDone
 from perdure.types.usage import Usage
 
 
@@ -50,7 +50,6 @@ async def infer(env: Env, loop: AgentLoop, key: str, io: RunIO) -> InferenceDone
     toolbox = await env.toolbox(plan, ctx) if plan.dynamic else plan.toolbox
     system = plan.system if plan.fixed_prompt else await _system(env, plan, ctx)
     messages: tuple[Message, ...] = (*loop.transcript, *loop.said)
-    count = len(messages)
     prompt = messages if system is None else (system, *messages)
     changed = False
     for hook in plan.chain.on_start:
@@ -69,12 +68,20 @@ async def infer(env: Env, loop: AgentLoop, key: str, io: RunIO) -> InferenceDone
 
     request = _request(env, plan, toolbox, loop, prompt)
     answer = _Answer(io, key, agent.name, plan.model)
+    env.ledger.begin(1)
     try:
         await answer.collect(request)
     except asyncio.CancelledError:
-        if not io.interrupted():
+        try:
+            if not io.interrupted():
+                raise
+        except Left:
+            if answer.asked:
+                io.hold(None, AttemptLost(key, estimate(prompt, answer.assembler.text)))
             raise
-        return _cut_off(env, answer, prompt, count, changed, toolbox, ctx)
+        return _cut_off(env, answer, prompt, ctx)
+    finally:
+        env.ledger.begin(-1)
     said = answer.assembler.messages()
     finished = answer.assembler.finished
     assert finished is not None  # collect() raises without it
@@ -152,7 +159,7 @@ _CHOICES = ("auto", "any", "none")
 class _Answer:
     """One answer as it comes in: collected, shown, and asked for again after a failure that may pass."""
 
-    __slots__ = ("agent", "assembler", "at", "io", "key", "model", "names", "streamed")
+    __slots__ = ("agent", "asked", "assembler", "at", "io", "key", "model", "names", "streamed")
 
     def __init__(self, io: RunIO, key: str, agent: str, model: Model) -> None:
         self.io = io
@@ -160,6 +167,7 @@ class _Answer:
         self.agent = agent
         self.model = model
         self.assembler = Assembler()
+        self.asked = False
         self.streamed = False
         self.names: dict[int, tuple[str, str]] = {}
         self.at: dict[str, Any] = {}
@@ -171,12 +179,14 @@ class _Answer:
             ModelError: it failed for good.
         """
         settings = request.settings
-        attempt = 0
+        attempt = await self.io.tried.before(self.key, self.io.kernel.clock)
         while True:
             attempt += 1
             try:
-                return await self._attempt(request)
+                self.asked = True
+                return await self._attempt(request, attempt)
             except ModelError as error:
+                self.asked = False
                 if not error.retryable or attempt > settings.retries:
                     error.add_note(f"attempt {attempt} of {settings.retries + 1}")
                     raise
@@ -184,7 +194,7 @@ class _Answer:
                 wait = MODEL_BACKOFF.wait(attempt, error.retry_after)
                 await self.io.attempt_failed(self.key, attempt, error, wait)
 
-    async def _attempt(self, request: ModelRequest) -> None:
+    async def _attempt(self, request: ModelRequest, attempt: int) -> None:
         io, model = self.io, self.model
         add = self.assembler.add
         if io.projector is not None:
@@ -212,6 +222,8 @@ class _Answer:
                             piece = TextChunk(prefill + piece.text, piece.block, piece.opaque)
                             prefill = None
                     add(piece)
+                    if type(piece) is Restarted:
+                        await self._restarted(piece, attempt)
                     if io.sink is not None:
                         self.show(piece)
         except TimeoutError as error:
@@ -224,6 +236,11 @@ class _Answer:
                     await close()
         if self.assembler.finished is None:
             raise BadResponse("the answer broke off before its end", provider=model.provider, model=model.name)
+
+    async def _restarted(self, piece: Restarted, attempt: int) -> None:
+        """Keep that a model of a chain failed and the next one is asked, without counting it as a whole attempt."""
+        model = piece.failed or f"{self.model.provider}:{self.model.name}"
+        await self.io.keep(None, AttemptFailed(self.key, attempt, ErrorInfo("Restarted", piece.reason), 0.0, model))
 
     def reset(self, reason: str) -> None:
         """Void what was streamed."""
@@ -271,18 +288,10 @@ def _no_stream(model: Model, stream: object) -> DefinitionError:
     )
 
 
-def _cut_off(
-    env: Env,
-    answer: _Answer,
-    prompt: tuple[Message, ...],
-    count: int,
-    changed: bool,
-    toolbox: Toolbox,
-    ctx: Context[Any],
-) -> InferenceDone:
+def _cut_off(env: Env, answer: _Answer, prompt: tuple[Message, ...], ctx: Context[Any]) -> InferenceDone:
     """Keep what was said before the stop; calls that were not complete are dropped."""
     model = answer.model
-    usage = Usage(model_calls=1, input_tokens=_estimate(prompt), output_tokens=len(answer.assembler.text) // 4)
+    usage = estimate(prompt, answer.assembler.text)
     env.ledger.charge(usage)
     return InferenceDone(
         answer.agent,
@@ -294,10 +303,6 @@ def _cut_off(
         interrupted=True,
         scheduled=ctx.take_scheduled(),
     )
-
-
-def _estimate(prompt: Sequence[Message]) -> int:
-    return sum(len(one.text) for one in prompt if isinstance(one, TextMessage)) // 4
 
 
 def _usage(usage: Usage, model: Model, env: Env) -> Usage:

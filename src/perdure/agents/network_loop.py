@@ -22,6 +22,8 @@ from perdure.types.messages import Message
 from perdure.types.records import (
     AgentDone,
     Answered,
+    AttemptFailed,
+    AttemptLost,
     CancelAsked,
     ChildDone,
     Claimed,
@@ -211,12 +213,12 @@ class NetworkLoop(msgspec.Struct, eq=False):
         elif type(payload) is CancelAsked:
             self.stopping = payload.reason
             self.stop_detail = payload.detail
-        elif type(payload) is Started:
+        elif type(payload) is Started or type(payload) is AttemptFailed or type(payload) is AttemptLost:
             self._loop_of(payload.step).fold(record)
         elif type(payload) is Claimed:
             for loop in self.current:
                 loop.fold(record)
-        elif type(payload) is StepDone or type(payload) is ChildDone:
+        elif isinstance(payload, (StepDone, ChildDone)):
             self.steps[record.key or ""] = payload
         return ()
 

@@ -20,9 +20,9 @@ class RunOptions(TypedDict, Generic[S], total=False):
 
     `state` is the data to start from, or a whole `State`; `messages` what was said before; `session_id` the
     conversation to continue, `user_id` whom it serves, `run_id` makes a repetition the same run; `model` and
-    `settings` win over the agent's; `resources` are live objects for `ctx.use`; `budget` and `deadline` (seconds from
-    now) bound it; `on_busy` says what happens if the session is at work; `max_iter`, `tool_choice` and `router` win
-    over the definition's.
+    `settings` win over the agent's; `resources` are live objects for `ctx.use`; `budget` and `deadline` (seconds
+    from now) bound it, `session_budget` all runs of its session together; `on_busy` says what happens if the
+    session is at work; `max_iter`, `tool_choice` and `router` win over the definition's.
     """
 
     state: S | State[S] | None
@@ -34,6 +34,7 @@ class RunOptions(TypedDict, Generic[S], total=False):
     settings: ModelSettings | None
     resources: Sequence[Any]
     budget: Budget | None
+    session_budget: Budget | None
     deadline: float | None
     on_busy: Literal["queue", "reject", "interrupt"]
     max_iter: int | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from perdure.agents.agent_loop import AgentLoop, Call, End, Infer
+from perdure.agents.agent_loop import AgentLoop, Call, Doubt, End, Infer
 from perdure.agents.call_tools import call_tool
 from perdure.agents.context import Context
 from perdure.agents.env import Env
@@ -14,7 +14,8 @@ from perdure.agents.infer import infer
 from perdure.agents.network_loop import NetworkLoop, Route, RunRules
 from perdure.agents.result import AgentResult
 from perdure.agents.routing import route
-from perdure.durable.drive import Left, RunIO
+from perdure.agents.undo import settle_doubt
+from perdure.durable.drive import Left, Parked, RunIO
 from perdure.durable.program import Do, Keep
 from perdure.types.records import AgentDone, Payload
 
@@ -48,11 +49,13 @@ class AgentsProgram:
                 return await infer(env, what.loop, do.key, io)
             if type(what) is Call:
                 return await call_tool(env, what, do.key, io)
+            if type(what) is Doubt:
+                return await settle_doubt(env, what, do.key, io)
             if type(what) is End:
                 return await _end(env, what, do.key, io)
             assert isinstance(what, Route)
             return await route(env, state, what, do.key, io)
-        except (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit, Left):
+        except (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit, Left, Parked):
             raise
         except BaseException as error:
             await _tell(env, what, do.key, io, error)
@@ -97,7 +100,7 @@ async def _tell(env: Env, what: Any, key: str, io: RunIO, error: BaseException) 
         agent = env.agent_of(loop)
         where += f", agent {agent.name!r}"
         chain = HookChain((*env.hooks, *agent.hooks))
-        if type(what) is Call:
+        if type(what) is Call or type(what) is Doubt:
             where += f", tool {what.open.call.name!r}"
     error.add_note(where)
     if chain.on_error:

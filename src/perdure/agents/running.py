@@ -16,13 +16,14 @@ from perdure.agents.children import run_child
 from perdure.agents.definition import AgentDefinition, NetworkDefinition, check_router
 from perdure.agents.env import Env
 from perdure.agents.hooks import Hooks
+from perdure.agents.lost import lost_attempts, usage_of
 from perdure.agents.network_loop import NetworkLoop, RunRules
 from perdure.agents.outcome import RunResult
 from perdure.agents.program import AgentsProgram
 from perdure.agents.result import AgentResult
 from perdure.agents.state import State
 from perdure.agents.state_kind import StateKind
-from perdure.durable.drive import RunIO, drive, resumed
+from perdure.durable.drive import RunIO, drive
 from perdure.durable.kernel import Kernel
 from perdure.durable.patience import patiently
 from perdure.durable.program import Waiting
@@ -30,19 +31,16 @@ from perdure.log.log import NewRun, RunRow, Token
 from perdure.models.model import ModelSettings
 from perdure.types.base import encode_json, plain
 from perdure.types.errors import DefinitionError, NeedsRuntime
-from perdure.types.events import AnyEvent, Sink
+from perdure.types.events import AnyEvent, RunResumed, Sink
 from perdure.types.ids import check_id, new_id
 from perdure.types.messages import Input, Message, read_input
 from perdure.types.project import Projector
 from perdure.types.records import (
     Answered,
     Claimed,
-    InferenceDone,
-    Payload,
     Record,
     RunStarted,
     RunStatus,
-    ToolDone,
 )
 from perdure.types.usage import Usage
 from perdure.types.waits import WaitAnswer
@@ -54,6 +52,7 @@ OPTIONS = frozenset(
         "session_id",
         "user_id",
         "run_id",
+        "session_budget",
         "model",
         "settings",
         "resources",
@@ -94,6 +93,7 @@ class Running:
         "notes",
         "program",
         "resumed",
+        "session_ledger",
         "sink",
         "started",
         "waiting",
@@ -124,12 +124,15 @@ class Running:
             run_id = new_id("run")
         # a session of the run's own follows from the run, so that the same run is in the same session
         session_id = session_id or thread_id or f"session_{run_id.removeprefix('run_')}"
+        of_session: Budget | None = options.get("session_budget") if options else None
+        above = parent[0] if parent is not None else UNLIMITED
+        self.session_ledger = Ledger(of_session) if of_session is not None else None
         env = Env(
             kernel=kernel or Kernel(),
             definition=definition,
             kind=kind,
             hooks=(*hooks, *network.hooks) if network is not None else hooks,
-            ledger=_ledger(budget, parent[0] if parent is not None else UNLIMITED),
+            ledger=_ledger(budget, self.session_ledger or above),
             run_id=run_id,
             session_id=session_id,
             options={**options, "results": results} if results else options,
@@ -138,7 +141,7 @@ class Running:
         )
         env.thread_id = thread_id
         env.turn_prompt = turn_prompt
-        if budget is not None and budget.cost is not None:
+        if options and env.ledger.counts_cost:
             _check_prices(env)
         rules = RunRules(
             None if network is not None else definition.name,
@@ -249,7 +252,7 @@ class Running:
                 notes = self.loop.fold(record)
                 if notes:
                     told[record.seq] = notes
-                used = _usage_of(record.payload)
+                used = usage_of(record.payload)
                 if used is not None:
                     self.env.ledger.charge(used)
 
@@ -269,6 +272,7 @@ class Running:
             claimed: the note of a new owner, if somebody had it before.
         """
         io = self.io = RunIO(self.env.kernel, token, self.sink, head)
+        io.tried.recall(records)
         self.began = records[0].created_at
         self._limit(io)
         if io.projector is not None:
@@ -276,6 +280,10 @@ class Running:
                 io.emit(self.shown(record, io.projector))
         if claimed is not None:
             self.loop.fold(io.hold(None, claimed))
+            if claimed.died:
+                for lost in lost_attempts(self.env, self.loop, io):
+                    self.loop.fold(io.hold(None, lost))
+                    self.env.ledger.charge(lost.usage)
         return await self._go_on(io)
 
     def leave(self) -> None:
@@ -309,7 +317,7 @@ class Running:
             await io.flush("running")
             if self.env.options:
                 self._limit(io)
-            resumed(io)
+            io.emit([RunResumed(run_id=io.token.run_id, session_id=io.token.session_id, seq=io.seq)])
             return await self._go_on(io)
         finally:
             self.resumed = None
@@ -403,15 +411,6 @@ class Running:
         )
 
 
-def _usage_of(payload: Payload) -> Usage | None:
-    """What a recalled step has consumed, so that a budget counts it once and no more."""
-    if isinstance(payload, InferenceDone):
-        return payload.usage
-    if isinstance(payload, ToolDone) and payload.outcome not in ("not_run", "denied"):
-        return payload.usage + Usage(tool_calls=1)
-    return None
-
-
 def _ledger(budget: Budget | None, above: Ledger) -> Ledger:
     return above if budget is None else Ledger(budget, above)
 
@@ -453,7 +452,7 @@ def _kept(options: Mapping[str, Any], kind: StateKind[Any]) -> dict[str, Any]:
     kept = {name: options[name] for name in ("max_iter", "tool_choice", "deadline") if name in options}
     if isinstance(options.get("model"), str):
         kept["model"] = options["model"]
-    for name in ("budget", "settings"):
+    for name in ("budget", "session_budget", "settings"):
         if options.get(name) is not None:
             kept[name] = plain(options[name], name)
     if kind is not DICT_KIND and options.get("state") is not None:
@@ -471,7 +470,7 @@ def read_kept(started: RunStarted) -> dict[str, Any]:
         AttributeError: the same, inside its module.
     """
     options = dict(started.options)
-    for name, kind in (("budget", Budget), ("settings", ModelSettings)):
+    for name, kind in (("budget", Budget), ("session_budget", Budget), ("settings", ModelSettings)):
         if name in options:
             options[name] = msgspec.convert(options[name], kind, strict=False)
     if "state_type" in options:
@@ -555,9 +554,14 @@ def _check_options(options: Mapping[str, Any], kernel: Kernel | None) -> None:
     deadline = options.get("deadline")
     if deadline is not None and (type(deadline) not in (int, float) or not deadline > 0):
         raise DefinitionError(f"deadline={deadline!r} must be a number of seconds from now, above 0.")
-    budget = options.get("budget")
-    if budget is not None and not isinstance(budget, Budget):
-        raise DefinitionError(f"budget={budget!r} must be a Budget.")
+    for name in ("budget", "session_budget"):
+        if options.get(name) is not None and not isinstance(options[name], Budget):
+            raise DefinitionError(f"{name}={options[name]!r} must be a Budget.")
+    if options.get("session_budget") is not None:
+        if not durable:
+            raise NeedsRuntime("session_budget", "give budget= to each run")
+        if options["session_budget"].seconds is not None:
+            raise DefinitionError("session_budget=Budget(seconds=…): a session has no end; limit each run by budget=.")
     if options.get("on_busy", "queue") not in ("queue", "reject", "interrupt"):
         raise DefinitionError(f"on_busy={options['on_busy']!r} is unknown; it is 'queue', 'reject' or 'interrupt'.")
     if "max_iter" in options:
@@ -574,7 +578,6 @@ def _check_options(options: Mapping[str, Any], kernel: Kernel | None) -> None:
 def _check_prices(env: Env) -> None:
     """Refuse a budget in dollars where a model's price is not known: it could not be kept to."""
     from perdure.models.call import price_of
-    from perdure.types.usage import Usage
 
     for agent in env.agents.values():
         model = env.model_for(agent)

@@ -46,6 +46,7 @@ class Tool(Generic[P, R_co, S_contra]):
         retries: int = 0,
         parameters: type | dict[str, Any] | None = None,
         strict: bool = False,
+        undo: Callable[..., Any] | None = None,
         signature: Signature | None = None,
     ) -> None:
         if not callable(fn):
@@ -68,6 +69,11 @@ class Tool(Generic[P, R_co, S_contra]):
                 f"Tool {self.name!r}: requires_approval={requires_approval!r} must be True, False or a function of the "
                 "arguments."
             )
+        if undo is not None and (effect != "once" or not callable(undo)):
+            raise DefinitionError(
+                f"Tool {self.name!r}: undo={undo!r} must be a function with the tool's own parameters, and the effect "
+                f"'once'; a tool whose effect is {effect!r} is never in doubt."
+            )
         if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
             raise DefinitionError(
                 f"Tool {self.name!r} is a generator; return its values as a list, and report progress by ctx.emit(…)."
@@ -82,9 +88,13 @@ class Tool(Generic[P, R_co, S_contra]):
         self.timeout = timeout
         self.retries = retries
         self.strict = strict
+        self.undo = undo
         self._parameters = parameters
         # read at once: names that are local to a function can be found only while that function runs
         self.signature = signature or read_signature(fn, parameters=parameters, context_type=Context)
+        self.undo_signature = self.signature
+        if undo is not None:
+            self.undo_signature = read_signature(undo, parameters=parameters, context_type=Context)
         self._spec: ToolSpec | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
@@ -123,6 +133,7 @@ class Tool(Generic[P, R_co, S_contra]):
             "retries": self.retries,
             "parameters": self._parameters,
             "strict": self.strict,
+            "undo": self.undo,
         }
         fn = changes.pop("fn", self.fn)
         known = self.signature if fn is self.fn and "parameters" not in changes else None
@@ -148,6 +159,7 @@ def tool(
     retries: int = 0,
     parameters: type | dict[str, Any] | None = None,
     strict: bool = False,
+    undo: Callable[..., Any] | None = None,
 ) -> Tool[Concatenate[Context[S], P], R, S]: ...
 @overload
 def tool(
@@ -161,6 +173,7 @@ def tool(
     retries: int = 0,
     parameters: type | dict[str, Any] | None = None,
     strict: bool = False,
+    undo: Callable[..., Any] | None = None,
 ) -> Tool[P, R, object]: ...
 @overload
 def tool(
@@ -174,6 +187,7 @@ def tool(
     retries: int = 0,
     parameters: type | dict[str, Any] | None = None,
     strict: bool = False,
+    undo: Callable[..., Any] | None = None,
 ) -> _Decorator: ...
 def tool(fn: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Make a tool of a function; used as `@tool`, `@tool(...)` or `tool(fn, ...)`.
@@ -188,6 +202,8 @@ def tool(fn: Callable[..., Any] | None = None, **options: Any) -> Any:
         retries: how often a failed call is tried again; for `once` only after `NotDone`.
         parameters: a pydantic model or a JSON schema instead of the signature.
         strict: whether the model is held to the schema where its provider can do that.
+        undo: takes back what a `once` call may have done that a crash has left in doubt; it has the tool's own
+            parameters, gets the same arguments and `ctx.idempotency_key`, and accepts that nothing had happened.
 
     Raises:
         DefinitionError: an option has a wrong value.

@@ -86,7 +86,7 @@ class _Clock:
 
 def _place(record: rec.Record) -> str:
     payload = record.payload
-    if isinstance(payload, (rec.Started, rec.StepFailed, rec.AttemptFailed)):
+    if isinstance(payload, (rec.Started, rec.StepFailed, rec.AttemptFailed, rec.AttemptLost)):
         return payload.step
     return record.key or ""
 
@@ -120,6 +120,8 @@ def _note(payload: rec.Payload, closed: int) -> dict[str, Any]:
             kept = f"{closed} finished {'step is' if closed == 1 else 'steps are'} answered from the log"
             return {"what": f"{died}owner {payload.epoch} goes on, {kept}", "mark": True}
         case rec.StepDone():
+            if payload.error is not None:
+                return {"what": f"{payload.name}: {_error(payload.error)}", "status": "error"}
             return {"what": f"{payload.name} → {shown_result(payload.result)}"}
         case rec.ChildDone():
             return {"what": f"child {payload.run_id}: {payload.status}", "tokens": payload.usage.total_tokens}
@@ -130,7 +132,16 @@ def _note(payload: rec.Payload, closed: int) -> dict[str, Any]:
             return {"what": f"failed: {_error(payload.error)}", "status": "error"}
         case rec.AttemptFailed():
             again = f"again in {payload.wait:.1f} s"
+            if payload.model:
+                return {"what": f"{payload.error.message}; the next model is asked", "status": "error"}
             return {"what": f"attempt {payload.attempt} failed: {_error(payload.error)}; {again}", "status": "error"}
+        case rec.AttemptLost():
+            used = payload.usage.total_tokens
+            return {
+                "what": f"a call was lost with its process; about {used:,} tokens",
+                "status": "error",
+                "tokens": used,
+            }
         case rec.RunFinished():
             why = _error(payload.error) if payload.error else payload.stop_reason
             failed = payload.status == "failed"

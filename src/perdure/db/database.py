@@ -20,6 +20,24 @@ class Sql(Base):
     blind: bool = False
 
 
+class Call(Sql, kw_only=True):
+    """Code of a user's in the middle of a transaction; its result is the one row, and what it raised a `CallFailed`.
+
+    `fn` is given a `Transaction`. `text` says what it is.
+    """
+
+    fn: Callable[[Any], Any]
+
+
+class CallFailed(Exception):
+    """What the code of a `Call` raised, apart from failures of the database itself; `late` if its time was over."""
+
+    def __init__(self, error: Exception, *, late: bool = False) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.late = late
+
+
 Script: TypeAlias = Generator[Sql, list[Row], T]
 """Statements of one transaction: each `yield` gives the rows that the statement returned."""
 
@@ -101,6 +119,10 @@ class Database(Protocol):
 
     def guard(self, guard: Guard) -> None:
         """Ask something at the beginning of every writing transaction from now on; what it raises stops them all."""
+        ...
+
+    def protect(self, tables: Sequence[str]) -> None:
+        """Let no code of a user's write to these tables; those of the schema."""
         ...
 
     async def write(self, make: Callable[[], Script[T]], *, notify: bool = False) -> T:

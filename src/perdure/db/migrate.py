@@ -7,6 +7,7 @@ writes what the newer one cannot read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -90,5 +91,13 @@ async def migrate(database: Database, migrations: Sequence[Migration], store_id:
         return known["id"]
 
     id = await database.write(script)
+    database.protect(
+        ["perdure_store", *(name for one in migrations for text in one.statements for name in _made(text))]
+    )
     database.guard(Guard(Sql("SELECT value FROM perdure_store WHERE name = 'min_writer'"), check))
     return id
+
+
+def _made(statement: str) -> list[str]:
+    """The tables that a statement makes."""
+    return re.findall(r"CREATE\s+(?:\w+\s+)?TABLE\s+(?:IF NOT EXISTS\s+)?(\w+)", statement)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from perdure.db.database import (
+    Call,
     Exists,
     Guard,
     Row,
@@ -27,6 +28,7 @@ from perdure.db.database import (
     StoreReadOnly,
     StoreUnreachable,
 )
+from perdure.db.transaction import call_in_postgres
 from perdure.types.errors import DefinitionError, MissingExtra, PerdureError
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class PostgresDatabase:
         self._connections = connections
         self._patience = patience
         self._guard: list[Guard] = []
+        self._protected: list[str] = []
         self._pool: psycopg_pool.AsyncConnectionPool[Any] | None = None
         self._at_work: set[asyncio.Task[Any]] = set()
         self._listener: psycopg.AsyncConnection[Any] | None = None
@@ -127,6 +130,10 @@ class PostgresDatabase:
         """Ask something at the beginning of every writing transaction from now on."""
         self._guard.append(guard)
 
+    def protect(self, tables: Sequence[str]) -> None:
+        """Let no code of a user's write to these tables."""
+        self._protected += tables
+
     async def write(self, make: Callable[[], Script[T]], *, notify: bool = False) -> T:
         """Run a script in a transaction; one that certainly was not committed is repeated."""
         for attempt in range(REPEATS):
@@ -176,7 +183,7 @@ class PostgresDatabase:
                 " connections are in use. The work goes on when there is one.",
                 retryable=True,
             ) from error
-        transaction = _Transaction(connection, begin, self._guard if begin == "BEGIN" else ())
+        transaction = _Transaction(connection, begin, self._guard if begin == "BEGIN" else (), self._protected)
         try:
             try:
                 value = await transaction.run(make())
@@ -239,10 +246,11 @@ class _NoConnection(StoreUnreachable):
 class _Transaction:
     """One script on one connection."""
 
-    def __init__(self, connection: Any, begin: str, guards: Sequence[Guard]) -> None:
+    def __init__(self, connection: Any, begin: str, guards: Sequence[Guard], protected: Sequence[str]) -> None:
         self.committing = False
         self._connection = connection
         self._guards = guards
+        self._protected = protected
         self._unsent = [Sql(begin), *(guard.statement for guard in guards)]
 
     async def run(self, script: Script[T]) -> T:
@@ -252,9 +260,12 @@ class _Transaction:
             while True:
                 try:
                     rows: list[Row] = []
-                    self._unsent.append(statement)
-                    if not statement.blind:
-                        rows = await self._send()
+                    if type(statement) is Call:
+                        rows = [(await self._call(statement),)]
+                    else:
+                        self._unsent.append(statement)
+                        if not statement.blind:
+                            rows = await self._send()
                 except Exception as error:
                     statement = script.throw(error)
                 else:
@@ -263,6 +274,12 @@ class _Transaction:
             return end.value
         finally:
             script.close()
+
+    async def _call(self, call: Call) -> Any:
+        """Send what waits, then let a user's code have the connection."""
+        if self._unsent:
+            await self._pipeline()
+        return await call_in_postgres(self._connection, call, self._protected, _placeholders)
 
     async def commit(self, last: Sequence[Sql]) -> None:
         """Commit, together with what was not sent yet."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from perdure.db.database import (
+    Call,
     Exists,
     Guard,
     Row,
@@ -23,6 +24,7 @@ from perdure.db.database import (
     StoreMissing,
     StoreReadOnly,
 )
+from perdure.db.transaction import call_in_sqlite
 from perdure.db.writer import GROUP, Connection, Worker
 from perdure.types.errors import PerdureError
 
@@ -52,6 +54,7 @@ class SqliteDatabase:
         self._synchronous = "FULL" if durability == "full" else "NORMAL"
         self._patience = patience
         self._guard: list[Guard] = []
+        self._protected: set[str] = set()
         self._writer: Worker | None = None
         self._reader: Worker | None = None
         self._version = -1
@@ -71,7 +74,7 @@ class SqliteDatabase:
             raise
 
     def _connect_writer(self, first: bool) -> Connection:
-        return _Writer(self.path, self._patience, self._synchronous, self._guard, create=first)
+        return _Writer(self.path, self._patience, self._synchronous, self._guard, self._protected, create=first)
 
     def _connect_reader(self, first: bool) -> Connection:
         return _Sqlite(self.path, self._patience)
@@ -79,6 +82,10 @@ class SqliteDatabase:
     def guard(self, guard: Guard) -> None:
         """Ask something at the beginning of every writing transaction from now on."""
         self._guard.append(guard)
+
+    def protect(self, tables: Sequence[str]) -> None:
+        """Let no code of a user's write to these tables."""
+        self._protected.update(tables)
 
     async def write(self, make: Callable[[], Script[T]], *, notify: bool = False) -> T:
         """Run a script in the next group; returns after the group's commit."""
@@ -184,8 +191,11 @@ class _Writer(_Sqlite):
     # never deferred: a transaction that begins as a reader cannot always become a writer
     _begin = "BEGIN IMMEDIATE"
 
-    def __init__(self, path: Path, patience: float, synchronous: str, guards: list[Guard], *, create: bool) -> None:
+    def __init__(
+        self, path: Path, patience: float, synchronous: str, guards: list[Guard], protected: set[str], *, create: bool
+    ) -> None:
         self._synchronous = synchronous
+        self._protected = protected
         self._guards = guards
         self._seen: Row | None = None
         super().__init__(path, patience, create=create)
@@ -212,6 +222,11 @@ class _Writer(_Sqlite):
                 for guard in self._guards:
                     guard.check(self.execute(guard.statement))
                 self._seen = version
+
+    def execute(self, statement: Sql) -> list[Row]:
+        if type(statement) is Call:
+            return [(call_in_sqlite(self._db, statement, self._protected),)]
+        return self._execute(statement.text, statement.params).fetchall()
 
     def commit(self) -> None:
         self._execute("COMMIT")

@@ -211,7 +211,10 @@ class Worker:
                         raise _Broken(error, by_script=True) from caught
                     if alone:
                         return connection.rollback()
-                    connection.undo()
+                    try:
+                        connection.undo()
+                    except Exception as gone:  # what it did has undone the whole transaction
+                        raise _Broken(connection.error(gone), by_script=True) from caught
                 else:
                     if not alone:
                         connection.release()

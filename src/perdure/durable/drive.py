@@ -8,24 +8,27 @@ cut off and gives what it has, nothing finished is lost, and the program closes 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Literal, TypeVar
 
 from perdure.db.database import StoreError
+from perdure.durable.endings import Left, Parked, describe
 from perdure.durable.kernel import Kernel
 from perdure.durable.live import Feed
 from perdure.durable.patience import patiently
 from perdure.durable.program import Do, Finish, Keep, Program, Waiting
+from perdure.durable.tried import Tried
 from perdure.log.log import CancelWins, Entry, Token
 from perdure.types.base import sound
 from perdure.types.errors import Conflict, PerdureError
-from perdure.types.events import AnyEvent, RunFailed, RunResumed, RunWaiting, Sink
+from perdure.types.events import AnyEvent, RunFailed, RunWaiting, Sink
 from perdure.types.project import Projector
 from perdure.types.records import (
     Answered,
     AttemptFailed,
     CancelAsked,
+    Claimed,
     ErrorInfo,
     Payload,
     Record,
@@ -34,11 +37,8 @@ from perdure.types.records import (
 )
 
 S = TypeVar("S")
+T = TypeVar("T")
 Stop = Literal["cancelled", "interrupted", "deadline", "budget"]
-
-
-class Left(BaseException):
-    """The driver leaves a run as it is; no `Exception`, so that no handler takes it for a failure of a step."""
 
 
 class RunIO:
@@ -54,6 +54,7 @@ class RunIO:
         alone: whether nobody else has written to the session since.
         answered: whether somebody has answered since the run last looked whether it must wait.
         in_step: whether the driver is where a stop may cut it off: inside a step, never inside an append.
+        tried: what was begun or has failed before.
     """
 
     __slots__ = (
@@ -80,6 +81,7 @@ class RunIO:
         "stop",
         "stop_detail",
         "token",
+        "tried",
     )
 
     def __init__(self, kernel: Kernel, token: Token, sink: Sink | None = None, head: int = 0) -> None:
@@ -103,6 +105,7 @@ class RunIO:
         self._cancelling = 0
         self._cut_off = False
         self.in_step = False
+        self.tried = Tried()
         self._pending: list[Entry] = []
         self._task: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -195,23 +198,47 @@ class RunIO:
         lock = self._writing
         if not self._pending and status is None and (lock is None or not lock.locked()):
             return
-        writing = asyncio.create_task(self._in_order(status))
+        await self._whole(lambda: self._write(status))
+
+    async def transact(self, key: str, work: Callable[[], Awaitable[tuple[int, Payload]]]) -> Record:
+        """Commit what is held back, then a step together with its record; `work` may be repeated."""
+
+        async def write() -> Record:
+            await self._write(None)
+            before = self.committed
+            last, payload = await patiently(self.kernel.clock, work, self._leaves)
+            self.seq += 1
+            await self._learn(before, last, 1)
+            record = Record(self.seq, self.token.run_id, self.token.session_id, key, payload, self.kernel.clock.now())
+            self._fold(record)
+            return record
+
+        record = await self._whole(write)
+        if self.projector is not None:
+            self.emit(self.projector.record(record))
+        return record
+
+    async def _whole(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Let something be written to its end, in a task of its own: it begins when siblings have held back theirs too.
+
+        A caller that is cancelled meanwhile hears of it then."""
+        writing = asyncio.create_task(self._in_order(work))
         cancelled = False
         while not writing.done():
             try:
                 await asyncio.wait([writing])
             except asyncio.CancelledError:
                 cancelled = True
-        writing.result()
+        result = writing.result()
         if cancelled:
             raise asyncio.CancelledError
+        return result
 
-    async def _in_order(self, status: RunStatus | None) -> None:
-        """Commit, in a task of its own: it begins when siblings have held back theirs too."""
+    async def _in_order(self, work: Callable[[], Awaitable[T]]) -> T:
         if self._writing is None:
             self._writing = asyncio.Lock()
         async with self._writing:
-            await self._write(status)
+            return await work()
 
     async def _write(self, status: RunStatus | None) -> None:
         entries, self._pending = self._pending, []
@@ -227,15 +254,18 @@ class RunIO:
         except CancelWins:
             self._pending = [*entries, *self._pending]
             raise
+        await self._learn(before, last, len(entries), [one.payload for one in entries])
+
+    async def _learn(self, before: int, last: int, count: int, ours: Sequence[Payload] = ()) -> None:
+        """Take note of what the log has written, and of what others have posted in between."""
         self.committed = max(last, before)
         if self.feed is not None:
             self.feed.wrote(self.committed)
-        if last == before + len(entries):
+        if last == before + count:
             return
         self.alone = False
-        self.seq += last - before - len(entries)
-        run_id = self.token.run_id
-        ours = [one.payload for one in entries]
+        self.seq += last - before - count
+        kernel, run_id = self.kernel, self.token.run_id
         for record in await patiently(kernel.clock, lambda: kernel.log.read_run(run_id, before), self._leaves):
             payload = record.payload
             if isinstance(payload, CancelAsked) and self.stop is None:
@@ -310,26 +340,23 @@ class RunIO:
     async def keep(self, key: str | None, payload: Payload) -> None:
         """Commit a record at once, in the middle of a step, and fold it."""
         record = self.hold(key, payload)
+        self._fold(record)
+        await self.flush()
+        if self.projector is not None:
+            self.emit(self.projector.record(record))
+
+    def _fold(self, record: Record) -> None:
+        """Take a record into the run's state, in the middle of a step."""
+        self.tried.note(record)
         if self.driven is not None:
             program, state = self.driven
             program.fold(state, record)
-        await self.flush()
-        if self.projector is not None:
-            self.emit(self.projector.record(record))
 
     async def attempt_failed(self, step: str, attempt: int, error: Exception, wait: float) -> None:
         """Note that an attempt failed, and wait before the next."""
-        record = self.hold(None, AttemptFailed(step, attempt, describe(error), wait))
-        await self.flush()
-        if self.projector is not None:
-            self.emit(self.projector.record(record))
+        await self.keep(None, AttemptFailed(step, attempt, describe(error), wait))
         await self.kernel.clock.sleep(wait)
         await self.sure()
-
-
-def describe(error: BaseException, where: str = "") -> ErrorInfo:
-    """Write an exception as it is kept and shown: no stack, its notes left out."""
-    return ErrorInfo(type(error).__name__, sound(str(error)) or type(error).__name__, where)
 
 
 async def drive(program: Program[S], state: S, io: RunIO) -> Waiting | Finish:
@@ -358,12 +385,12 @@ async def drive(program: Program[S], state: S, io: RunIO) -> Waiting | Finish:
         io.opened(None)
 
 
-_NOT_OURS = (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit, Left)
+_NOT_OURS = (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit, Left, Parked)
 """What ends the task or the process and not just a step."""
 
 
 class _Driver:
-    __slots__ = ("ended", "failing", "folded_stop", "io", "program", "running", "state")
+    __slots__ = ("ended", "failing", "folded_stop", "io", "parked", "program", "running", "state")
 
     def __init__(self, program: Program[Any], state: Any, io: RunIO) -> None:
         self.program = program
@@ -372,6 +399,7 @@ class _Driver:
         self.running: dict[str, asyncio.Task[Payload | Keep]] = {}
         self.ended = False
         self.failing = False
+        self.parked: Parked | None = None
         self.folded_stop = False
 
     async def loop(self) -> Waiting | Finish:
@@ -379,8 +407,10 @@ class _Driver:
         while True:
             if io.stop is not None and not self.folded_stop:
                 await self.cut_off()
-            while self.failing and running:  # what runs beside a failure is finished and kept
+            while (self.failing or self.parked) and running:  # what runs beside a failure is finished and kept
                 await self.some()
+            if self.parked is not None:
+                raise self.parked
             action = program.next(state)
             if type(action) is Do:
                 await (self.parallel([action]) if running else self.inline(action))
@@ -488,7 +518,11 @@ class _Driver:
         for key in [key for key, task in self.running.items() if task.done()]:
             task = self.running.pop(key)
             if not task.cancelled():
-                self.done(key, task.result())
+                error = task.exception()
+                if isinstance(error, Parked):
+                    self.parked = error
+                else:
+                    self.done(key, task.result())
             elif self.io.stop is None:
                 error = ErrorInfo("CancelledError", "the step's own code cancelled it", key)
                 self.done(key, StepFailed(key, error))
@@ -521,9 +555,11 @@ class _Driver:
             # what a step still says counts only if the run is left; its exception has been seen either way
             if not task.cancelled() and task.exception() is None and io.leaving:
                 self.done(key, task.result())
-        if io.leaving:
+        if isinstance(error, Parked):
+            io.hold(None, Claimed(io.token.epoch, parked=sound(str(error))))
+        if io.leaving or isinstance(error, Parked):
             with suppress(Conflict, StoreError):  # whoever has it since, or finds this process gone, goes on
-                await io.flush("queued")
+                await io.flush("queued" if io.leaving else "parked")
         elif io.projector is not None and not self.ended and not isinstance(error, Conflict):
             token = io.token
             end = RunFailed(error=describe(error), run_id=token.run_id, session_id=token.session_id)
@@ -562,8 +598,3 @@ class _Driver:
         if io.cancelled_outside:
             raise asyncio.CancelledError
         return action
-
-
-def resumed(io: RunIO) -> None:
-    """Tell whoever listens that a run which waited goes on."""
-    io.emit([RunResumed(run_id=io.token.run_id, session_id=io.token.session_id, seq=io.seq)])

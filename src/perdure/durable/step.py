@@ -12,20 +12,26 @@ from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
 from random import Random
-from typing import ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, TypeVarTuple, Unpack, cast, overload
 from uuid import UUID
 
+from perdure.durable import effects
 from perdure.durable.drive import RunIO
+from perdure.durable.effects import StepEffect
 from perdure.durable.threads import in_thread
 from perdure.types.base import encode_json, plain
-from perdure.types.errors import AmbiguousStep, Conflict, StepOutsideSteps
+from perdure.types.errors import AmbiguousStep, Conflict, DefinitionError, StepOutsideSteps
 from perdure.types.events import StepStarted
 from perdure.types.ids import derive_id
-from perdure.types.records import ChildDone, StepDone
+from perdure.types.records import ChildDone, StepDone, TransactionDone
 from perdure.types.waits import Wait
+
+if TYPE_CHECKING:
+    from perdure.db.transaction import AsyncTransaction, Transaction
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 
 
 class Suspended(BaseException):
@@ -164,6 +170,16 @@ def _check(name: str, what: str) -> None:
         raise AmbiguousStep(f"The {what} {name!r} is not allowed: it must not be empty nor contain '/' or '#'.")
 
 
+def _hash(arguments: Any) -> str:
+    return blake2b(encode_json(plain(arguments, "arguments")), digest_size=8).hexdigest()
+
+
+async def _call(fn: Callable[..., Any], *args: Any) -> Any:
+    """Call a user's function; a sync one in a thread."""
+    value = fn(*args) if inspect.iscoroutinefunction(fn) else await in_thread(fn, *args)
+    return await value if inspect.isawaitable(value) else value
+
+
 class Step:
     """The step API of one body, as `ctx.step`."""
 
@@ -172,36 +188,96 @@ class Step:
     def __init__(self, body: Body) -> None:
         self._body = body
 
-    async def run(self, id: str, fn: Callable[P, R | Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def run(
+        self,
+        id: str,
+        fn: Callable[[Unpack[Ts]], R | Awaitable[R]],
+        /,
+        *args: *Ts,
+        effect: StepEffect = "once",
+        retries: int = 0,
+        undo: Callable[[Unpack[Ts]], Any] | None = None,
+    ) -> R:
         """Run a function once; entered again, the kept result is returned and the function is not called.
 
         Args:
             id: the step's name, unique among the steps of this body that run at the same time.
             fn: a sync or async function; its result must be JSON-serialisable, and comes back as plain JSON values.
+            args: what it is called with.
+            effect: what a repetition would do; a step that is not `"once"` is called again after a failure or a crash.
+            retries: how often a failed call is tried again; for `once` only after `NotDone`.
+            undo: takes back what a `once` step that is in doubt may have done; called with the same arguments.
 
         Raises:
+            StepError: a `once` step failed, was in doubt after a crash (`StepInDoubt`), or was undone (`StepUndone`).
             StepOutsideSteps: the tool does not declare `effect="steps"` or `"pure"`.
             AmbiguousStep: the id does not tell two steps apart.
             Unserialisable: the result cannot be kept.
         """
-        body = self._body
-        with body.enter(id, f"ctx.step.run({id!r})") as key:
-            arguments = blake2b(encode_json(plain([args, kwargs], "arguments")), digest_size=8).hexdigest()
-            known = body.done.get(key)
-            if isinstance(known, StepDone):
-                if known.arguments != arguments:
-                    raise Conflict(
-                        f"The step {key!r} was finished with other arguments; use another id for another call."
-                    )
-                return cast("R", known.result)
-            io = body.io
-            if io.projector is not None:
-                io.emit([StepStarted(name=id, run_id=io.token.run_id, session_id=io.token.session_id, step=key)])
-            await io.sure()
-            value = fn(*args, **kwargs) if inspect.iscoroutinefunction(fn) else await in_thread(fn, *args, **kwargs)
-            result = plain(await value if inspect.isawaitable(value) else value, f"result of the step {id!r}")
-            await io.keep(key, StepDone(id, result, arguments))
-            return cast("R", result)
+        if effect not in ("pure", "idempotent", "once") or (undo is not None and effect != "once"):
+            raise DefinitionError(
+                f"The step {id!r}: effect={effect!r}{' with undo=…' if undo else ''} is not possible; it is 'pure', "
+                "'idempotent' or 'once', and only 'once' can be undone."
+            )
+        with self._body.enter(id, f"ctx.step.run({id!r})") as key:
+            closing = StepDone(id, None, _hash(args))
+            known = self._known(key, closing)
+            if known is not None:
+                return known.result
+            io = self._opened(id, key)
+            undoing = None if undo is None else lambda: _call(undo, *args)
+            work = effects.perform(
+                io, key, closing, lambda: _call(fn, *args), effect=effect, retries=retries, undo=undoing
+            )
+            return cast("R", await work)
+
+    @overload
+    async def transaction(
+        self, fn: Callable[Concatenate[AsyncTransaction, P], Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    @overload
+    async def transaction(
+        self, fn: Callable[Concatenate[Transaction, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    async def transaction(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function that writes to the runtime's database; its writes and this step are committed together.
+
+        Args:
+            fn: takes the transaction first; its place is its name. On SQLite a plain function, which has 250 ms. It may
+                be called again if its transaction was undone, so it does nothing but read and write rows.
+            args: what else it is called with.
+
+        Raises:
+            NeedsRuntime: there is no database.
+            TransactionError: the function did what it may not, or took too long.
+            Exception: what the function raised; nothing of it is kept.
+        """
+        from perdure.durable.transaction import transact  # only here, as it needs the driver of a database
+
+        name = getattr(fn, "__name__", type(fn).__name__)
+        with self._body.enter(f"transaction:{name}", f"ctx.transaction({name})") as key:
+            closing = TransactionDone(name, None, _hash([args, kwargs]))
+            known = self._known(key, closing)
+            if known is not None:
+                return known.result
+            return await transact(self._opened(name, key), key, closing, fn, args, kwargs)
+
+    def _known(self, key: str, closing: StepDone) -> Any:
+        """The record of a step that was done before, if it was."""
+        known = self._body.done.get(key)
+        if not isinstance(known, StepDone):
+            return None
+        if known.arguments != closing.arguments:
+            raise Conflict(f"The step {key!r} was finished with other arguments; use another id for another call.")
+        if known.error is not None:
+            raise effects.raised(known.name, known.error)
+        return known
+
+    def _opened(self, name: str, key: str) -> RunIO:
+        io = self._body.io
+        if io.projector is not None:
+            io.emit([StepStarted(name=name, run_id=io.token.run_id, session_id=io.token.session_id, step=key)])
+        return io
 
     def scope(self, name: str) -> Step:
         """Make a step API with a place of its own, so that branches which run at once may use the same ids.

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+_log = logging.getLogger("perdure")
+
 
 async def in_thread(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a sync function in a thread and await its result.
 
-    Cancelled, it returns at once; the thread cannot be stopped, and what it returns later is dropped.
+    Cancelled, it returns at once; the thread cannot be stopped, and what it returns later is logged and dropped.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
@@ -21,6 +24,9 @@ async def in_thread(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
     def settle(result: Any, error: BaseException | None) -> None:
         if future.done():
+            how = "" if error is None else f" with {type(error).__name__}: {error}"
+            what = args[0] if args and callable(args[0]) else fn
+            _log.warning("%s ended late%s; nobody waits for it any more.", getattr(what, "__name__", what), how)
             return
         if error is not None:
             future.set_exception(error)

@@ -44,6 +44,7 @@ from perdure.log.rows import (
     run_of,
 )
 from perdure.log.schema import ROOM
+from perdure.log.transact import Transactions
 from perdure.types.errors import Conflict, UnknownName
 from perdure.types.records import (
     SCHEMA_VERSION,
@@ -58,7 +59,7 @@ from perdure.types.records import (
 )
 
 
-class SqlLog:
+class SqlLog(Transactions):
     """One container's records in a database.
 
     Args:

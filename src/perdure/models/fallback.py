@@ -57,18 +57,14 @@ class FallbackModel:
             ModelError: what the last one said; its notes say what the others said.
         """
         failed: list[tuple[Model, Exception]] = []
-        streamed = False
         for model in self.models:
-            if streamed:
+            if failed:
                 before, why = failed[-1]
-                yield Restarted(
-                    f"{before.provider}:{before.name} failed: {type(why).__name__}", model.provider, model.name
-                )
-                streamed = False
+                name = f"{before.provider}:{before.name}"
+                yield Restarted(f"{name} failed: {type(why).__name__}", model.provider, model.name, name)
             pieces = model.stream(request)
             try:
                 async for piece in pieces:
-                    streamed = True
                     yield _priced(model, piece) if isinstance(piece, Finished) else piece
                 return
             except Exception as error:

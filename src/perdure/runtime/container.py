@@ -21,6 +21,7 @@ from perdure.agents.running import Running, read_kept
 from perdure.agents.stream import RunStream
 from perdure.db.database import StoreError
 from perdure.durable.drive import Left as Leaving
+from perdure.durable.drive import Parked
 from perdure.durable.kernel import Kernel
 from perdure.durable.live import Live
 from perdure.durable.patience import patiently
@@ -38,6 +39,7 @@ from perdure.runtime.closing import ending
 from perdure.runtime.conversations import Conversations
 from perdure.runtime.follow import Follower, follow
 from perdure.runtime.session import Session
+from perdure.runtime.spent import Spending
 from perdure.types import events as ev
 from perdure.types.base import encode_json, sound
 from perdure.types.errors import Conflict, RunError, RunFailed
@@ -80,6 +82,7 @@ class Container:
         self.kernel = Kernel(log, runtime.clock, runtime.worker, runtime.held, self.live_here)
         self.live: dict[str, Running | None] = {}
         self.conversations = Conversations(log)
+        self._spent = Spending(log)
 
     # -- verbs -------------------------------------------------------------------------------------------------------
 
@@ -331,6 +334,7 @@ class Container:
     ) -> RunResult[Any, Any]:
         """Drive a run; if another owner has it since, follow that one."""
         try:
+            await self._asked(lambda: self._spent.count(running))
             result = await drive
             self.conversations.ended(running, accepted)
             return result
@@ -339,6 +343,9 @@ class Container:
             if run.epoch == token.epoch:
                 raise
             return await self._follow(running, run)
+        except Parked as why:
+            _log.error("Run %s is parked: %s", token.run_id, why)
+            return await self._follow(running, await self.log.run(token.run_id))
 
     async def _follow(self, running: Running, run: RunRow) -> RunResult[Any, Any]:
         """Show what happens in a run that somebody else drives, until its end, and read its result from the log."""
@@ -460,7 +467,8 @@ class Container:
             return
         self.live[run.id] = running
         _log.info("Run %s of %r is driven on here; %d records are known.", run.id, run.definition, len(records))
-        await self._guarded(running, token, running.take_up(token, head, records, claimed))
+        with suppress(RunFailed):  # parked, which is logged
+            await self._guarded(running, token, running.take_up(token, head, records, claimed))
 
     async def _park(self, token: Token, claimed: Claimed, why: str) -> None:
         _log.error("Run %s is parked: %s.", token.run_id, why)

@@ -38,11 +38,15 @@ class ToolCallChunk(Base, tag="tool_call"):
 
 
 class Restarted(Base, tag="restarted"):
-    """What was streamed before is void: the model, or another one, begins the answer anew."""
+    """What was streamed before is void: the model, or another one, begins the answer anew.
+
+    `failed` is the model, as `provider:name`, that another one stands in for.
+    """
 
     reason: str = ""
     provider: str = ""
     model: str = ""
+    failed: str = ""
 
 
 class Finished(Base, tag="finished"):

@@ -244,6 +244,31 @@ class StepOutsideSteps(PerdureError):
     """A tool used steps, waits or child runs without declaring `effect="steps"`."""
 
 
+class StepError(PerdureError):
+    """A step that must not be done again has ended with an exception; it is raised whenever the body is entered.
+
+    Args:
+        message: which step, and what the exception was.
+        type: the exception's type, by its name.
+    """
+
+    def __init__(self, message: str, type: str = "") -> None:
+        super().__init__(message)
+        self.type = type
+
+
+class StepInDoubt(StepError):
+    """A step that must not be done again was begun and never ended: whether it took effect is unknown."""
+
+
+class StepUndone(StepError):
+    """A step that must not be done again was begun and never ended, and what it may have done has been undone."""
+
+
+class TransactionError(PerdureError):
+    """The function of a transaction did what it may not, or took too long; nothing of it is kept."""
+
+
 class ToolServerError(PerdureError):
     """A tool server (MCP) could not be reached, or broke off."""
 

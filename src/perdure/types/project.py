@@ -113,7 +113,14 @@ class Projector:
                 return [ev.StepFinished(name=payload.name, **self._at(step, None, seq))]
             case rec.StepFailed():
                 return self._close_message(payload.step)
-            case rec.ChildDone() | rec.CancelAsked() | rec.Started() | rec.Claimed() | rec.Compacted():
+            case (
+                rec.ChildDone()
+                | rec.CancelAsked()
+                | rec.Started()
+                | rec.Claimed()
+                | rec.Compacted()
+                | rec.AttemptLost()
+            ):
                 return []
             case rec.Unparked() | rec.Erased():
                 return []

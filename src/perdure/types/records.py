@@ -149,9 +149,13 @@ class AgentDone(Base, tag="agent_finished"):
 
 
 class Started(Base, tag="started"):
-    """A tool that must not run twice is about to run: an open start of an older epoch is in doubt."""
+    """A tool or step that must not run twice is about to run: an open start of an older epoch is in doubt.
+
+    `args` are the tool's arguments if a hook has changed them.
+    """
 
     step: str
+    args: dict[str, Any] | None = None
 
 
 class Claimed(Base, tag="claim"):
@@ -167,11 +171,16 @@ class Claimed(Base, tag="claim"):
 
 
 class StepDone(Base, tag="step"):
-    """A step that a user wrote inside a tool."""
+    """A step that a user wrote inside a tool; `error` is how one ended that must not be done again."""
 
     name: str
     result: Any = None
     arguments: str = ""
+    error: ErrorInfo | None = None
+
+
+class TransactionDone(StepDone, tag="transaction"):
+    """A step whose writes were committed together with this record."""
 
 
 class ChildDone(Base, tag="child"):
@@ -196,6 +205,13 @@ class WaitOpened(Base, tag="wait"):
     scheduled: tuple[str, ...] = ()
 
 
+class AttemptLost(Base, tag="attempt_lost"):
+    """A process died or left while this inference may have been in flight; what it is taken to have consumed."""
+
+    step: str
+    usage: Usage
+
+
 class StepFailed(Base, tag="failed"):
     """A step ended with an exception that ends the run; whatever it leaves open is closed by records of its own."""
 
@@ -204,12 +220,16 @@ class StepFailed(Base, tag="failed"):
 
 
 class AttemptFailed(Base, tag="attempt"):
-    """One attempt of a step failed and another follows after `wait` seconds."""
+    """One attempt of a step failed and another follows after `wait` seconds.
+
+    `model` names the model of a chain that failed, when the next one of it was asked within the same attempt.
+    """
 
     step: str
     attempt: int
     error: ErrorInfo
     wait: float
+    model: str = ""
 
 
 class RunFinished(Base, tag="run_finished"):
@@ -267,10 +287,12 @@ Payload: TypeAlias = (
     | Started
     | Claimed
     | StepDone
+    | TransactionDone
     | ChildDone
     | WaitOpened
     | StepFailed
     | AttemptFailed
+    | AttemptLost
     | RunFinished
     | Compacted
     | Answered

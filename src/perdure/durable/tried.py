@@ -1,0 +1,59 @@
+"""What a run has tried before: which steps were begun and never ended, and how often an attempt has failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perdure.durable.kernel import Clock
+from perdure.types.records import AttemptFailed, Record, Started
+
+
+class Tried:
+    """A run's open starts and failed attempts, folded from its records.
+
+    Attributes:
+        open: the places of steps that must not be done again, were begun, and never ended.
+        undone: the places that were undone.
+    """
+
+    __slots__ = ("_attempts", "open", "undone")
+
+    def __init__(self) -> None:
+        self.open: set[str] = set()
+        self.undone: set[str] = set()
+        self._attempts: dict[str, tuple[int, float, float]] = {}
+
+    def note(self, record: Record) -> None:
+        """Take a record that this process has just made."""
+        payload = record.payload
+        if type(payload) is Started:
+            self.open.add(payload.step)
+        elif type(payload) is AttemptFailed:
+            self.open.discard(payload.step)  # only what has certainly not happened is tried again
+        elif record.key is not None:
+            self.open.discard(record.key)
+            if record.key.endswith("#undo"):
+                self.undone.add(record.key)
+
+    def recall(self, records: Sequence[Record]) -> None:
+        """Take what the log has of a run that another owner had."""
+        for record in records:
+            self.note(record)
+            payload = record.payload
+            if type(payload) is AttemptFailed and not payload.model:
+                self._attempts[payload.step] = (payload.attempt, payload.wait, record.created_at + payload.wait)
+
+    def rest(self, step: str, now: float) -> float:
+        """Say how many seconds of a step's last wait are left."""
+        _, wait, until = self._attempts.get(step, (0, 0.0, 0.0))
+        return max(0.0, min(wait, until - now))  # a clock that was set back is not waited for
+
+    async def before(self, step: str, clock: Clock) -> int:
+        """Say how many attempts of a step another owner has seen fail, when the rest of the last wait has passed.
+
+        The next time the step is entered here, it counts from nothing.
+        """
+        rest = self.rest(step, clock.now())
+        if rest:
+            await clock.sleep(rest)
+        return self._attempts.pop(step, (0,))[0]

@@ -125,14 +125,21 @@ class ProcessLoop(asyncio.AbstractEventLoop):
     def bury(self) -> None:
         """Free what a process that is over has left, without running it on."""
         self.alive = False
-        for task in self._tasks:
-            if not task.done():
-                task._log_destroy_pending = False  # type: ignore[attr-defined]
-                with suppress(BaseException):
-                    task.get_coro().close()  # type: ignore[union-attr]
-        self._tasks.clear()
+        self.within(self._close_tasks)
         self.ready.clear()
         self._timers.clear()
+
+    def _close_tasks(self) -> None:
+        """Close what every task runs, and what begins while it is closed, until nothing is left."""
+        while self._tasks:
+            task = self._tasks.pop()
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            coroutine: Any = task.get_coro()
+            for _ in range(20):  # a clean-up that awaits something stops there, and is closed again
+                if task.done() or coroutine.cr_frame is None:
+                    break
+                with suppress(BaseException):
+                    coroutine.close()
 
 
 class Turns:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from perdure import Agent, Network, Runtime, sequence, tool
+from perdure import Agent, Context, Network, Runtime, sequence, tool
 from perdure.log.log import Entry
 from perdure.models import prefix
 from perdure.models.anthropic import encode as anthropic
@@ -38,6 +38,12 @@ async def charge(amount: int) -> str:
     return f"charged {amount}"
 
 
+@tool(effect="steps")
+async def book(ctx: Context[Any], amount: int) -> int:
+    """Book an amount."""
+    return await ctx.transaction(lambda tx, booked: booked, amount)
+
+
 def open_runtime(url: str, *definitions: Any) -> Runtime:
     return Runtime(url, definitions, timing=QUICK, durability="normal")
 
@@ -57,19 +63,23 @@ COMMITS: dict[str, tuple[list[Any], list[list[str]]]] = {
         [calls(call("charge", amount=1), call("charge", amount=2), call("look", page=1)), "hello"],
         [["run_started"], ["inference"], ["started", "started"], ["tool", "tool", "tool"], ANSWER],
     ),
+    "a transaction in a tool": (
+        [call("book", amount=1), "hello"],
+        [["run_started"], ["inference"], ["transaction"], ["tool"], ANSWER],
+    ),
 }
 
 
 @pytest.mark.parametrize("case", COMMITS)
 async def test_each_step_is_as_many_commits_as_it_says(url: str, case: str):
     script, expected = COMMITS[case]
-    agent = Agent("A", tools=[look, fetch, charge], model=ScriptedModel(*script))
+    agent = Agent("A", tools=[look, fetch, charge, book], model=ScriptedModel(*script))
     async with open_runtime(url, agent) as rt:
         log = rt.container("default").log
         commits: list[list[str]] = []
         written = Counting(log.db)
         log.db = written  # type: ignore[assignment]
-        accept, append = log.accept, log.append
+        accept, append, transact = log.accept, log.append, log.transact
 
         async def accepting(new: Any, payload: Any, *args: Any) -> Any:
             commits.append([kind_of(payload)])
@@ -79,7 +89,11 @@ async def test_each_step_is_as_many_commits_as_it_says(url: str, case: str):
             commits.append([kind_of(one.payload) for one in entries])
             return await append(token, entries, *args, **options)
 
-        log.accept, log.append = accepting, appending  # type: ignore[method-assign]
+        async def transacting(*args: Any) -> Any:
+            commits.append(["transaction"])
+            return await transact(*args)
+
+        log.accept, log.append, log.transact = accepting, appending, transacting  # type: ignore[method-assign]
         await rt.run(agent, "go")
         if "beside" in case:
             assert commits[:3] == expected[:3], "siblings share the first"

@@ -82,17 +82,17 @@ async def test_r05_a_process_that_died_is_known_at_once_and_one_that_is_stopped_
     async with desk.Runtime(url, [DESK], workers=False) as rt:
         owner = (await rt.container("default").log.run("job")).owner
         watcher = Owners(rt.db, Timing(death=10))
-        assert owner not in await watcher.dead(0.0)
+        assert owner not in await watcher.dead(lambda: 0.0)
         worker.send_signal(signal.SIGSTOP)
         await until(lambda: stopped(worker.pid))
-        assert owner not in await watcher.dead(1.0), "its lock is still held; the last beat may have come since"
-        assert owner not in await watcher.dead(9.9)
-        assert owner in await watcher.dead(11.0), "ten seconds of the watcher's own clock without a beat"
+        assert owner not in await watcher.dead(lambda: 1.0), "its lock is still held; the last beat may have come since"
+        assert owner not in await watcher.dead(lambda: 9.9)
+        assert owner in await watcher.dead(lambda: 11.0), "ten seconds of the watcher's own clock without a beat"
         worker.send_signal(signal.SIGCONT)
         worker.kill()
         await worker.wait()
         fresh = Owners(rt.db, Timing(death=10))
-        assert owner in await fresh.dead(0.0), "its lock is free: no waiting"
+        assert owner in await fresh.dead(lambda: 0.0), "its lock is free: no waiting"
         for one in (watcher, fresh):
             await one.close()
 

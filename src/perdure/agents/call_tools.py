@@ -192,7 +192,8 @@ class _Handling:
         """Call the handler, again where its effect allows it, and make of its end a result."""
         tool = self.tool
         limit: TimeLimit | None = None
-        attempt = await self.io.tried.before(self.key, self.io.kernel.clock)
+        tried = self.io.tried
+        attempt = await tried.before(self.key, self.io.kernel.clock) if tried else 0
         while True:
             attempt += 1
             if tool.effect == "once" and self.env.kernel.durable:

@@ -7,6 +7,7 @@ import inspect
 from typing import Any
 
 from perdure.agents.agent_loop import AgentLoop
+from perdure.agents.budget import UNLIMITED
 from perdure.agents.context import Context
 from perdure.agents.definition import AgentDefinition
 from perdure.agents.env import Env, Plan
@@ -68,7 +69,9 @@ async def infer(env: Env, loop: AgentLoop, key: str, io: RunIO) -> InferenceDone
 
     request = _request(env, plan, toolbox, loop, prompt)
     answer = _Answer(io, key, agent.name, plan.model)
-    env.ledger.begin(1)
+    ledger = env.ledger
+    if ledger is not UNLIMITED:
+        ledger.begin(1)
     try:
         await answer.collect(request)
     except asyncio.CancelledError:
@@ -81,7 +84,8 @@ async def infer(env: Env, loop: AgentLoop, key: str, io: RunIO) -> InferenceDone
             raise
         return _cut_off(env, answer, prompt, ctx)
     finally:
-        env.ledger.begin(-1)
+        if ledger is not UNLIMITED:
+            ledger.begin(-1)
     said = answer.assembler.messages()
     finished = answer.assembler.finished
     assert finished is not None  # collect() raises without it
@@ -179,7 +183,8 @@ class _Answer:
             ModelError: it failed for good.
         """
         settings = request.settings
-        attempt = await self.io.tried.before(self.key, self.io.kernel.clock)
+        tried = self.io.tried
+        attempt = await tried.before(self.key, self.io.kernel.clock) if tried else 0
         while True:
             attempt += 1
             try:

@@ -219,9 +219,7 @@ class RunIO:
         return record
 
     async def _whole(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Let something be written to its end, in a task of its own: it begins when siblings have held back theirs too.
-
-        A caller that is cancelled meanwhile hears of it then."""
+        """Let something be written to its end, with what siblings hold back; who is cancelled hears of it then."""
         writing = asyncio.create_task(self._in_order(work))
         cancelled = False
         while not writing.done():
@@ -254,7 +252,9 @@ class RunIO:
         except CancelWins:
             self._pending = [*entries, *self._pending]
             raise
-        await self._learn(before, last, len(entries), [one.payload for one in entries])
+        if self.feed is not None or last != before + len(entries):
+            return await self._learn(before, last, len(entries), [one.payload for one in entries])
+        self.committed = last
 
     async def _learn(self, before: int, last: int, count: int, ours: Sequence[Payload] = ()) -> None:
         """Take note of what the log has written, and of what others have posted in between."""

@@ -23,6 +23,10 @@ class Tried:
         self.undone: set[str] = set()
         self._attempts: dict[str, tuple[int, float, float]] = {}
 
+    def __bool__(self) -> bool:
+        """Whether another owner has seen any attempt fail."""
+        return bool(self._attempts)
+
     def note(self, record: Record) -> None:
         """Take a record that this process has just made."""
         payload = record.payload

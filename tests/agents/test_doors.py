@@ -124,7 +124,7 @@ async def _maybe(value: Any) -> Any:
 
 
 def test_the_options_that_are_declared_are_those_that_are_taken():
-    from perdure.agents.running import OPTIONS
+    from perdure.agents.run_options import OPTIONS
 
     assert set(RunOptions.__annotations__) == set(OPTIONS)
 

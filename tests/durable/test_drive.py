@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from perdure import events as ev
-from perdure.durable.drive import RunIO, drive
+from perdure.durable.drive import drive
 from perdure.durable.kernel import Kernel
 from perdure.durable.program import Action, Do, Finish, Keep
+from perdure.durable.run_io import RunIO
 from perdure.log.log import Entry, NewRun, Token
 from perdure.log.memory import MemoryLog
 from perdure.types.records import CancelAsked, Payload, Record, RunFinished, RunStarted, StepDone, StepFailed

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from perdure.db.writer import Worker
-from perdure.durable.drive import RunIO
+from perdure.durable.run_io import RunIO
 from perdure.log.owners import Owners
 from perdure.log.sql import SqlLog
 from tests.sim.check import problems

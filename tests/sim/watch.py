@@ -7,8 +7,8 @@ import pytest
 
 from perdure.agents.network_loop import NetworkLoop
 from perdure.agents.program import AgentsProgram
-from perdure.durable.drive import RunIO
 from perdure.durable.program import Do, Finish, Keep, Waiting
+from perdure.durable.run_io import RunIO
 from perdure.log.owners import Owners
 from perdure.log.sql import SqlLog
 from perdure.types.base import encode_json

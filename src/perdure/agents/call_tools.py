@@ -17,10 +17,10 @@ from perdure.agents.env import Env, Plan
 from perdure.agents.hooks import settle
 from perdure.agents.signature import ArgumentsInvalid
 from perdure.agents.tool import Tool
-from perdure.durable.drive import RunIO
 from perdure.durable.limit import TimeLimit
 from perdure.durable.program import Keep
 from perdure.durable.retry import TOOL_BACKOFF
+from perdure.durable.run_io import RunIO
 from perdure.durable.step import Suspended
 from perdure.durable.threads import in_thread
 from perdure.types.base import decode_json, encode_json, find_unserialisable, plain, sound

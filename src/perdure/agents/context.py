@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from perdure.agents.result import AgentResult
     from perdure.agents.state_kind import StateKind
     from perdure.db.transaction import AsyncTransaction, Transaction
-    from perdure.durable.drive import RunIO
+    from perdure.durable.run_io import RunIO
     from perdure.types.records import JsonPatch
 
 S = TypeVar("S", default=Any)

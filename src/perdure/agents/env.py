@@ -19,7 +19,7 @@ from perdure.agents.state_kind import StateKind
 from perdure.agents.tool import Tool
 from perdure.agents.toolbox import EMPTY_TOOLBOX, Toolbox, make_toolbox
 from perdure.agents.toolsets import Toolset
-from perdure.durable.drive import RunIO
+from perdure.durable.run_io import RunIO
 from perdure.durable.step import Body
 from perdure.models.model import DEFAULT_SETTINGS, Model, ModelSettings
 from perdure.types.errors import DefinitionError, NoModel

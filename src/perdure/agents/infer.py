@@ -17,9 +17,10 @@ from perdure.agents.output import ANSWER_TOOL
 from perdure.agents.prompt import prompt_ref
 from perdure.agents.result import AgentResult, final_text
 from perdure.agents.toolbox import Toolbox
-from perdure.durable.drive import Left, RunIO
+from perdure.durable.endings import Left
 from perdure.durable.limit import TimeLimit
 from perdure.durable.retry import MODEL_BACKOFF
+from perdure.durable.run_io import RunIO
 from perdure.models.model import Model, ModelRequest, prices_of
 from perdure.types import events as ev
 from perdure.types.assemble import Assembler

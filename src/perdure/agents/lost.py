@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from perdure.agents.agent_loop import Infer
 from perdure.agents.env import Env
 from perdure.agents.network_loop import NetworkLoop
-from perdure.durable.drive import RunIO
 from perdure.durable.program import Do
+from perdure.durable.run_io import RunIO
 from perdure.types.messages import Message, TextMessage
 from perdure.types.records import AttemptLost, InferenceDone, Payload, ToolDone
 from perdure.types.usage import Usage

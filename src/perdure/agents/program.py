@@ -15,8 +15,9 @@ from perdure.agents.network_loop import NetworkLoop, Route, RunRules
 from perdure.agents.result import AgentResult
 from perdure.agents.routing import route
 from perdure.agents.undo import settle_doubt
-from perdure.durable.drive import Left, Parked, RunIO
+from perdure.durable.endings import Left, Parked
 from perdure.durable.program import Do, Keep
+from perdure.durable.run_io import RunIO
 from perdure.types.records import AgentDone, Payload
 
 

@@ -14,8 +14,8 @@ from perdure.agents.network_loop import Route as RouteNote
 from perdure.agents.result import AgentResult
 from perdure.agents.routers import Parallel, Route, RouterArgs, StopWhen
 from perdure.agents.routing_agent import default_routing_agent
-from perdure.durable.drive import RunIO
 from perdure.durable.program import Keep
+from perdure.durable.run_io import RunIO
 from perdure.types.errors import DefinitionError, UnknownName
 from perdure.types.messages import TextMessage
 from perdure.types.records import Pick, RouteDone

@@ -12,8 +12,8 @@ from perdure.agents.call_tools import closed_with
 from perdure.agents.context import Context
 from perdure.agents.env import Env
 from perdure.agents.hooks import settle
-from perdure.durable.drive import RunIO
 from perdure.durable.effects import take_back
+from perdure.durable.run_io import RunIO
 from perdure.durable.threads import in_thread
 from perdure.types.records import ToolDone
 

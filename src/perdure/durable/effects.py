@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeAlias
 
-from perdure.durable.drive import Parked, RunIO, describe
+from perdure.durable.endings import Parked, describe
 from perdure.durable.retry import TOOL_BACKOFF
+from perdure.durable.run_io import RunIO
 from perdure.types.base import plain
 from perdure.types.errors import ModelRetry, NotDone, StepError, StepInDoubt, StepUndone, Unserialisable
 from perdure.types.records import ErrorInfo, Started, StepDone

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, TypeVarT
 from uuid import UUID
 
 from perdure.durable import effects
-from perdure.durable.drive import RunIO
 from perdure.durable.effects import StepEffect
+from perdure.durable.run_io import RunIO
 from perdure.durable.threads import in_thread
 from perdure.types.base import encode_json, plain
 from perdure.types.errors import AmbiguousStep, Conflict, DefinitionError, StepOutsideSteps

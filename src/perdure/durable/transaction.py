@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 from perdure.db.transaction import Params, PostgresTransaction
-from perdure.durable.drive import RunIO
+from perdure.durable.run_io import RunIO
 from perdure.durable.threads import in_thread
 from perdure.log.log import Token
 from perdure.types.base import plain

@@ -17,11 +17,12 @@ from perdure.agents.handle import Run
 from perdure.agents.network import Network
 from perdure.agents.options import RunOptions
 from perdure.agents.outcome import RunResult
-from perdure.agents.running import Running, read_kept
+from perdure.agents.run_options import read_kept
+from perdure.agents.running import Running
 from perdure.agents.stream import RunStream
 from perdure.db.database import StoreError
-from perdure.durable.drive import Left as Leaving
-from perdure.durable.drive import Parked
+from perdure.durable.endings import Left as Leaving
+from perdure.durable.endings import Parked
 from perdure.durable.kernel import Kernel
 from perdure.durable.live import Live
 from perdure.durable.patience import patiently

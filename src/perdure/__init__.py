@@ -129,12 +129,17 @@ if TYPE_CHECKING:
     from perdure.types.messages import file as file
     from perdure.types.messages import image as image
     from perdure.types.messages import text as text
+    from perdure.types.sent_event import SentEvent as SentEvent
     from perdure.types.usage import Prices as Prices
     from perdure.types.usage import Usage as Usage
     from perdure.types.waits import Answer as Answer
     from perdure.types.waits import Approval as Approval
     from perdure.types.waits import Approve as Approve
+    from perdure.types.waits import ChildRun as ChildRun
     from perdure.types.waits import Deny as Deny
+    from perdure.types.waits import EventWait as EventWait
+    from perdure.types.waits import Question as Question
+    from perdure.types.waits import Timer as Timer
 
 __version__ = "0.1.0"
 
@@ -177,7 +182,8 @@ _ROOMS: dict[str, str] = {
         "ToolResultMessage UserMessage file image text"
     ),
     "perdure.types.usage": "Prices Usage",
-    "perdure.types.waits": "Answer Approval Approve Deny",
+    "perdure.types.sent_event": "SentEvent",
+    "perdure.types.waits": "Answer Approval Approve ChildRun Deny EventWait Question Timer",
 }
 _NAMES = {name: room for room, names in _ROOMS.items() for name in names.split()}
 __all__ = [*_NAMES, "events"]  # pyright: ignore[reportUnsupportedDunderAll]  # one list serves both

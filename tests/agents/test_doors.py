@@ -345,7 +345,7 @@ async def test_a_run_that_waits_says_for_what():
     assert isinstance(seen[-1], events.RunWaiting)
     assert run.status == "waiting"
     waiting = await run.result()
-    with pytest.raises(RunWaiting, match=r"refund \(wait_.*result\.resume"):
+    with pytest.raises(RunWaiting, match=r"refund \(run_.*~wait_.*result\.resume"):
         _ = waiting.output
     result = await waiting.resume({waiting.waits[0].id: Approve()})
     assert result.output == "Done."

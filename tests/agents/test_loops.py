@@ -34,6 +34,7 @@ from perdure.testing import ScriptedModel, call, calls, hang, raw, say
 from perdure.types import records as rec
 from perdure.types.chunks import Finished, ToolCallChunk
 from perdure.types.messages import ToolCall, ToolCallMessage, assistant, user
+from perdure.types.waits import wait_id
 
 CALLS = tuple(ToolCall(f"c{n}", f"tool{n}", {"n": n}) for n in range(3))
 PLACE = "agent/0/infer/0"
@@ -55,7 +56,8 @@ def done(number: int, outcome: Any = "ok", **fields: Any) -> rec.ToolDone:
     return rec.ToolDone("A", ToolResultMessage(CALLS[number], content), outcome, **fields)
 
 
-def waiting(number: int, wait: str = "w") -> rec.WaitOpened:
+def waiting(number: int, wait: str = "") -> rec.WaitOpened:
+    wait = wait or wait_id("run_1", f"{PLACE}/tool/{number}")
     return rec.WaitOpened("A", (Approval(wait, f"tool{number}", {"n": number}, "run_1"),))
 
 
@@ -102,7 +104,7 @@ def test_calls_one_after_another_stop_at_the_one_that_waits():
     assert keys(loop.next()) == [f"{PLACE}/tool/0"]
     fold(loop, waiting(0), f"{PLACE}/tool/0/wait/0")
     assert isinstance(loop.next(), Waiting)
-    fold(loop, rec.Answered("w", Approve()))
+    fold(loop, rec.Answered(wait_id("run_1", f"{PLACE}/tool/0"), Approve()))
     assert keys(loop.next()) == [f"{PLACE}/tool/0"]
     fold(loop, done(0), f"{PLACE}/tool/0")
     assert keys(loop.next()) == [f"{PLACE}/tool/1"]
@@ -114,8 +116,8 @@ def test_the_first_answer_to_a_wait_counts(first: Any, second: Any):
     fold(loop, waiting(0), f"{PLACE}/tool/0/wait/0")
     for number in (1, 2):
         fold(loop, done(number), f"{PLACE}/tool/{number}")
-    fold(loop, rec.Answered("w", first))
-    fold(loop, rec.Answered("w", second))
+    fold(loop, rec.Answered(wait_id("run_1", f"{PLACE}/tool/0"), first))
+    fold(loop, rec.Answered(wait_id("run_1", f"{PLACE}/tool/0"), second))
     action = loop.next()
     if isinstance(first, Deny):
         assert isinstance(action, Keep) and isinstance(action.payload, rec.ToolDone)
@@ -135,7 +137,7 @@ def test_an_answer_to_another_wait_changes_nothing():
 def test_a_call_that_was_denied_without_a_word_says_that_it_was():
     loop = loop_of()
     fold(loop, waiting(0), f"{PLACE}/tool/0/wait/0")
-    fold(loop, rec.Answered("w", Deny()))
+    fold(loop, rec.Answered(wait_id("run_1", f"{PLACE}/tool/0"), Deny()))
     action = loop.next()
     assert isinstance(action, Keep) and isinstance(action.payload, rec.ToolDone)
     assert action.payload.result.content == {

@@ -9,6 +9,7 @@ from typing import Any, assert_type
 from perdure import (
     Agent,
     AgentResult,
+    Approval,
     Approve,
     Budget,
     Deny,
@@ -60,7 +61,9 @@ async def waiting() -> None:
     result = await agent.run("pay")
     if result.status == "waiting":
         for wait in result.waits:
-            assert_type(wait.tool, str)
+            assert_type(wait.id, str)
+            if isinstance(wait, Approval):
+                assert_type(wait.tool, str)
         result = await result.resume({wait.id: Approve() for wait in result.waits})
         result = await result.resume({"w": Deny("no")})
         await result.resume({"w": True})  # pyright: ignore[reportArgumentType]

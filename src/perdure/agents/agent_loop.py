@@ -34,7 +34,7 @@ from perdure.types.records import (
     WaitOpened,
 )
 from perdure.types.usage import NOTHING, Usage
-from perdure.types.waits import Deny, Wait, WaitAnswer
+from perdure.types.waits import Deny, Wait, WaitAnswer, wait_id
 
 
 class LoopRules(msgspec.Struct, frozen=True):
@@ -100,9 +100,9 @@ class OpenCall(msgspec.Struct, eq=False):
     in_doubt: bool = False
 
     @property
-    def unanswered(self) -> list[Wait]:
-        """What this call still waits for."""
-        return [wait for wait in self.waits if wait.id not in self.answers]
+    def resting(self) -> bool:
+        """Whether nothing of what this call waits for was answered; any answer lets it go on, to wait for the rest."""
+        return bool(self.waits) and all(wait.id not in self.answers for wait in self.waits)
 
 
 class AgentLoop(msgspec.Struct, eq=False):
@@ -173,15 +173,13 @@ class AgentLoop(msgspec.Struct, eq=False):
             if one.in_doubt:
                 ready.append(Do(one.key, Doubt(self, one)))
                 continue
-            missing = one.unanswered
-            if missing:
-                waits += missing
+            if one.resting:
+                waits += one.waits
                 if not self.rules.parallel_tools:
                     break
                 continue
-            own = one.waits[0] if one.waits and one.waits[0].run_id == self.run_id else None
-            answer = one.answers[own.id] if own is not None else None
-            if isinstance(answer, Deny):
+            answer = one.answers.get(wait_id(self.run_id, one.key)) if one.waits else None
+            if isinstance(answer, Deny):  # of the call itself, not of something that its body has asked
                 return Keep(one.key, self.not_run(one, "denied", answer.why or "A person did not allow this call."))
             ready.append(Do(one.key, Call(self, one, one.opened)))
             if not self.rules.parallel_tools:
@@ -239,12 +237,16 @@ class AgentLoop(msgspec.Struct, eq=False):
             for one in self.calls:
                 one.in_doubt = one.started is not None  # a start of an older epoch, and nothing closed it
         elif type(payload) is Answered:
-            for one in self.calls:
-                if any(wait.id == payload.wait_id for wait in one.waits):
-                    one.answers.setdefault(payload.wait_id, payload.answer)
+            self.answered(payload.wait_id, payload.answer)
         elif type(payload) is StepFailed and payload.step in self.round:
             self.round[payload.step].error = payload.error
         return ()
+
+    def answered(self, wait_id: str, answer: WaitAnswer) -> None:
+        """Let the call know that waits for this; the first answer counts."""
+        for one in self.calls:
+            if any(wait.id == wait_id for wait in one.waits):
+                one.answers.setdefault(wait_id, answer)
 
     def _inference(self, done: InferenceDone, key: str) -> Sequence[AnyEvent]:
         self.inferences += 1

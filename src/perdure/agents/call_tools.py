@@ -25,11 +25,10 @@ from perdure.durable.step import Suspended
 from perdure.durable.threads import in_thread
 from perdure.types.base import decode_json, encode_json, find_unserialisable, plain, sound
 from perdure.types.errors import ModelRetry, NotDone, ToolServerError, UnknownName, Unserialisable
-from perdure.types.ids import derive_id
 from perdure.types.messages import MAX_MESSAGE_BYTES, ToolCall, ToolResultMessage
 from perdure.types.records import Outcome, Started, ToolDone, WaitOpened
 from perdure.types.usage import Usage
-from perdure.types.waits import Approval, Wait
+from perdure.types.waits import Approval, Wait, wait_id
 
 
 async def call_tool(env: Env, note: Call, key: str, io: RunIO) -> ToolDone | Keep:
@@ -177,8 +176,14 @@ class _Handling:
             needed = await settle(needed(**{**self.tool.signature.defaults, **named}))
         if not needed:
             return None
-        id = derive_id("wait", self.env.run_id, self.key)
-        return Approval(id, self.tool.name, args, self.env.run_id, self.plan.agent.name, self.call.id)
+        return Approval(
+            wait_id(self.env.run_id, self.key),
+            self.tool.name,
+            args,
+            self.env.run_id,
+            self.plan.agent.name,
+            self.call.id,
+        )
 
     def _args(self) -> dict[str, Any]:
         return cast("dict[str, Any]", self.args)
@@ -232,9 +237,12 @@ class _Handling:
     async def _handle(self, bound: Any) -> Any:
         tool = self.tool
         signature = tool.signature
-        if signature.is_async:
-            return await signature.call(tool.fn, self.ctx, bound)
-        return await settle(await in_thread(signature.call, tool.fn, self.ctx, bound))
+        try:
+            if signature.is_async:
+                return await signature.call(tool.fn, self.ctx, bound)
+            return await settle(await in_thread(signature.call, tool.fn, self.ctx, bound))
+        finally:
+            self.ctx.check_suspended()  # a body that waits has no end yet, whatever its code makes of being ended
 
     def _may_repeat(self, error: Exception, attempt: int) -> bool:
         """Whether the declared effect allows another attempt."""

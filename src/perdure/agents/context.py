@@ -312,6 +312,20 @@ class Context(Generic[S]):
         self._io.emit([event])
 
     @property
+    def suspending(self) -> bool:
+        """Whether this body has been ended to wait, and will be entered again: for `finally` blocks."""
+        return self._body is not None and self._body.suspended is not None
+
+    def check_suspended(self) -> None:
+        """Raise what has ended this body, whatever its code has made of it.
+
+        Raises:
+            Suspended: it waits.
+        """
+        if self._body is not None and self._body.suspended is not None:
+            raise self._body.suspended
+
+    @property
     def step(self) -> Step:
         """Steps inside this tool, which are done once and kept."""
         return Step(self.body)

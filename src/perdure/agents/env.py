@@ -371,7 +371,7 @@ class Env:
             plan = self._plans.get(key.partition("/infer/")[0])
             tool = plan.toolbox.tools.get(name) if plan is not None else None
             effect = tool.effect if tool is not None else "once"
-        return Body(io, key, effect, self.loop.steps, name)
+        return Body(io, key, effect, self.loop.steps, self.loop.answers, self.loop.waits, name)
 
 
 def _roster(

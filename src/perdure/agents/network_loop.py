@@ -101,6 +101,7 @@ class NetworkLoop(msgspec.Struct, eq=False):
     texts: frozenset[str] = frozenset()
     steps: dict[str, StepDone | ChildDone] = {}
     answers: dict[str, WaitAnswer] = {}
+    waits: dict[str, Wait] = {}
     stopping: StopReason | None = None
     stop_reason: StopReason = "router"
     stop_detail: str = ""
@@ -203,7 +204,7 @@ class NetworkLoop(msgspec.Struct, eq=False):
         elif type(payload) is Answered:
             self.answers.setdefault(payload.wait_id, payload.answer)
             for loop in self.current:
-                loop.fold(record)
+                loop.answered(payload.wait_id, payload.answer)
         elif type(payload) is StepFailed:
             if self.stopping is None:
                 self.stopping = "error"
@@ -235,6 +236,11 @@ class NetworkLoop(msgspec.Struct, eq=False):
         key = record.key or ""
         loop = self._loop_of(key)
         notes = loop.fold(record)
+        if type(payload) is WaitOpened:
+            for wait in payload.waits:
+                self.waits[wait.id] = wait
+                if wait.id in self.answers:  # somebody was faster
+                    loop.answered(wait.id, self.answers[wait.id])
         if type(payload) is InferenceDone and payload.texts:
             self.texts = self.texts.union(payload.texts)
         if loop.scheduled:

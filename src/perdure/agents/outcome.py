@@ -13,7 +13,7 @@ from perdure.types.errors import DefinitionError, RunCancelled, RunFailed, RunWa
 from perdure.types.messages import Message
 from perdure.types.records import RunStatus, StopReason
 from perdure.types.usage import Usage
-from perdure.types.waits import Approve, Deny, Wait, WaitAnswer
+from perdure.types.waits import Wait, WaitAnswer, about, check_answer
 
 Out = TypeVar("Out", default=Any)
 S = TypeVar("S", default=Any)
@@ -110,7 +110,7 @@ class RunResult(Generic[Out, S]):
             RunFailed: the run ended without an answer of the output type.
         """
         if self.status == "waiting":
-            names = ", ".join(f"{wait.tool} ({wait.id})" for wait in self.waits)
+            names = ", ".join(f"{about(wait)} ({wait.id})" for wait in self.waits)
             raise RunWaiting(
                 f"Run {self.run_id} waits for an answer: {names}. Answer with result.resume({{wait.id: Approve()}}) "
                 "or Deny(…).",
@@ -147,19 +147,18 @@ class RunResult(Generic[Out, S]):
             answers: by the waits' ids; what is not answered keeps waiting.
 
         Raises:
-            DefinitionError: the run does not wait, or an id is none of its waits.
+            DefinitionError: the run does not wait, an id is none of its waits, or the answer is none to it.
         """
         if answers is not None and not isinstance(answers, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise DefinitionError(f"resume({answers!r}): answers are given by the waits' ids, {{wait.id: Approve()}}.")
         given = dict(answers or {})
-        known = {wait.id for wait in self.waits}
+        known = {wait.id: wait for wait in self.waits}
         if self.status != "waiting":
             raise DefinitionError(f"Run {self.run_id} does not wait; its status is {self.status!r}.")
         for id, answer in given.items():
             if id not in known:
                 raise DefinitionError(f"Run {self.run_id} waits for {', '.join(sorted(known))}, not for {id!r}.")
-            if not isinstance(answer, (Approve, Deny)):
-                raise DefinitionError(f"The wait {id!r} is answered with {answer!r}; give Approve() or Deny(why).")
+            check_answer(known[id], answer)
         return cast("RunResult[Out, S]", await self._running.resume(given))
 
     def print(self) -> None:

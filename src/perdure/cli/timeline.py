@@ -9,6 +9,7 @@ from perdure.cli.paint import shorten, shown_call, shown_result
 from perdure.types import records as rec
 from perdure.types.base import Base, Json, plain
 from perdure.types.messages import TextMessage, ToolCallMessage
+from perdure.types.waits import Approval, Wait, about
 
 
 class Line(Base):
@@ -126,8 +127,8 @@ def _note(payload: rec.Payload, closed: int) -> dict[str, Any]:
         case rec.ChildDone():
             return {"what": f"child {payload.run_id}: {payload.status}", "tokens": payload.usage.total_tokens}
         case rec.WaitOpened():
-            asked = ", ".join(f"{wait.tool} ({wait.id})" for wait in payload.waits)
-            return {"what": f"waits for approval of {asked}", "status": "waiting"}
+            asked = ", ".join(f"{_asked(wait)} ({wait.id})" for wait in payload.waits)
+            return {"what": f"waits for {asked}", "status": "waiting"}
         case rec.StepFailed():
             return {"what": f"failed: {_error(payload.error)}", "status": "error"}
         case rec.AttemptFailed():
@@ -167,6 +168,10 @@ def _inference(done: rec.InferenceDone) -> dict[str, Any]:
     tokens = f" [{usage.input_tokens:,} → {usage.output_tokens:,} tokens]" if usage.total_tokens else ""
     cut = "cut off: " if done.interrupted else ""
     return {"what": f"{done.agent}: {cut}{said}{tokens}", "tokens": usage.total_tokens}
+
+
+def _asked(wait: Wait) -> str:
+    return f"approval of {wait.tool}" if isinstance(wait, Approval) else about(wait)
 
 
 def _error(error: rec.ErrorInfo) -> str:

@@ -330,10 +330,15 @@ class RunIO:
         """Give a payload as the fold will see it, at the place of the last record."""
         return Record(self.seq, self.token.run_id, self.token.session_id, key, payload, self.kernel.clock.now())
 
-    async def keep(self, key: str | None, payload: Payload) -> None:
-        """Commit a record at once, in the middle of a step, and fold it."""
+    def note(self, key: str | None, payload: Payload) -> Record:
+        """Hold a record back in the middle of a step, and fold it."""
         record = self.hold(key, payload)
         self._fold(record)
+        return record
+
+    async def keep(self, key: str | None, payload: Payload) -> None:
+        """Commit a record at once, in the middle of a step, and fold it."""
+        record = self.note(key, payload)
         await self.flush()
         if self.projector is not None:
             self.emit(self.projector.record(record))

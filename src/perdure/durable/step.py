@@ -10,10 +10,13 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from random import Random
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, TypeVarTuple, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar, TypeVarTuple, Unpack, cast, overload
 from uuid import UUID
+
+import msgspec
 
 from perdure.durable import effects
 from perdure.durable.effects import StepEffect
@@ -24,7 +27,7 @@ from perdure.types.errors import AmbiguousStep, Conflict, DefinitionError, StepO
 from perdure.types.events import StepStarted
 from perdure.types.ids import derive_id
 from perdure.types.records import ChildDone, StepDone, TransactionDone
-from perdure.types.waits import Wait
+from perdure.types.waits import Timer, Wait, WaitAnswer, wait_id
 
 if TYPE_CHECKING:
     from perdure.db.transaction import AsyncTransaction, Transaction
@@ -54,6 +57,8 @@ class Body:
         key: the tool's place.
         effect: the tool's declared effect; steps need `steps` or `pure`.
         done: the records of inner steps that are finished.
+        answers: how waits were answered so far.
+        waits: what was waited for so far, so that a deadline stays what it was when the body is entered again.
         name: the tool's name, for errors.
         root: the body that this one is a scope of, if it is one.
     """
@@ -66,11 +71,14 @@ class Body:
         "_parked",
         "_root",
         "_scopes",
+        "answers",
         "done",
         "effect",
         "io",
         "key",
         "name",
+        "suspended",
+        "waits",
     )
 
     def __init__(
@@ -79,6 +87,8 @@ class Body:
         key: str,
         effect: str,
         done: Mapping[str, StepDone | ChildDone],
+        answers: Mapping[str, WaitAnswer],
+        waits: Mapping[str, Wait],
         name: str,
         root: Body | None = None,
     ) -> None:
@@ -86,14 +96,17 @@ class Body:
         self.key = key
         self.effect = effect
         self.done = done
+        self.answers = answers
+        self.waits = waits
         self.name = name
+        self.suspended: Suspended | None = None
         self._counts: dict[str, int] = {}
         self._open = 0
         self._overlapped = False
         self._scopes: dict[str, Body] = {}
         self._root = root
         self._all_open = 0
-        self._parked: list[tuple[asyncio.Future[None], tuple[Wait, ...]]] = []
+        self._parked: list[tuple[asyncio.Future[NoReturn], tuple[Wait, ...]]] = []
 
     @contextmanager
     def enter(self, id: str, what: str) -> Generator[str]:
@@ -102,7 +115,10 @@ class Body:
         Raises:
             StepOutsideSteps: the tool did not declare that its effects are in its steps.
             AmbiguousStep: the id was used while another step was open.
+            Suspended: the body has ended, to wait; what its code still does counts for nothing.
         """
+        if (self._root or self).suspended is not None:
+            raise cast("Suspended", (self._root or self).suspended)
         if self.effect not in ("steps", "pure"):
             raise StepOutsideSteps(
                 f"The tool {self.name!r} used {what} but its effect is {self.effect!r}. "
@@ -137,20 +153,40 @@ class Body:
         _check(name, "scope")
         found = self._scopes.get(name)
         if found is None:
-            found = Body(self.io, f"{self.key}/{name}", self.effect, self.done, self.name, self._root or self)
+            key, root = f"{self.key}/{name}", self._root or self
+            found = Body(self.io, key, self.effect, self.done, self.answers, self.waits, self.name, root)
             self._scopes[name] = found
         return found
 
-    async def park(self, waits: tuple[Wait, ...]) -> None:
+    async def wait(self, id: str, what: str, make: Callable[[str], Wait]) -> WaitAnswer:
+        """Wait for somebody or something outside, as a step of this body.
+
+        Args:
+            id: the step's name.
+            what: what the user called, for errors.
+            make: makes the wait of its id, when the place is reached for the first time.
+
+        Returns:
+            How it was answered; until it is, the body is ended and entered again.
+        """
+        with self.enter(id, what) as key:
+            mark = wait_id(self.io.token.run_id, key)
+            answer = self.answers.get(mark)
+            if answer is None:
+                await self.park((self.waits.get(mark) or make(mark),))
+            return answer
+
+    async def park(self, waits: tuple[Wait, ...]) -> NoReturn:  # pyright: ignore[reportReturnType]  # the future only ever raises
         """Wait until every open step of this body waits; then the body ends with `Suspended`."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
         entry = (future, waits)
-        self._parked.append(entry)
+        root = self._root or self
+        root._parked.append(entry)
         try:
-            self._look()
+            root._look()
             await future
         finally:
-            self._parked.remove(entry)
+            root._parked.remove(entry)
 
     def _look(self) -> None:
         """See whether all that is open waits, once the body's other branches have had their turn to open a step."""
@@ -160,6 +196,7 @@ class Body:
     def _suspend(self) -> None:
         if self._parked and len(self._parked) == self._all_open:
             waits = tuple(wait for _, some in self._parked for wait in some)
+            self.suspended = Suspended(waits)
             for future, _ in self._parked:
                 if not future.done():
                     future.set_exception(Suspended(waits))
@@ -278,6 +315,59 @@ class Step:
         if io.projector is not None:
             io.emit([StepStarted(name=name, run_id=io.token.run_id, session_id=io.token.session_id, step=key)])
         return io
+
+    async def sleep(self, id: str, duration: float | timedelta) -> None:
+        """Let time pass, also while no process lives; a run that sleeps takes no more than its rows in the store.
+
+        Args:
+            id: the step's name, unique among the steps of this body that are open at the same time.
+            duration: how long, in seconds or as a timedelta.
+
+        Raises:
+            StepOutsideSteps: the tool does not declare `effect="steps"` or `"pure"`.
+        """
+        seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+        if not 0 <= seconds < 1e10:
+            raise DefinitionError(f"ctx.step.sleep({id!r}, {duration!r}): give seconds from 0, or a timedelta.")
+        await self._rest(id, f"ctx.step.sleep({id!r})", lambda now: now + seconds)
+
+    async def sleep_until(self, id: str, when: datetime) -> None:
+        """Let time pass until a moment; one that is over already is not waited for.
+
+        Args:
+            id: the step's name.
+            when: the moment, with its time zone.
+        """
+        if when.tzinfo is None:
+            raise DefinitionError(f"ctx.step.sleep_until({id!r}, {when!r}): give a time with a time zone.")
+        await self._rest(id, f"ctx.step.sleep_until({id!r})", lambda now: when.timestamp())
+
+    async def _rest(self, id: str, what: str, until: Callable[[float], float]) -> None:
+        body, io = self._body, self._body.io
+        clock = io.kernel.clock
+        if io.kernel.durable:
+            await body.wait(id, what, lambda mark: Timer(mark, io.token.run_id, until(clock.now())))
+            return
+        with body.enter(id, what) as key:  # nobody can wake a run in memory that is not there any more
+            if self._known(key, closing := StepDone(id, None, "")) is None:
+                now = clock.now()
+                await clock.sleep(max(0.0, until(now) - now))
+                await io.keep(key, closing)
+
+    def now(self, id: str = "now") -> datetime:
+        """Tell the time; whenever this body is entered again it is what it was.
+
+        Args:
+            id: the step's name; repeats in sequence are told apart.
+        """
+        body, io = self._body, self._body.io
+        with body.enter(id, f"ctx.step.now({id!r})") as key:
+            closing = StepDone(id, None, "")
+            known = self._known(key, closing)
+            if known is None:
+                known = msgspec.structs.replace(closing, result=io.kernel.clock.now())
+                io.note(key, known)  # it is committed with the next record
+            return datetime.fromtimestamp(known.result, UTC)
 
     def scope(self, name: str) -> Step:
         """Make a step API with a place of its own, so that branches which run at once may use the same ids.

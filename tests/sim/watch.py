@@ -50,9 +50,9 @@ def moment(record: Record) -> tuple[str, str | None, bytes, float]:
 def watch(world: "World", patch: pytest.MonkeyPatch) -> None:
     append, sure, beat, fold = SqlLog.append, RunIO.sure, Owners.beat, AgentsProgram.fold
 
-    async def appended(log: Any, token: Any, entries: Any, status: Any = None, *, repeat: bool = False) -> int:
+    async def appended(log: Any, token: Any, entries: Any, status: Any = None, **given: Any) -> int:
         said = [(one.key, encode_payload(one.payload)) for one in entries]
-        last = await append(log, token, entries, status, repeat=repeat)
+        last = await append(log, token, entries, status, **given)
         world.appended += [(log.container, token.run_id, *one) for one in said]
         world.owned.append((log.container, token.run_id, token.epoch, last - len(said) + 1))
         return last

@@ -21,6 +21,7 @@ from perdure.types.errors import DefinitionError
 from perdure.types.ids import derive_id
 from perdure.types.messages import Input, read_input
 from perdure.types.records import ChildDone
+from perdure.types.waits import WaitAnswer
 
 
 async def run_child(
@@ -59,13 +60,12 @@ async def run_child(
             running.env.fallback = _fallback(env, ctx)
             env.children[child_id] = running
             go_on = running.drive()
-        elif running.waiting is not None:
-            wanted = {wait.id for wait in running.waiting.waits}
-            go_on = running.answer({id: answer for id, answer in env.answers().items() if id in wanted})
         else:
             go_on = None
         try:
             result = await go_on if go_on is not None else running.result()
+            while given := _answers(env, running):  # waits of the child that were answered, each by this run's log
+                result = await running.answer(given)
         except asyncio.CancelledError:
             ctx.children[child_id] = running.loop.total_usage  # what was spent until it was cut off
             raise
@@ -76,6 +76,13 @@ async def run_child(
             await body.io.keep(key, ChildDone(child_id, result.status, result.usage))
         raise_for(result, definition.name, running.cause, running.loop.error)
         return result
+
+
+def _answers(env: Env, running: Any) -> dict[str, WaitAnswer]:
+    """How waits of a child were answered that it still waits for."""
+    open = {wait.id for wait in running.waiting.waits} if running.waiting is not None else ()
+    known = env.answers()
+    return {id: known[id] for id in open if id in known}
 
 
 def _fallback(env: Env, ctx: Context[Any]) -> Any:

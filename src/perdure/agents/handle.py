@@ -37,6 +37,9 @@ class Run(Generic[Out, S]):
     ) -> None:
         self._running = running
         self._ask_cancel = ask_cancel
+        self.goes_on: Callable[[], Coroutine[Any, Any, RunResult[Any, Any]]] | None = None
+        """Follows the run to its end when it has waited; None if only this process can go on with it."""
+        self._later: asyncio.Task[RunResult[Any, Any]] | None = None
         self._events: list[AnyEvent] = []
         self._more: asyncio.Event | None = None
         self._over = False
@@ -62,6 +65,9 @@ class Run(Generic[Out, S]):
         """Where the run is."""
         if not self._task.done():
             return "running"
+        later = self._later
+        if later is not None and later.done() and not later.cancelled() and later.exception() is None:
+            return later.result().status
         if self._task.cancelled() or self._task.exception() is not None:
             return "cancelled" if self._task.cancelled() else "failed"
         status = self._task.result().status
@@ -70,7 +76,8 @@ class Run(Generic[Out, S]):
     async def events(self) -> AsyncIterator[AnyEvent]:
         """Follow the run from its beginning to its terminal event; does not raise when the run fails.
 
-        That a run waits ends the events too, unless it goes on already.
+        That a run waits ends the events too, unless it goes on already, or lives in a runtime, where somebody may
+        answer.
         """
         place = 0
         while True:
@@ -79,7 +86,9 @@ class Run(Generic[Out, S]):
                 place += 1
                 yield event
                 ends = isinstance(event, TERMINAL) and event.run_id == self.id
-                if ends and (not isinstance(event, RunWaiting) or self.status == "waiting"):
+                if ends and isinstance(event, RunWaiting) and self.goes_on is not None:
+                    self._follow(self.goes_on)
+                elif ends and (not isinstance(event, RunWaiting) or self.status == "waiting"):
                     return
             resumed = self._running.resumed
             if self._over and resumed is None:
@@ -91,7 +100,21 @@ class Run(Generic[Out, S]):
             await self._more.wait()
 
     async def result(self) -> RunResult[Out, S]:
-        """Wait for the run's end, or until it waits for somebody outside; answered since, it is waited for again.
+        """Wait for the run's end; without a runtime, or until it waits for somebody outside.
+
+        Raises:
+            RunFailed: the run failed.
+            RunCancelled: the run was cancelled or passed its deadline.
+        """
+        result = await self.reached()
+        if result.status != "waiting" or self.goes_on is None:
+            return result
+        later = self._follow(self.goes_on)
+        await asyncio.wait([later])
+        return self._checked(later.result())
+
+    async def reached(self) -> RunResult[Out, S]:
+        """Wait until the run has ended, or waits for somebody outside; answered since, it is waited for again.
 
         Raises:
             RunFailed: the run failed.
@@ -106,8 +129,20 @@ class Run(Generic[Out, S]):
             if self._running.resumed is not None:
                 await asyncio.wait([self._running.resumed])
             result = self._running.result()
+        return self._checked(result)
+
+    def _checked(self, result: RunResult[Any, Any]) -> RunResult[Out, S]:
         raise_for(result, self._running.definition.name, self._running.cause, self._running.loop.error)
         return cast("RunResult[Out, S]", result)
+
+    def _follow(self, goes_on: Callable[[], Coroutine[Any, Any, RunResult[Any, Any]]]) -> asyncio.Task[Any]:
+        """Follow a run that has waited, one task for all who want to know."""
+        if self._later is None:
+            self._over = False
+            self._later = asyncio.create_task(goes_on(), name=f"perdure-follow-{self.id}")
+            self._later.add_done_callback(self._end)
+            _going_on.add(self)
+        return self._later
 
     async def cancel(self) -> None:
         """Stop the run: what is running is cut off, what is finished is kept; returns when it is closed."""

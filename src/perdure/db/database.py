@@ -109,6 +109,11 @@ class Database(Protocol):
         """Its address, without a password."""
         ...
 
+    @property
+    def clock(self) -> str:
+        """The expression by which it tells its own time, in seconds since the epoch."""
+        ...
+
     async def open(self) -> None:
         """Connect.
 

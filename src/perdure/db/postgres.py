@@ -51,6 +51,7 @@ class PostgresDatabase:
     """
 
     dialect: Literal["sqlite", "postgres"] = "postgres"
+    clock = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
 
     def __init__(self, url: str, connections: int = 10, patience: float = 30.0) -> None:
         self._address = url

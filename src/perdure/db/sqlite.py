@@ -47,6 +47,7 @@ class SqliteDatabase:
     """
 
     dialect: Literal["sqlite", "postgres"] = "sqlite"
+    clock = "(julianday('now') - 2440587.5) * 86400.0"
 
     def __init__(self, path: str, durability: Literal["full", "normal"] = "full", patience: float = 30.0) -> None:
         self.path = Path(path)

@@ -241,6 +241,7 @@ class _Driver:
 
     async def wait(self, action: Waiting) -> Waiting | Finish:
         io = self.io
+        io.answered = False  # what was folded before is in the state that asks to wait
         await self.flush("waiting")
         if io.answered or (io.stop is not None and not self.folded_stop):  # somebody was faster
             io.answered = False

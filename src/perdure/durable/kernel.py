@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from perdure.durable.held import Held
@@ -96,9 +97,10 @@ class Kernel:
         lease: this process's standing, if there are others.
         held: what this process holds because the store cannot take it, if that can happen.
         live: where readers find what open steps say, if there may be any.
+        store_now: the store's time, in seconds since the epoch: what waits are over by; the clock's unless given.
     """
 
-    __slots__ = ("_registry", "clock", "durable", "held", "lease", "live", "log")
+    __slots__ = ("_registry", "clock", "durable", "held", "lease", "live", "log", "store_now")
 
     def __init__(
         self,
@@ -107,6 +109,7 @@ class Kernel:
         lease: Lease | None = None,
         held: Held | None = None,
         live: Live | None = None,
+        store_now: Callable[[], float] | None = None,
     ) -> None:
         self.lease = lease
         self.held = held
@@ -114,6 +117,7 @@ class Kernel:
         self.durable = log is not None
         self.log: Log = log if log is not None else MemoryLog(clock.now)
         self.clock = clock
+        self.store_now = store_now or clock.now
         self._registry: Registry | None = None
 
     @property

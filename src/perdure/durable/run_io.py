@@ -28,6 +28,7 @@ from perdure.types.records import (
     Record,
     RunStatus,
 )
+from perdure.types.sent_event import SentEvent
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -239,9 +240,9 @@ class RunIO:
         kernel = self.kernel
         try:
             try:
-                last = await kernel.log.append(self.token, entries, status)
+                last = await kernel.log.append(self.token, entries, status, seen=before)
             except StoreError as error:
-                last = await self._insist(entries, status, error)
+                last = await self._insist(entries, status, error, before)
         except CancelWins:
             self._pending = [*entries, *self._pending]
             raise
@@ -271,7 +272,7 @@ class RunIO:
                 if self.projector is not None:
                     self.emit([*self.projector.record(record), *notes])
 
-    async def _insist(self, entries: Sequence[Entry], status: RunStatus | None, error: StoreError) -> int:
+    async def _insist(self, entries: Sequence[Entry], status: RunStatus | None, error: StoreError, seen: int) -> int:
         """Hold what the store could not take, and repeat the append until it is acknowledged or refused."""
         held, unknown = self.kernel.held, error.unknown
         size = held.take(entries) if held is not None else 0
@@ -279,7 +280,7 @@ class RunIO:
         async def again() -> int:
             nonlocal unknown
             try:
-                return await self.kernel.log.append(self.token, entries, status, repeat=unknown)
+                return await self.kernel.log.append(self.token, entries, status, repeat=unknown, seen=seen)
             except StoreError as error:
                 unknown = unknown or error.unknown
                 raise
@@ -319,26 +320,26 @@ class RunIO:
                 )
             self._gaps = gaps
 
-    def hold(self, key: str | None, payload: Payload) -> Record:
-        """Hold a record back for the next commit, and give it as the fold will see it."""
+    def hold(self, key: str | None, payload: Payload, sends: tuple[SentEvent, ...] = ()) -> Record:
+        """Hold a record back for the next commit, with events that go with it, and give it as the fold will see it."""
         self.seq += 1
         token, now = self.token, self.kernel.clock.now()
-        self._pending.append(Entry(key, payload, now))
+        self._pending.append(Entry(key, payload, now, sends))
         return Record(self.seq, token.run_id, token.session_id, key, payload, now)
 
     def record(self, key: str | None, payload: Payload) -> Record:
         """Give a payload as the fold will see it, at the place of the last record."""
         return Record(self.seq, self.token.run_id, self.token.session_id, key, payload, self.kernel.clock.now())
 
-    def note(self, key: str | None, payload: Payload) -> Record:
+    def note(self, key: str | None, payload: Payload, sends: tuple[SentEvent, ...] = ()) -> Record:
         """Hold a record back in the middle of a step, and fold it."""
-        record = self.hold(key, payload)
+        record = self.hold(key, payload, sends)
         self._fold(record)
         return record
 
-    async def keep(self, key: str | None, payload: Payload) -> None:
-        """Commit a record at once, in the middle of a step, and fold it."""
-        record = self.note(key, payload)
+    async def keep(self, key: str | None, payload: Payload, sends: tuple[SentEvent, ...] = ()) -> None:
+        """Commit a record at once, in the middle of a step, and fold it; events are sent with it."""
+        record = self.note(key, payload, sends)
         await self.flush()
         if self.projector is not None:
             self.emit(self.projector.record(record))

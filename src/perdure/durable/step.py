@@ -13,20 +13,33 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from random import Random
-from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar, TypeVarTuple, Unpack, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Literal,
+    NoReturn,
+    ParamSpec,
+    TypeVar,
+    TypeVarTuple,
+    Unpack,
+    cast,
+    overload,
+)
 from uuid import UUID
 
 import msgspec
 
-from perdure.durable import effects
+from perdure.durable import effects, events
+from perdure.durable.arguments import arguments_hash
 from perdure.durable.effects import StepEffect
 from perdure.durable.run_io import RunIO
 from perdure.durable.threads import in_thread
-from perdure.types.base import encode_json, plain
 from perdure.types.errors import AmbiguousStep, Conflict, DefinitionError, StepOutsideSteps
 from perdure.types.events import StepStarted
 from perdure.types.ids import derive_id
 from perdure.types.records import ChildDone, StepDone, TransactionDone
+from perdure.types.sent_event import SentEvent
 from perdure.types.waits import Timer, Wait, WaitAnswer, wait_id
 
 if TYPE_CHECKING:
@@ -207,10 +220,6 @@ def _check(name: str, what: str) -> None:
         raise AmbiguousStep(f"The {what} {name!r} is not allowed: it must not be empty nor contain '/' or '#'.")
 
 
-def _hash(arguments: Any) -> str:
-    return blake2b(encode_json(plain(arguments, "arguments")), digest_size=8).hexdigest()
-
-
 async def _call(fn: Callable[..., Any], *args: Any) -> Any:
     """Call a user's function; a sync one in a thread."""
     value = fn(*args) if inspect.iscoroutinefunction(fn) else await in_thread(fn, *args)
@@ -257,8 +266,8 @@ class Step:
                 "'idempotent' or 'once', and only 'once' can be undone."
             )
         with self._body.enter(id, f"ctx.step.run({id!r})") as key:
-            closing = StepDone(id, None, _hash(args))
-            known = self._known(key, closing)
+            closing = StepDone(id, None, arguments_hash(args))
+            known = self.known(key, closing)
             if known is not None:
                 return known.result
             io = self._opened(id, key)
@@ -293,13 +302,13 @@ class Step:
 
         name = getattr(fn, "__name__", type(fn).__name__)
         with self._body.enter(f"transaction:{name}", f"ctx.transaction({name})") as key:
-            closing = TransactionDone(name, None, _hash([args, kwargs]))
-            known = self._known(key, closing)
+            closing = TransactionDone(name, None, arguments_hash([args, kwargs]))
+            known = self.known(key, closing)
             if known is not None:
                 return known.result
             return await transact(self._opened(name, key), key, closing, fn, args, kwargs)
 
-    def _known(self, key: str, closing: StepDone) -> Any:
+    def known(self, key: str, closing: StepDone) -> Any:
         """The record of a step that was done before, if it was."""
         known = self._body.done.get(key)
         if not isinstance(known, StepDone):
@@ -326,9 +335,7 @@ class Step:
         Raises:
             StepOutsideSteps: the tool does not declare `effect="steps"` or `"pure"`.
         """
-        seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
-        if not 0 <= seconds < 1e10:
-            raise DefinitionError(f"ctx.step.sleep({id!r}, {duration!r}): give seconds from 0, or a timedelta.")
+        seconds = events.in_seconds(duration, f"ctx.step.sleep({id!r}, {duration!r})")
         await self._rest(id, f"ctx.step.sleep({id!r})", lambda now: now + seconds)
 
     async def sleep_until(self, id: str, when: datetime) -> None:
@@ -346,13 +353,58 @@ class Step:
         body, io = self._body, self._body.io
         clock = io.kernel.clock
         if io.kernel.durable:
-            await body.wait(id, what, lambda mark: Timer(mark, io.token.run_id, until(clock.now())))
+            await body.wait(id, what, lambda mark: Timer(mark, io.token.run_id, until(io.kernel.store_now())))
             return
         with body.enter(id, what) as key:  # nobody can wake a run in memory that is not there any more
-            if self._known(key, closing := StepDone(id, None, "")) is None:
+            if self.known(key, closing := StepDone(id, None, "")) is None:
                 now = clock.now()
                 await clock.sleep(max(0.0, until(now) - now))
                 await io.keep(key, closing)
+
+    async def wait_for_event(
+        self,
+        id: str,
+        name: str,
+        *,
+        match: Mapping[str, Any] | None = None,
+        timeout: float | timedelta | None = None,
+        since: datetime | Literal["now"] | None = None,
+    ) -> SentEvent | None:
+        """Wait until an event has come, for weeks if need be; it may have come before, since the run was created.
+
+        Events are taken in the order in which they came, each at most once by a run.
+
+        Args:
+            id: the step's name.
+            name: the event's name.
+            match: dotted paths into its data, and the JSON values that must stand there: `{"invoice.id": "i-7"}`.
+            timeout: how long at most, in seconds or as a timedelta.
+            since: only events that came behind this moment count, or behind this call (`"now"`).
+
+        Returns:
+            The event; None if it did not come in time.
+
+        Raises:
+            NeedsRuntime: there is no place for events.
+            StepOutsideSteps: the tool does not declare `effect="steps"` or `"pure"`.
+        """
+        return await events.wait_for_event(self._body, id, name, match, timeout, since)
+
+    async def send_event(self, id: str, name: str, data: Any = None, *, event_id: str | None = None) -> SentEvent:
+        """Send an event, once: it is sent if and only if this step is kept.
+
+        Args:
+            id: the step's name.
+            name: the event's name, such as `app/invoice.paid`.
+            data: plain values, as a JSON object.
+            event_id: makes the event once, whoever sends it; one that follows from the run and the step unless given.
+
+        Raises:
+            NeedsRuntime: there is no place for events.
+            Conflict: the id was used for another event.
+            StepOutsideSteps: the tool does not declare `effect="steps"` or `"pure"`.
+        """
+        return await events.send_event(self._body, self, id, name, data, event_id)
 
     def now(self, id: str = "now") -> datetime:
         """Tell the time; whenever this body is entered again it is what it was.
@@ -363,7 +415,7 @@ class Step:
         body, io = self._body, self._body.io
         with body.enter(id, f"ctx.step.now({id!r})") as key:
             closing = StepDone(id, None, "")
-            known = self._known(key, closing)
+            known = self.known(key, closing)
             if known is None:
                 known = msgspec.structs.replace(closing, result=io.kernel.clock.now())
                 io.note(key, known)  # it is committed with the next record

@@ -12,6 +12,7 @@ from typing import Literal, Protocol, TypeAlias, cast
 from perdure.types.base import Base
 from perdure.types.errors import Conflict
 from perdure.types.records import Answered, CancelAsked, Compacted, Payload, Record, RunStatus
+from perdure.types.sent_event import SentEvent
 
 
 class Token(Base):
@@ -27,16 +28,20 @@ class Entry(Base):
     """A record to be written: the key of the step that it closes, if any, its payload, and when it was made.
 
     The time is the one that the owner has folded already (the store's own, if None): the state that a run had and the
-    one that its log gives are the same.
+    one that its log gives are the same. `sends` are events that are sent if and only if it is written.
     """
 
     key: str | None
     payload: Payload
     at: float | None = None
+    sends: tuple[SentEvent, ...] = ()
 
 
 class NewRun(Base):
-    """A run to be accepted; `input_hash` tells a repetition from another run with the same id."""
+    """A run to be accepted; `input_hash` tells a repetition from another run with the same id.
+
+    `detached` says of a child that whoever has its definition drives it, and not whoever drives its parent.
+    """
 
     id: str
     session_id: str
@@ -45,6 +50,7 @@ class NewRun(Base):
     user_id: str | None = None
     parent: str | None = None
     parent_key: str | None = None
+    detached: bool = False
 
 
 class RunRow(Base):
@@ -172,7 +178,13 @@ class Log(Protocol):
         ...
 
     async def append(
-        self, token: Token, entries: Sequence[Entry], status: RunStatus | None = None, *, repeat: bool = False
+        self,
+        token: Token,
+        entries: Sequence[Entry],
+        status: RunStatus | None = None,
+        *,
+        repeat: bool = False,
+        seen: int | None = None,
     ) -> int:
         """Write records of one step, all or none; a terminal record ends the run and frees its session.
 
@@ -182,9 +194,11 @@ class Log(Protocol):
             status: the run's status from now on, if it changes without a terminal record.
             repeat: whether this very append was tried before with an unknown outcome; what the run has of it is not
                 written again.
+            seen: up to which record the owner has folded; a wait that has ended since lets the run not wait.
 
         Returns:
-            The sequence number of the last record.
+            The sequence number of the last record; higher than expected if others have written, or a wait that is
+            recorded here has ended already.
 
         Raises:
             Conflict: another owner has the run since, it has ended, or another payload closes a step already.

@@ -60,6 +60,7 @@ class _Run:
         "session",
         "started_at",
         "status",
+        "woken",
     )
 
     def __init__(self, new: NewRun, session: _Session, position: int, at: float) -> None:
@@ -73,6 +74,7 @@ class _Run:
         self.epoch = 0
         self.nonce = ""
         self.cancelled = False
+        self.woken = 0
         self.closed: dict[str, bytes] = {}
 
     @property
@@ -139,7 +141,13 @@ class MemoryLog:
         return run.take(), len(session.rows)
 
     async def append(
-        self, token: Token, entries: Sequence[Entry], status: RunStatus | None = None, *, repeat: bool = False
+        self,
+        token: Token,
+        entries: Sequence[Entry],
+        status: RunStatus | None = None,
+        *,
+        repeat: bool = False,
+        seen: int | None = None,
     ) -> int:
         """Write records of one step, all or none; a terminal record ends the run and frees its session."""
         run = self._run(token.run_id)
@@ -178,6 +186,8 @@ class MemoryLog:
         run.cancelled = cancelled
         run.closed |= closed
         session.rows += fresh
+        if status == "waiting" and seen is not None and run.woken > seen:
+            status = None  # a wait that has ended since is about to be folded: nobody else would wake the run
         if status is not None:
             run.status = status
             if status in ENDED or status == "parked":
@@ -212,6 +222,8 @@ class MemoryLog:
         rows = run.session.rows
         rows.append((run.new.id, None, encode_payload(payload), self._now()))
         seq = len(rows)
+        if type(payload) is not CancelAsked:
+            run.woken = seq
         if type(payload) is CancelAsked:
             for one in list(self._runs.values()):
                 if one.new.parent == run.new.id and one.status in OPEN:

@@ -39,13 +39,17 @@ class Timing(NamedTuple):
 
 
 class Left(NamedTuple):
-    """A run that nobody alive drives: who had it, how many runs that one had, and how many have died with this one."""
+    """A run that nobody alive drives: who had it, how many runs that one had, and how many have died with this one.
+
+    `again` says that it was driven before and is no one's since: a wait has ended, or somebody has resumed it.
+    """
 
     container: str
     run_id: str
     owner: str | None
     held: int
     deaths: int
+    again: bool = False
 
 
 class LockFile:
@@ -184,7 +188,7 @@ class Owners:
                 f"WHERE r.status = 'running' AND {_ON_TOP} ORDER BY r.created_at, r.id"
             )
             queued = yield Sql(
-                "SELECT container, id, deaths FROM (SELECT r.container, r.id, r.deaths, "
+                "SELECT container, id, deaths, epoch FROM (SELECT r.container, r.id, r.deaths, r.epoch, "
                 "ROW_NUMBER() OVER (PARTITION BY r.container ORDER BY r.created_at, r.id) AS place FROM runs r "
                 "JOIN sessions s ON s.container = r.container AND s.id = r.session AND s.turn = r.id "
                 f"WHERE (r.status = 'queued' OR r.status = 'waiting' AND r.cancelled = 1) AND {_ON_TOP}) AS ready "
@@ -203,7 +207,11 @@ class Owners:
             for container, id, owner, known, deaths in running
             if id not in live and (owner in dead or known is None or owner == self.id)
         ]
-        return found + [Left(container, id, None, 0, int(deaths)) for container, id, deaths in queued if id not in live]
+        return found + [
+            Left(container, id, None, 0, int(deaths), epoch > 0)
+            for container, id, deaths, epoch in queued
+            if id not in live
+        ]
 
     async def turns(self, container: str, run_ids: Sequence[str]) -> set[str]:
         """Say which of these queued runs may have their session's turn, or are not queued any more."""

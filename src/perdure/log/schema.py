@@ -5,8 +5,13 @@ or next to be claimed, and `epoch` and `nonce` are its owner's token, so that on
 record's `slot` is its session's number and its own `seq` in one integer, so a small index has a session's records in
 order, and the last one's slot is the session's head. The records themselves lie in order of commitment: sessions that
 write at the same time fill the same pages. A run that is parked because its store is a copy has in `held` the status
-that it will have again. `live` is no part of the log: it holds what open
-steps have said so far, for readers in other processes, up to the number `n`; losing it loses nothing.
+that it will have again.
+
+`woken` is the last record by which a wait of a run ended, or 1 if it only has waits; `event` the last event that was
+there before the run. Waits are kept by the run that drives: a child that is not `detached` is driven by its parent and
+waits with it; `asker` is the run that asks. `answers` has how each wait ended (`seq` is that record's, 0 as long as the
+wait is not recorded), and what came too late. `live` is no part of the log: it holds what open steps have said so far,
+for readers in other processes, up to the number `n`; losing it loses nothing.
 """
 
 from __future__ import annotations
@@ -49,6 +54,9 @@ MIGRATIONS = (
                 cancelled {int} NOT NULL DEFAULT 0,
                 parent TEXT,
                 parent_key TEXT,
+                detached {int} NOT NULL DEFAULT 0,
+                woken {int} NOT NULL DEFAULT 0,
+                event {int} NOT NULL DEFAULT 0,
                 user_id TEXT,
                 deaths {int} NOT NULL DEFAULT 0,
                 held TEXT,
@@ -85,6 +93,48 @@ MIGRATIONS = (
                 payload {blob} NOT NULL,
                 PRIMARY KEY (container, session, run, step, epoch, n)
             )""",
+            """CREATE TABLE events (
+                number {serial},
+                container TEXT NOT NULL,
+                id TEXT NOT NULL,
+                name TEXT NOT NULL,
+                data {blob} NOT NULL,
+                at {real} NOT NULL,
+                run TEXT,
+                UNIQUE (container, id)
+            )""",
+            "CREATE INDEX events_name ON events (container, name, number)",
+            "CREATE INDEX events_run ON events (container, run) WHERE run IS NOT NULL",
+            "CREATE INDEX events_at ON events (container, at)",
+            """CREATE TABLE waiters (
+                container TEXT NOT NULL,
+                id TEXT NOT NULL,
+                run TEXT NOT NULL,
+                session TEXT NOT NULL,
+                asker TEXT NOT NULL,
+                wait {blob} NOT NULL,
+                name TEXT,
+                probe TEXT,
+                expires {real},
+                at {real} NOT NULL,
+                PRIMARY KEY (container, id)
+            )""",
+            "CREATE INDEX waiters_run ON waiters (container, run)",
+            "CREATE INDEX waiters_due ON waiters (expires) WHERE expires IS NOT NULL",
+            "CREATE INDEX waiters_event ON waiters (container, name, probe) WHERE name IS NOT NULL",
+            """CREATE TABLE answers (
+                container TEXT NOT NULL,
+                wait TEXT NOT NULL,
+                run TEXT NOT NULL,
+                asker TEXT NOT NULL,
+                answer {blob} NOT NULL,
+                event TEXT,
+                seq {int} NOT NULL DEFAULT 0,
+                late {int} NOT NULL DEFAULT 0,
+                at {real} NOT NULL
+            )""",
+            "CREATE UNIQUE INDEX answers_first ON answers (container, wait) WHERE late = 0",
+            "CREATE INDEX answers_run ON answers (container, run)",
             "CREATE TABLE owners (id TEXT PRIMARY KEY, beat {int} NOT NULL, host TEXT NOT NULL, lock TEXT NOT NULL)",
         ),
     ),

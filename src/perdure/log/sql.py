@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 from perdure.db.database import Database, Exists, Row, Script, Sql, StoreFull
+from perdure.log.events import Events, Outside
 from perdure.log.live import LiveTable
 from perdure.log.log import (
     ENDED,
@@ -44,20 +45,26 @@ from perdure.log.rows import (
 )
 from perdure.log.schema import ROOM
 from perdure.log.transact import Transactions
+from perdure.log.waits import Waker, over
 from perdure.types.errors import Conflict, UnknownName
 from perdure.types.records import (
     SCHEMA_VERSION,
+    Answered,
     CancelAsked,
     Compacted,
     Payload,
     RunFinished,
     RunStatus,
+    WaitOpened,
     encode_payload,
     kind_of,
 )
 
+_OUTSIDE = frozenset((WaitOpened, Answered))
+"""What the owner of a run appends that others have to do with."""
 
-class SqlLog(Reads, Transactions):
+
+class SqlLog(Reads, Transactions, Events):
     """One container's records in a database.
 
     Args:
@@ -66,6 +73,7 @@ class SqlLog(Reads, Transactions):
         owner: this process's id as an owner of runs.
         container: the tenant; nothing of another one is seen.
         live: what open steps have said so far; containers of one process share it.
+        waker: who is told of runs that can go on, and of moments at which waits are over.
     """
 
     def __init__(
@@ -75,12 +83,14 @@ class SqlLog(Reads, Transactions):
         owner: str,
         container: str = "default",
         live: LiveTable | None = None,
+        waker: Waker | None = None,
     ) -> None:
         self.db = db
         self.now = now
         self.owner = owner
         self.container = container
         self.live = live or LiveTable(db)
+        self.waker = waker
         self._locks = db.dialect == "postgres"  # on SQLite a writing transaction has the whole file locked
 
     # -- taking runs in, and owning them -----------------------------------------------------------------------------
@@ -122,12 +132,13 @@ class SqlLog(Reads, Transactions):
             epoch = 1 if free else 0
             yield Sql(
                 "INSERT INTO runs (container, id, session, definition, status, input_hash, position, last, epoch, "
-                "nonce, owner, claimed_at, parent, parent_key, user_id, created_at) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "nonce, owner, claimed_at, parent, parent_key, user_id, created_at, detached, event) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
+                "(SELECT COALESCE(MAX(number), 0) FROM events))",
                 (
                     *(container, new.id, new.session_id, new.definition, status, new.input_hash, position, position),
                     *(epoch, nonce if free else "", owner, position),
-                    *(new.parent, new.parent_key, new.user_id, now),
+                    *(new.parent, new.parent_key, new.user_id, now, int(new.detached)),
                 ),
                 blind=True,
             )
@@ -216,7 +227,13 @@ class SqlLog(Reads, Transactions):
     # -- writing -----------------------------------------------------------------------------------------------------
 
     async def append(
-        self, token: Token, entries: Sequence[Entry], status: RunStatus | None = None, *, repeat: bool = False
+        self,
+        token: Token,
+        entries: Sequence[Entry],
+        status: RunStatus | None = None,
+        *,
+        repeat: bool = False,
+        seen: int | None = None,
     ) -> int:
         """Write records of one step, all or none; a terminal record ends the run and frees its session.
 
@@ -226,9 +243,11 @@ class SqlLog(Reads, Transactions):
             status: the run's status from now on, if it changes without a terminal record.
             repeat: whether this very append was tried before with an unknown outcome; what the run has of it is not
                 written again.
+            seen: up to which record the owner has folded; a wait that has ended since lets the run not wait.
 
         Returns:
-            The sequence number of the last record.
+            The sequence number of the last record; higher than expected if others have written, or a wait that is
+            recorded here has ended already.
 
         Raises:
             Conflict: another owner has the run since, it has ended, or another payload closes a step already.
@@ -238,6 +257,7 @@ class SqlLog(Reads, Transactions):
         now = self.now()
         ends, cancels = status, False
         coded: list[Coded] = []
+        outside: Outside | None = None
         for one in entries:
             payload = one.payload
             coded.append(Coded(one.key, kind_of(payload), encode_payload(payload), one.at))
@@ -245,10 +265,14 @@ class SqlLog(Reads, Transactions):
                 ends = payload.status
             elif stops(payload):
                 cancels = True
+            if type(payload) in _OUTSIDE or one.sends:
+                outside = (outside or Outside()).with_entry(one)
         keys = [one.key for one in coded if one.key is not None]
         said = self.live.said(self.container, token.run_id, None if ends in ENDED else keys)
 
         def script(look: bool = repeat) -> Script[int]:
+            if outside is not None:
+                yield from self._lock_for(token, outside)
             last = yield from self._fence(token)
             if last is None:
                 return (yield from self._refused(token, coded, status))
@@ -260,19 +284,23 @@ class SqlLog(Reads, Transactions):
             if fresh:
                 yield from self._insert(last, token.session_id, token.run_id, fresh, now)
             head = last % ROOM + len(fresh)
+            if outside is not None:
+                head = yield from self._meet(token, outside, now)
             if cancels or ends is not None:
-                yield from self._turn(token, ends, head, cancels=cancels)
+                yield from self._turn(token, ends, head, cancels=cancels, seen=seen)
             if said:
                 yield from self.live.clear(self.container, token.session_id, token.run_id, said)
             return head if fresh else max(known.values(), default=head)
 
-        changes = ends is not None and ends != "running"
+        changes = (ends is not None and ends != "running") or outside is not None
         try:
             seq = await self.db.write(script, notify=changes)
         except Exists:
             seq = await self.db.write(lambda: script(True), notify=changes)
         if said:
             self.live.cleared(self.container, token.run_id, said)
+        if outside is not None:
+            self.tell(outside.woken, [wait.expires for wait in outside.waits if wait.expires is not None])
         return seq
 
     async def post(self, run_id: str, payload: Payload) -> int:
@@ -305,11 +333,11 @@ class SqlLog(Reads, Transactions):
         coded = Coded(None, kind_of(payload), encode_payload(payload))
         yield from self._insert(last, session, run_id, [coded], now)
         seq = last % ROOM + 1
-        yield Sql(
-            f"UPDATE runs SET last = ?{', cancelled = 1' if stops(payload) else ''} WHERE container = ? AND id = ?",
-            (seq, self.container, run_id),
-            blind=True,
-        )
+        also = f", woken = {seq}" if type(payload) is not CancelAsked else ", cancelled = 1" if stops(payload) else ""
+        text = f"UPDATE runs SET last = ?{also} WHERE container = ? AND id = ?"
+        yield Sql(text, (seq, self.container, run_id), blind=True)
+        if stops(payload):
+            yield from over(self.container, run_id, ended=False)
         return seq
 
     def _cancel(self, run_id: str, session: str, payload: CancelAsked, now: float) -> Script[int]:
@@ -449,7 +477,9 @@ class SqlLog(Reads, Transactions):
         if blobs:
             yield from insert_rows("blobs", blobs)
 
-    def _turn(self, token: Token, status: RunStatus | None, head: int, *, cancels: bool) -> Script[None]:
+    def _turn(
+        self, token: Token, status: RunStatus | None, head: int, *, cancels: bool, seen: int | None
+    ) -> Script[None]:
         """Change a run's status; one that has ended or is parked hands the session to the next in the queue."""
         mine = (self.container, token.run_id)
         if cancels:
@@ -457,13 +487,23 @@ class SqlLog(Reads, Transactions):
         if status is None:
             return
         owner = self.owner if status == "running" else None
+        if status == "waiting" and seen is not None:
+            yield Sql(
+                "UPDATE runs SET status = CASE WHEN woken > ? THEN status ELSE 'waiting' END, "
+                "owner = CASE WHEN woken > ? THEN owner END, last = ? WHERE container = ? AND id = ?",
+                (seen, seen, head, *mine),
+                blind=True,
+            )
+            return  # a wait that has ended since is about to be folded: nobody else would wake the run
         rows = yield Sql(
             "UPDATE runs SET status = ?, owner = ?, last = ? WHERE container = ? AND id = ? "
-            f"{'AND cancelled = 0 ' if status == 'completed' else ''}RETURNING 1",
+            f"{'AND cancelled = 0 ' if status == 'completed' else ''}RETURNING woken",
             (status, owner, head, *mine),
         )
         if not rows:
             raise CancelWins(f"The run {token.run_id!r} was cancelled before it had finished.")
+        if status in ENDED and rows[0][0]:
+            yield from over(*mine, ended=True)
         if status in ENDED or status == "parked":
             yield Sql(
                 "UPDATE sessions SET epoch = 0, nonce = '', turn = (SELECT id FROM runs WHERE container = ? AND "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -49,6 +49,7 @@ from perdure.types.ids import check_id
 from perdure.types.live import Cursor
 from perdure.types.messages import Input
 from perdure.types.records import CancelAsked, Claimed, Erased, ErrorInfo, Record, RunStarted, Unparked
+from perdure.types.sent_event import SentEvent, new_event
 
 if TYPE_CHECKING:
     from perdure.runtime.runtime import Runtime
@@ -63,6 +64,7 @@ PATIENCE = 30.0
 """Seconds that an erase waits for the end of runs that it has cancelled."""
 
 _DRIVEN = ("queued", "running")
+_OPEN = (*_DRIVEN, "waiting")
 _log = logging.getLogger("perdure")
 
 
@@ -80,7 +82,7 @@ class Container:
         self.name = name
         self.log = log
         self.live_here = Live(runtime.notice)
-        self.kernel = Kernel(log, runtime.clock, runtime.worker, runtime.held, self.live_here)
+        self.kernel = Kernel(log, runtime.clock, runtime.worker, runtime.held, self.live_here, runtime.worker.store.now)
         self.live: dict[str, Running | None] = {}
         self.conversations = Conversations(log)
         self._spent = Spending(log)
@@ -104,7 +106,7 @@ class Container:
         """
         run = await self.start(definition, input, **options)
         try:
-            return await run.result()
+            return await run.reached()
         except asyncio.CancelledError:
             mine = self.live.get(run.id)
             await (run.cancel() if mine is not None and run.drives(mine) else run.detach())
@@ -119,7 +121,9 @@ class Container:
             Conflict: the run id belongs to another input.
         """
         taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        run: Run[Out, S] = self._launch(self._running(definition, input, cast("dict[str, Any]", options)), taken)
+        running = self._running(definition, input, cast("dict[str, Any]", options))
+        run: Run[Out, S] = self._launch(running, taken)
+        run.goes_on = lambda: self._to_end(running)
         await taken
         return run
 
@@ -175,6 +179,23 @@ class Container:
             await unpark(self.log, run_id, to_end=True)
         if run.status in ("waiting", "parked"):  # nobody drives it, so it is closed here
             await self.take_over(Left(self.name, run_id, None, 0, 0), {})
+
+    async def send_event(self, name: str, data: Any = None, *, id: str | None = None) -> SentEvent:
+        """Tell of something that has happened: runs that wait for it go on.
+
+        Args:
+            name: what has happened, such as `app/invoice.paid`.
+            data: plain values, as a JSON object.
+            id: makes it once, however often it is sent; an own one unless given.
+
+        Returns:
+            The event as the store has it.
+
+        Raises:
+            Conflict: the id was used for another event.
+            DefinitionError: the name, the data or their size are not allowed.
+        """
+        return (await self.log.send([new_event(name, data, id)]))[0]
 
     async def resume(self, run_id: str, *, force: bool = False) -> RunRow:
         """Let a parked run go on: a worker that has its definition takes it, when its session's turn is its own.
@@ -280,9 +301,7 @@ class Container:
         except (Leaving, asyncio.CancelledError) as end:
             if not self.runtime.closing:
                 raise
-            raise RunError(
-                f"Run {id} was left when its runtime was closed; it goes on when the store is opened again."
-            ) from end
+            raise left_at_close(id) from end
         finally:
             if first:
                 del self.live[id]
@@ -348,10 +367,23 @@ class Container:
             _log.error("Run %s is parked: %s", token.run_id, why)
             return await self._follow(running, await self.log.run(token.run_id))
 
-    async def _follow(self, running: Running, run: RunRow) -> RunResult[Any, Any]:
+    async def _to_end(self, running: Running) -> RunResult[Any, Any]:
+        """Follow a run that has waited to its end, whoever drives it on."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.runtime.follows(task)
+        try:
+            run = await self._asked(lambda: self.log.run(running.env.run_id))
+            return await self._follow(running, run, _OPEN)
+        except asyncio.CancelledError as end:
+            if not self.runtime.closing:
+                raise
+            raise left_at_close(running.env.run_id) from end
+
+    async def _follow(self, running: Running, run: RunRow, going: Collection[str] = _DRIVEN) -> RunResult[Any, Any]:
         """Show what happens in a run that somebody else drives, until its end, and read its result from the log."""
         id = run.id
-        tail = await self._watch(running, run)
+        tail = await self._watch(running, run, going)
         run = await self._asked(lambda: self.log.run(id))
         records = await self._asked(lambda: self.log.read_run(id))
         if any(isinstance(record.payload, Erased) for record in records):
@@ -379,7 +411,7 @@ class Container:
                 return run
             await self.runtime.worker.until(change)
 
-    async def _watch(self, running: Running, run: RunRow) -> Tail:
+    async def _watch(self, running: Running, run: RunRow, going: Collection[str]) -> Tail:
         """Tell whoever listens to a run what happens in it, as long as somebody else drives it."""
         io, sink = running.io, running.sink
         if io is None or io.projector is None:
@@ -405,7 +437,7 @@ class Container:
                 for event in await self._asked(follower.pull):
                     if sink is not None:
                         sink(event)
-                if run.status not in _DRIVEN and not follower.behind:
+                if run.status not in going and not follower.behind:
                     return tail
                 await follower.wait()
 
@@ -499,6 +531,11 @@ class Container:
 
     def __repr__(self) -> str:
         return f"Container({self.name!r})"
+
+
+def left_at_close(run_id: str) -> RunError:
+    """Make the error of a run whose end nobody can wait for here any more."""
+    return RunError(f"Run {run_id} was left when its runtime was closed; it goes on when the store is opened again.")
 
 
 def lonely_deaths(records: Sequence[Record]) -> int:

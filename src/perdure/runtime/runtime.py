@@ -47,6 +47,7 @@ from perdure.types.events import AnyEvent
 from perdure.types.ids import check_id, new_id
 from perdure.types.live import Cursor
 from perdure.types.messages import Input
+from perdure.types.sent_event import SentEvent
 
 Out = TypeVar("Out")
 S = TypeVar("S")
@@ -111,6 +112,7 @@ class Runtime:
         self._worker: Worker | None = None
         self._containers: dict[str, Container] = {}
         self._runs: set[Run[Any, Any]] = set()
+        self._followers: set[asyncio.Task[Any]] = set()
         self._table = LiveTable(self.db)
         self._publisher: Publisher | None = None
 
@@ -129,8 +131,7 @@ class Runtime:
             worker = Worker(self, self.db, self.clock, self._timing, self._workers)
             await worker.beat()
             self._worker = worker
-            if self._workers:
-                await worker.sweep()
+            await worker.sweep()
         except BaseException:
             await self.db.close()
             raise
@@ -149,7 +150,10 @@ class Runtime:
         self.closing = True
         self.worker.tell()  # whoever follows a session stops
         try:
+            for one in self._followers:
+                one.cancel()
             await asyncio.gather(*(run.detach() for run in self._runs))
+            await asyncio.gather(*self._followers, return_exceptions=True)
             await self.worker.stop()
             if self._publisher is not None:
                 await self._publisher.stop()
@@ -212,6 +216,10 @@ class Runtime:
         """Ask for the end of a run, whoever drives it; see `Container.cancel`."""
         await self.container("default").cancel(run_id)
 
+    async def send_event(self, name: str, data: Any = None, *, id: str | None = None) -> SentEvent:
+        """Tell of something that has happened; see `Container.send_event`."""
+        return await self.container("default").send_event(name, data, id=id)
+
     async def resume(self, run_id: str, *, force: bool = False) -> RunRow:
         """Let a parked run go on; see `Container.resume`."""
         return await self.container("default").resume(run_id, force=force)
@@ -258,7 +266,7 @@ class Runtime:
         found = self._containers.get(name)
         if found is None:
             owner = self.worker.owners.id
-            log = SqlLog(self.db, self.clock.now, owner, check_id(name, "container"), self._table)
+            log = SqlLog(self.db, self.clock.now, owner, check_id(name, "container"), self._table, self.worker)
             found = self._containers[name] = Container(self, name, log)
         return found
 
@@ -300,6 +308,11 @@ class Runtime:
         """Own a background run until it ends."""
         self._runs.add(run)
         run.on_end(self._runs.discard)
+
+    def follows(self, task: asyncio.Task[Any]) -> None:
+        """Own a task that follows a run, until it ends."""
+        self._followers.add(task)
+        task.add_done_callback(self._followers.discard)
 
     def busy(self) -> bool:
         """Whether this process drives anything, or is about to."""

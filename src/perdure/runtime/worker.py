@@ -1,4 +1,4 @@
-"""The worker of a runtime: it beats, watches the store, and takes over what nobody alive drives.
+"""The worker of a runtime: it beats, watches the store, ends waits in time, and takes over what nobody alive drives.
 
 Runs that were there when a process died twice, and of which nothing was finished since, are suspects: they are driven
 one per process, so that the one that kills its process is alone when it does.
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from perdure.db.database import Database, StoreError
 from perdure.durable.kernel import Clock
+from perdure.log.events import with_events
 from perdure.log.owners import Left, Owners, Timing, fair
+from perdure.log.waits import BATCH, soonest, with_due
+from perdure.runtime.store_clock import StoreClock
 from perdure.runtime.turns import Turns
 
 if TYPE_CHECKING:
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 
 SUSPECT = 2
 """How many deaths without anything finished make a run a suspect."""
+
+TIDY = 600.0
+"""Seconds between two looks for events that need not be kept any more."""
 
 _log = logging.getLogger("perdure")
 
@@ -50,12 +56,15 @@ class Worker:
         self.gaps = 0
         self._queued: dict[str, float] = {}
         self._suspect: str | None = None
-        self._taken: dict[str, asyncio.Task[None]] = {}
+        self._taken: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._change = asyncio.Event()
         self._interest = asyncio.Event()
         self._listeners = 0
         self._watchers: list[Callable[[], None]] = []
         self._task: asyncio.Task[None] | None = None
+        self.store = StoreClock(db, clock)
+        self._due: float | None = None
+        self._tidied = clock.monotonic()
 
     def start(self) -> None:
         """Begin to watch."""
@@ -67,7 +76,7 @@ class Worker:
             self._task.cancel()
             await asyncio.wait([self._task])
         taken = list(self._taken.items())
-        for id, task in taken:
+        for (_, id), task in taken:
             self._runtime.leave(id, task)
         if taken:
             await asyncio.wait([task for _, task in taken])
@@ -135,10 +144,12 @@ class Worker:
                 now = self._clock.monotonic()
                 if self._wanted() and now - self._beaten >= self._timing.beat:
                     await self.beat()
-                if self._most and (now >= next_sweep or (self._more and len(self._taken) < self._most)):
+                if self._due is not None and now >= self._due:
+                    await self.end_due()
+                if now >= next_sweep or (self._more and len(self._taken) < self._most):
                     await self.sweep()
                     next_sweep = self._clock.monotonic() + self._timing.sweep
-                await self._look(min(self._timing.sweep, self._timing.beat))
+                await self._look(self._pause())
             except StoreError as error:
                 _log.warning("The store cannot be watched: %s", error)
                 await self._clock.sleep(self._timing.sweep)
@@ -161,10 +172,55 @@ class Worker:
             self.turns.wake(container, await self.owners.turns(container, ids))
         self.tell()
 
+    def _pause(self) -> float:
+        """For how long nothing is to be done: until the next look for what is left, or until a wait is over."""
+        pause = min(self._timing.sweep, self._timing.beat)
+        return pause if self._due is None else max(0.0, min(pause, self._due - self._clock.monotonic()))
+
+    # -- waits -------------------------------------------------------------------------------------------------------
+
+    async def end_due(self) -> None:
+        """End waits whose time has come, and see when the next one is over."""
+        await self.store.look()
+        for name in await self._db.read(lambda: with_due(self._db)):
+            if self._runtime.knows(name):
+                while await self._runtime.container(name).log.due() >= BATCH:
+                    pass
+        seconds = await self._db.read(lambda: soonest(self._db))
+        self._due = None if seconds is None else self._clock.monotonic() + max(0.0, seconds)
+        if self._clock.monotonic() - self._tidied >= TIDY:
+            self._tidied = self._clock.monotonic()
+            for name in await self._db.read(with_events):
+                if self._runtime.knows(name):
+                    await self._runtime.container(name).log.forget_events()
+
+    def expected(self, expires: float) -> None:
+        """A wait is over at a moment of the store's clock, unless it ends before."""
+        due = self._clock.monotonic() + max(0.0, expires - self.store.now())
+        if self._due is None or due < self._due:
+            self._due = due
+            self._interest.set()
+
+    def woken(self, container: str, run_ids: Sequence[str]) -> None:
+        """Runs can go on: take them over at once, as far as there is room."""
+        self.tell()
+        if self._runtime.closing:
+            return
+        for id in run_ids:
+            if len(self._taken) >= self._most:
+                self._more = True
+                self._interest.set()
+                return
+            if (container, id) not in self._taken:
+                self._take(Left(container, id, None, 0, 0, True), {})
+
     # -- taking over -------------------------------------------------------------------------------------------------
 
     async def sweep(self) -> None:
-        """Take over what nobody alive drives, as much as there is room for, fair between containers."""
+        """End waits whose time has come, then take over what nobody alive drives, fair between containers."""
+        await self.end_due()
+        if not self._most:
+            return
         now = self._clock.monotonic()
         dead = await self.owners.dead(self._clock.monotonic)
         left = await self.owners.left(dead, self._runtime.live(), self._most)
@@ -186,15 +242,15 @@ class Worker:
 
     def _may_take(self, one: Left, now: float) -> bool:
         """Whether a run is to be had: a queued one is left for a while to whoever has queued it."""
-        if one.run_id in self._taken:
+        if (one.container, one.run_id) in self._taken:
             return False
-        if one.owner is not None:
+        if one.owner is not None or one.again:
             return True
         return now - self._queued.setdefault(one.run_id, now) >= self._timing.beat
 
     def _take(self, one: Left, dead: Mapping[str, int]) -> None:
         task = asyncio.create_task(self._drive(one, dead), name=f"perdure-{one.run_id}")
-        self._taken[one.run_id] = task
+        self._taken[one.container, one.run_id] = task
 
     async def _drive(self, one: Left, dead: Mapping[str, int]) -> None:
         try:
@@ -204,6 +260,6 @@ class Worker:
         except Exception:
             _log.exception("Run %s could not be taken over; it is tried again.", one.run_id)
         finally:
-            del self._taken[one.run_id]
+            del self._taken[one.container, one.run_id]
             if self._suspect == one.run_id:
                 self._suspect = None

@@ -1,12 +1,22 @@
 """An event that was sent to start functions and to end waits: a name, some data, and an id that makes it once."""
 
+# pyright: reportUnnecessaryIsInstance=false
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from perdure.types.base import Base
+from perdure.types.base import Base, encode_json, plain
+from perdure.types.errors import Conflict, DefinitionError
+from perdure.types.ids import check_id, new_id
+
+MOST = 1024 * 1024
+"""The most bytes that an event's data may have, as JSON."""
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./:@-]{0,199}\Z")
 
 
 class SentEvent(Base):
@@ -20,3 +30,56 @@ class SentEvent(Base):
     data: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
     id: str = ""
     at: float = 0.0
+
+
+def check_event_name(name: str) -> str:
+    """Return the name of an event if its shape is allowed.
+
+    Raises:
+        DefinitionError: it is not.
+    """
+    if not isinstance(name, str) or not _NAME.match(name):
+        raise DefinitionError(
+            f"The event name {str(name)[:60]!r} is not allowed: use 1 to 200 ASCII letters, digits or _./:@- , "
+            "starting with a letter, a digit or _, such as 'app/invoice.paid'."
+        )
+    return name
+
+
+def new_event(name: str, data: Any = None, id: str | None = None) -> SentEvent:
+    """Make an event of what a user gives.
+
+    Args:
+        name: what has happened.
+        data: plain values, as a JSON object.
+        id: makes it once; an own one unless given.
+
+    Raises:
+        DefinitionError: the name, the data or their size are not allowed.
+        InvalidId: the id is not.
+        Unserialisable: something in the data is not JSON.
+    """
+    check_event_name(name)
+    given = plain({} if data is None else data, f"data of the event {name!r}")
+    if not isinstance(given, Mapping):
+        raise DefinitionError(f"The data of the event {name!r} are {data!r}; give a JSON object, such as a dict.")
+    size = len(encode_json(given))
+    if size > MOST:
+        raise DefinitionError(
+            f"The data of the event {name!r} have {size / 1e6:.1f} MB and at most {MOST / 1e6:.1f} MB are taken; send "
+            "where they are kept instead."
+        )
+    return SentEvent(name, given, new_id("event") if id is None else check_id(id, "event id"))
+
+
+def same_event(one: SentEvent, other: SentEvent) -> bool:
+    """Whether two events of one id are the same."""
+    return one.name == other.name and encode_json(one.data) == encode_json(other.data)
+
+
+def event_used(known: SentEvent) -> Conflict:
+    """Make the error of an event id that belongs to another event."""
+    return Conflict(
+        f"The event id {known.id!r} was used for {known.name!r} with other data; the same id is the same event, so "
+        "give another id."
+    )

@@ -1,0 +1,181 @@
+"""Runs that wait for events and for moments: rows while they wait, and woken once, by whoever is there."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from perdure import Agent, Conflict, Context, DefinitionError, NeedsRuntime, Runtime, tool
+from perdure.testing import FunctionModel, call, say
+from perdure.types.messages import TextMessage
+from perdure.types.sent_event import MOST
+from tests.runtime.desk import QUICK, until
+
+
+def agent(fn: Any, *, name: str = "A") -> Agent[str, Any]:
+    """An agent that calls one tool and says what it gave."""
+
+    def model(request: Any) -> Any:
+        last = request.messages[-1]
+        return call(fn.__name__) if isinstance(last, TextMessage) else say(str(last.content))
+
+    return Agent(name, model=FunctionModel(model), tools=[tool(fn, effect="steps")])
+
+
+def opened(url: str, *definitions: Any) -> Runtime:
+    return Runtime(url, definitions, timing=QUICK, durability="normal")
+
+
+async def ends(run: Any) -> str:
+    async with asyncio.timeout(30):
+        return (await run.result()).output
+
+
+async def paid(ctx: Context[Any]) -> Any:
+    """Wait for a payment."""
+    event = await ctx.step.wait_for_event("paid", "app/paid", match={"invoice.id": "i-7"})
+    return event and event.data["amount"]
+
+
+async def rest(ctx: Context[Any]) -> str:
+    """Sleep."""
+    await ctx.step.sleep("nap", 0.2)
+    return "rested"
+
+
+async def never(ctx: Context[Any]) -> Any:
+    """Wait for what does not come."""
+    return await ctx.step.wait_for_event("it", "app/never", timeout=timedelta(seconds=0.2))
+
+
+PAID, REST, NEVER = agent(paid, name="Paid"), agent(rest, name="Rest"), agent(never, name="Never")
+
+
+async def test_b53_a_run_waits_for_an_event_that_fits_and_goes_on_with_it(url: str):
+    async with opened(url, PAID) as rt:
+        run = await rt.start(PAID, "go", run_id="job")
+        assert (await run.reached()).status == "waiting"
+        await rt.send_event("app/paid", {"invoice": {"id": "i-8"}, "amount": 1})
+        await rt.send_event("app/other", {"invoice": {"id": "i-7"}, "amount": 2})
+        assert (await rt.run(PAID, "go", run_id="job")).status == "waiting"
+        await rt.send_event("app/paid", {"invoice": {"id": "i-7"}, "amount": 3})
+        assert await ends(run) == "{'data': 3}"
+        assert not await rt.container("default").log.waits()
+
+
+async def test_b53_a_run_sleeps_and_a_wait_that_is_not_met_in_time_gives_none(url: str):
+    async with opened(url, REST, NEVER) as rt:
+        runs = [await rt.start(REST, "go"), await rt.start(NEVER, "go")]
+        assert [await ends(one) for one in runs] == ["{'data': 'rested'}", "{'data': 'never successfully executed'}"]
+
+
+async def test_b55_another_process_goes_on_when_all_have_gone(url: str):
+    async with opened(url, PAID) as rt:
+        assert (await rt.run(PAID, "go", run_id="job")).status == "waiting"
+    async with opened(url, PAID) as rt:
+        await rt.send_event("app/paid", {"invoice": {"id": "i-7"}, "amount": 3})
+        run = await rt.start(PAID, "go", run_id="job")
+        assert await ends(run) == "{'data': 3}"
+
+
+async def test_d15_an_event_that_came_before_the_wait_is_not_lost(url: str):
+    sent = asyncio.Event()
+
+    async def late(ctx: Context[Any]) -> Any:
+        """Wait, when the event is there already."""
+        await sent.wait()
+        return (await ctx.step.wait_for_event("paid", "app/paid", match={"n": 1})).data  # type: ignore[union-attr]
+
+    async def fresh(ctx: Context[Any]) -> Any:
+        """Wait for what comes from now on."""
+        await sent.wait()
+        return await ctx.step.wait_for_event("paid", "app/paid", since="now", timeout=0.1)
+
+    agents = agent(late, name="Late"), agent(fresh, name="Fresh")
+    async with opened(url, *agents) as rt:
+        await rt.send_event("app/paid", {"n": 1, "of": "before the run"})
+        runs = [await rt.start(one, "go") for one in agents]
+        event = await rt.send_event("app/paid", {"n": 1, "of": "the run"})
+        await until(lambda: rt.worker.store.now() > event.at + 0.01)  # SQLite's clock has milliseconds
+        sent.set()
+        assert await ends(runs[0]) == "{'data': {'n': 1, 'of': 'the run'}}"
+        assert await ends(runs[1]) == "{'data': 'fresh successfully executed'}"
+
+
+async def test_r17_an_event_is_used_once_by_a_run_and_the_oldest_first(url: str):
+    async def both(ctx: Context[Any]) -> Any:
+        """Wait twice for the same name."""
+        first = await ctx.step.wait_for_event("a", "app/n")
+        second = await ctx.step.wait_for_event("b", "app/n")
+        assert first is not None and second is not None
+        return [first.data["n"], second.data["n"]]
+
+    one = agent(both)
+    async with opened(url, one) as rt:
+        runs = [await rt.start(one, "go", run_id=f"job_{n}") for n in range(2)]
+        for n in range(3):
+            await rt.send_event("app/n", {"n": n})
+        assert [await ends(run) for run in runs] == ["{'data': [0, 1]}"] * 2
+
+
+async def test_r17_an_event_ends_one_of_two_waits_of_a_run(url: str):
+    async def both(ctx: Context[Any]) -> Any:
+        """Wait twice at once."""
+        waits = [ctx.step.wait_for_event(id, "app/n", timeout=60) for id in ("a", "b")]
+        found = await asyncio.gather(*waits)
+        return sorted(one.data["n"] for one in found if one is not None)
+
+    one = agent(both)
+    async with opened(url, one) as rt:
+        run = await rt.start(one, "go")
+        assert len((await run.reached()).waits) == 2
+        await rt.send_event("app/n", {"n": 1})
+        assert len(await rt.container("default").log.waits()) == 1
+        await rt.send_event("app/n", {"n": 2})
+        assert await ends(run) == "{'data': [1, 2]}"
+
+
+async def test_d19_an_event_is_sent_once_with_its_step(url: str):
+    async def tells(ctx: Context[Any]) -> Any:
+        """Send an event, and wait for it in the same run."""
+        sent = await ctx.step.send_event("tell", "app/told", {"n": 1})
+        event = await ctx.step.wait_for_event("hear", "app/told")
+        assert event is not None
+        return [event.id == sent.id, event.data]
+
+    one = agent(tells)
+    async with opened(url, one, PAID) as rt:
+        run = await rt.start(one, "go")
+        assert await ends(run) == "{'data': [True, {'n': 1}]}"
+        first = await rt.send_event("app/paid", {"amount": 1}, id="e1")
+        assert await rt.send_event("app/paid", {"amount": 1}, id="e1") == first
+        with pytest.raises(Conflict, match="another id"):
+            await rt.send_event("app/paid", {"amount": 2}, id="e1")
+        assert (await rt.container("other").send_event("app/paid", {"amount": 2}, id="e1")).data == {"amount": 2}
+
+
+async def test_what_is_no_event_is_refused(url: str):
+    async with opened(url, PAID) as rt:
+        for name, data, said in (
+            ("", {}, "not allowed"),
+            ("no good", {}, "not allowed"),
+            ("app/x", [1], "JSON object"),
+            ("app/x", {"x": "y" * 10 * MOST}, r"10\.5 MB and at most 1\.0 MB"),
+        ):
+            with pytest.raises(DefinitionError, match=said):
+                await rt.send_event(name, data)
+        with pytest.raises(TypeError, match=r"\.x: object"):
+            await rt.send_event("app/x", {"x": object()})
+
+
+async def test_without_a_runtime_nobody_could_send_an_event():
+    async def asks(ctx: Context[Any]) -> Any:
+        """Try both."""
+        with pytest.raises(NeedsRuntime, match="wait_for_event"):
+            await ctx.step.wait_for_event("a", "app/n")
+        with pytest.raises(NeedsRuntime, match="send_event"):
+            await ctx.step.send_event("b", "app/n")
+        return datetime.now(UTC).year > 2000
+
+    assert (await agent(asks).run("go")).output == "{'data': True}"

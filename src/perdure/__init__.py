@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from perdure import events as events
     from perdure.agents.agent import Agent as Agent
+    from perdure.agents.ask_human import ask_human as ask_human
+    from perdure.agents.ask_human import human_tool as human_tool
     from perdure.agents.budget import Budget as Budget
     from perdure.agents.context import Context as Context
     from perdure.agents.context import NetworkRun as NetworkRun
@@ -136,7 +138,9 @@ if TYPE_CHECKING:
     from perdure.types.waits import Approval as Approval
     from perdure.types.waits import Approve as Approve
     from perdure.types.waits import ChildRun as ChildRun
+    from perdure.types.waits import Decision as Decision
     from perdure.types.waits import Deny as Deny
+    from perdure.types.waits import Elapsed as Elapsed
     from perdure.types.waits import EventWait as EventWait
     from perdure.types.waits import Question as Question
     from perdure.types.waits import Timer as Timer
@@ -145,6 +149,7 @@ __version__ = "0.1.0"
 
 _ROOMS: dict[str, str] = {
     "perdure.agents.agent": "Agent",
+    "perdure.agents.ask_human": "ask_human human_tool",
     "perdure.agents.budget": "Budget",
     "perdure.agents.context": "Context NetworkRun",
     "perdure.agents.handle": "Run",
@@ -183,7 +188,7 @@ _ROOMS: dict[str, str] = {
     ),
     "perdure.types.usage": "Prices Usage",
     "perdure.types.sent_event": "SentEvent",
-    "perdure.types.waits": "Answer Approval Approve ChildRun Deny EventWait Question Timer",
+    "perdure.types.waits": "Answer Approval Approve ChildRun Decision Deny Elapsed EventWait Question Timer",
 }
 _NAMES = {name: room for room, names in _ROOMS.items() for name in names.split()}
 __all__ = [*_NAMES, "events"]  # pyright: ignore[reportUnsupportedDunderAll]  # one list serves both

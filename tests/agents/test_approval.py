@@ -51,7 +51,12 @@ async def test_a_run_waits_and_says_for_what():
     assert paid == []
     (wait,) = result.waits
     assert isinstance(wait, Approval)
-    assert (wait.tool, wait.args, wait.agent, wait.call_id) == ("pay", {"amount": 5}, "A", "call_1")
+    assert (wait.tool, wait.args, wait.agent, wait.call_id) == (
+        "pay",
+        {"amount": 5, "to": "ada"},
+        "A",
+        "call_1",
+    )
     assert wait.run_id == result.run_id
     with pytest.raises(RunWaiting, match=rf"waits for an answer: pay \({wait.id}\)") as waiting:
         _ = result.output
@@ -100,7 +105,7 @@ async def test_a_predicate_of_the_arguments_decides(slow: bool):
     model = ScriptedModel(calls(call("pay", amount=5), call("pay", amount=500)), "ok")
     agent = Agent("A", tools=[payer(paid, requires_approval=large_later if slow else large)], model=model)
     waiting = await agent.run("x")
-    assert [wait.args for wait in waiting.waits] == [{"amount": 500}]
+    assert [wait.args for wait in waiting.waits] == [{"amount": 500, "to": "ada"}]
     assert paid == [(5, "ada")]
     result = await waiting.resume({waiting.waits[0].id: Approve()})
     assert [one.data for one in result.results[0].tool_calls] == ["paid 5", "paid 500"]
@@ -463,7 +468,7 @@ async def test_an_approved_tool_whose_child_waits_is_approved_once():
     result = await Agent("A", tools=[ask], hooks=Hooks(before_tool=note), model=model).run("x")
     assert [(wait.tool, wait.args) for wait in result.waits] == [("ask", {"who": "bob"})]
     result = await result.resume({result.waits[0].id: Approve()})
-    assert [(wait.tool, wait.args) for wait in result.waits] == [("pay", {"amount": 1})]
+    assert [(wait.tool, wait.args) for wait in result.waits] == [("pay", {"amount": 1, "to": "ada"})]
     result = await result.resume({result.waits[0].id: Approve()})
     assert result.output == "ok"
     assert asked == ["ask"]

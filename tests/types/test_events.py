@@ -31,6 +31,7 @@ FIELDS: dict[str, Any] = {
     "wait": Approval("wait_1", "refund", {"amount": 5}, "run_1"),
     "wait_id": "wait_1",
     "answer": Approve("ada"),
+    "at": 1764000000.5,
     "error": ErrorInfo("ValueError", "no", "agent/0/infer/0"),
     "agents": ("A", "B"),
     "by": "route",

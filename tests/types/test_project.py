@@ -273,7 +273,7 @@ def test_waits_answers_attempts_and_inner_steps_are_shown():
     assert seen == [
         events.WaitOpened(wait=waits[0], agent="A", step=f"{place}/wait/0", seq=1, **at),
         events.WaitOpened(wait=waits[1], agent="A", step=f"{place}/wait/0", seq=1, **at),
-        events.WaitResolved(wait_id="w1", answer=Approve("ada"), seq=2, **at),
+        events.WaitResolved(wait_id="w1", answer=Approve("ada"), seq=2, at=0.0, **at),
         events.StepRetrying(attempt=1, wait=0.5, error=error, step="agent/0/infer/1", seq=3, **at),
         events.StepFinished(name="charge", step=f"{place}/charge", seq=4, **at),
     ]

@@ -34,7 +34,7 @@ from perdure.types.records import (
     WaitOpened,
 )
 from perdure.types.usage import NOTHING, Usage
-from perdure.types.waits import Deny, Wait, WaitAnswer, wait_id
+from perdure.types.waits import Deny, Elapsed, Wait, WaitAnswer, wait_id
 
 
 class LoopRules(msgspec.Struct, frozen=True):
@@ -170,17 +170,19 @@ class AgentLoop(msgspec.Struct, eq=False):
         for one in self.calls:
             if one.done is not None:
                 continue
-            if one.in_doubt:
-                ready.append(Do(one.key, Doubt(self, one)))
-                continue
             if one.resting:
                 waits += one.waits
                 if not self.rules.parallel_tools:
                     break
                 continue
+            if one.in_doubt:
+                ready.append(Do(one.key, Doubt(self, one)))
+                continue
             answer = one.answers.get(wait_id(self.run_id, one.key)) if one.waits else None
             if isinstance(answer, Deny):  # of the call itself, not of something that its body has asked
                 return Keep(one.key, self.not_run(one, "denied", answer.why or "A person did not allow this call."))
+            if isinstance(answer, Elapsed):
+                return Keep(one.key, self.not_run(one, "denied", EXPIRED, "timeout"))
             ready.append(Do(one.key, Call(self, one, one.opened)))
             if not self.rules.parallel_tools:
                 return ready[0]
@@ -228,6 +230,7 @@ class AgentLoop(msgspec.Struct, eq=False):
         elif type(payload) is Started:
             if payload.step in self.round:  # else it is an inner step
                 self.round[payload.step].started = payload
+                self.round[payload.step].waits = ()  # if it is in doubt, that is another question
         elif type(payload) is AttemptFailed:
             if payload.step in self.round:  # tried again, so certainly nothing has happened
                 self.round[payload.step].started = None
@@ -342,6 +345,7 @@ class AgentLoop(msgspec.Struct, eq=False):
         self.phase = "end"
 
 
+EXPIRED = "This call needs a person's approval, and nobody answered in time. It was not made."
 IN_DOUBT = "The process died while this tool ran; whether it took effect is unknown. Check before repeating it."
 
 

@@ -18,6 +18,7 @@ from perdure.agents.hooks import settle
 from perdure.agents.signature import ArgumentsInvalid
 from perdure.agents.tool import Tool
 from perdure.durable.limit import TimeLimit
+from perdure.durable.people import expiry
 from perdure.durable.program import Keep
 from perdure.durable.retry import TOOL_BACKOFF
 from perdure.durable.run_io import RunIO
@@ -83,7 +84,7 @@ _CUT = {
 class _Handling:
     """The way of one call from its arguments to its result."""
 
-    __slots__ = ("args", "before", "call", "ctx", "entered", "env", "io", "key", "note", "plan", "tool")
+    __slots__ = ("args", "before", "bound", "call", "ctx", "entered", "env", "io", "key", "note", "plan", "tool")
 
     def __init__(
         self,
@@ -105,6 +106,7 @@ class _Handling:
         self.call = note.open.call
         self.args = note.open.call.input if note.again is None else note.again.args
         self.before = ctx.save()
+        self.bound: dict[str, Any] | tuple[Any, ...] = {}
         self.entered = False
 
     async def perform(self) -> ToolDone | Keep:
@@ -112,7 +114,7 @@ class _Handling:
         tool, call, plan = self.tool, self.call, self.plan
         agent = plan.agent.name
         try:
-            bound = tool.signature.bind(cast("Any", self.args))
+            bound = self.bound = tool.signature.bind(cast("Any", self.args))
         except ArgumentsInvalid as problem:
             if plan.agent.strict:
                 raise
@@ -125,11 +127,11 @@ class _Handling:
                 if changed is not call:
                     self.args = changed.input
                     try:
-                        bound = tool.signature.bind(changed.input)
+                        bound = self.bound = tool.signature.bind(changed.input)
                     except ArgumentsInvalid as problem:
                         return closed_with(agent, self.call, "ArgumentsInvalid", str(problem))
             if done is None and tool.requires_approval is not False:
-                wait = await self._approval(bound)
+                wait = await self._approval()
                 if wait is not None:
                     return self.wait((wait,))
         if done is None:
@@ -167,22 +169,24 @@ class _Handling:
             return self._done(plain(answer.content, what), "error" if answer.is_error else "ok")
         return self._done({"data": plain(answer, what)}, "ok")
 
-    async def _approval(self, bound: Any) -> Approval | None:
+    async def _approval(self) -> Approval | None:
         """Say whether a person must be asked, and what; a predicate sees what the handler will get."""
-        args = cast("dict[str, Any]", self.args)
-        needed = self.tool.requires_approval
+        args, tool = cast("dict[str, Any]", self.args), self.tool
+        needed = tool.requires_approval
         if callable(needed):
-            named = cast("dict[str, Any]", bound) if isinstance(bound, dict) else args
-            needed = await settle(needed(**{**self.tool.signature.defaults, **named}))
+            named = self.bound if isinstance(self.bound, dict) else args
+            needed = await settle(needed(**{**tool.signature.defaults, **named}))
         if not needed:
             return None
         return Approval(
             wait_id(self.env.run_id, self.key),
-            self.tool.name,
-            args,
+            tool.name,
+            tool.signature.whole(args, self.bound),
             self.env.run_id,
             self.plan.agent.name,
             self.call.id,
+            sound(needed) if isinstance(needed, str) else "",
+            expiry(self.io.kernel.store_now(), tool.approval_timeout),
         )
 
     def _args(self) -> dict[str, Any]:
@@ -190,7 +194,8 @@ class _Handling:
 
     def wait(self, waits: tuple[Wait, ...]) -> Keep:
         """Let the call wait, and keep what it is entered with again."""
-        opened = WaitOpened(self.plan.agent.name, waits, self._args(), self.before.patch, self.before.scheduled)
+        args = self.tool.signature.whole(self._args(), self.bound)
+        opened = WaitOpened(self.plan.agent.name, waits, args, self.before.patch, self.before.scheduled)
         return Keep(f"{self.key}/wait/{self.note.open.rounds}", opened)
 
     async def _run(self, bound: Any) -> ToolDone:

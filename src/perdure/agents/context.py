@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, Protocol, cast, overload
 
 from typing_extensions import TypeVar
@@ -10,6 +11,7 @@ from typing_extensions import TypeVar
 from perdure.agents.patch import apply, diff
 from perdure.agents.runnable import AgentView, Runnable
 from perdure.agents.state import State
+from perdure.durable import people
 from perdure.durable.step import Body, Step
 from perdure.types.base import Json, plain
 from perdure.types.errors import UnknownName
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from perdure.db.transaction import AsyncTransaction, Transaction
     from perdure.durable.run_io import RunIO
     from perdure.types.records import JsonPatch
+    from perdure.types.waits import Answer, Decision
 
 S = TypeVar("S", default=Any)
 T = TypeVar("T")
@@ -329,6 +332,58 @@ class Context(Generic[S]):
     def step(self) -> Step:
         """Steps inside this tool, which are done once and kept."""
         return Step(self.body)
+
+    async def approve(
+        self,
+        reason: str,
+        *,
+        id: str = "approve",
+        args: Mapping[str, Any] | None = None,
+        timeout: float | timedelta | None = None,
+    ) -> Decision:
+        """Wait until a person has allowed or refused something; the run takes no more than its rows meanwhile.
+
+        Args:
+            reason: what the person is asked to allow, and why.
+            id: the step's name, unique among the steps of this body that are open at the same time.
+            args: what exactly is to be allowed, as plain JSON; shown to the person.
+            timeout: how long to wait, in seconds or as a timedelta; for ever unless given.
+
+        Returns:
+            `Approve`, which is true; or `Deny` or, after the timeout, `Elapsed`, which are false and say `why`.
+
+        Raises:
+            StepOutsideSteps: the tool does not declare `effect="steps"` or `"pure"`.
+        """
+        agent, call_id = self._who()
+        return await people.approve(self.body, id, reason, args=args, timeout=timeout, agent=agent, call_id=call_id)
+
+    async def ask(
+        self,
+        text: str,
+        *,
+        id: str = "ask",
+        choices: Sequence[str] = (),
+        timeout: float | timedelta | None = None,
+    ) -> Answer | None:
+        """Ask a person, and wait for the answer; the run takes no more than its rows meanwhile.
+
+        Args:
+            text: the question.
+            id: the step's name, unique among the steps of this body that are open at the same time.
+            choices: the answers that are possible; any text unless given.
+            timeout: how long to wait, in seconds or as a timedelta; for ever unless given.
+
+        Returns:
+            The answer with its `text` and who gave it; None if nobody has answered in time.
+
+        Raises:
+            StepOutsideSteps: the tool does not declare `effect="steps"` or `"pure"`.
+        """
+        return await people.ask(self.body, id, text, choices=choices, timeout=timeout, agent=self._who()[0])
+
+    def _who(self) -> tuple[str, str]:
+        return self._loop.rules.agent if self._loop is not None else "", self.call.id if self.call is not None else ""
 
     @overload
     async def transaction(

@@ -148,17 +148,18 @@ class RunResult(Generic[Out, S]):
 
         Raises:
             DefinitionError: the run does not wait, an id is none of its waits, or the answer is none to it.
+            Conflict: the wait was over before; without it, `resume()` lets the run go on.
         """
         if answers is not None and not isinstance(answers, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise DefinitionError(f"resume({answers!r}): answers are given by the waits' ids, {{wait.id: Approve()}}.")
-        given = dict(answers or {})
+        given: dict[str, WaitAnswer] = {}
         known = {wait.id: wait for wait in self.waits}
         if self.status != "waiting":
             raise DefinitionError(f"Run {self.run_id} does not wait; its status is {self.status!r}.")
-        for id, answer in given.items():
+        for id, answer in (answers or {}).items():
             if id not in known:
                 raise DefinitionError(f"Run {self.run_id} waits for {', '.join(sorted(known))}, not for {id!r}.")
-            check_answer(known[id], answer)
+            given[id] = check_answer(known[id], answer)
         return cast("RunResult[Out, S]", await self._running.resume(given))
 
     def print(self) -> None:

@@ -37,7 +37,7 @@ from perdure.types.records import (
     RunStarted,
     RunStatus,
 )
-from perdure.types.waits import WaitAnswer
+from perdure.types.waits import Elapsed, WaitAnswer, late
 
 _NO_NOTES: Mapping[int, Sequence[AnyEvent]] = {}
 
@@ -271,9 +271,23 @@ class Running:
         """Answer waits and drive on; raises as `run` does."""
         from perdure.agents.outcome import raise_for
 
-        result = await self.answer(answers)
+        result = await self.answer({**answers, **self._elapsed(answers)})
         raise_for(result, self.definition.name, self.cause, self.loop.error)
         return result
+
+    def _elapsed(self, answers: Mapping[str, WaitAnswer]) -> dict[str, WaitAnswer]:
+        """End the waits whose time has come: in memory nobody else does.
+
+        Raises:
+            Conflict: one of these was answered too late.
+        """
+        now = self.env.kernel.clock.now()
+        waits = self.waiting.waits if self.waiting is not None else ()
+        over = {wait.id: wait for wait in waits if wait.expires is not None and wait.expires <= now}
+        for id in answers:
+            if id in over:
+                raise late(id, Elapsed(), over[id].expires or now)
+        return {id: Elapsed() for id in over}
 
     async def answer(self, answers: Mapping[str, WaitAnswer]) -> RunResult[Any, Any]:
         """Post answers and drive on."""

@@ -8,16 +8,19 @@ its own copy; what does not fit is an `ArgumentsInvalid` whose message a model c
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 from perdure.agents.arguments import Arguments, Check, FromSchema, FromSignature, FromType
 from perdure.agents.docstring import Docstring, read_docstring
 from perdure.agents.hints import EMPTY, NEEDED, asked_by, innermost, is_async, name_of
 from perdure.agents.json_schema import Mismatch, Problem
-from perdure.types.base import encode_json
-from perdure.types.errors import DefinitionError, PerdureError
+from perdure.types.base import encode_json, plain
+from perdure.types.errors import DefinitionError, PerdureError, Unserialisable
 
+_log = logging.getLogger("perdure")
 _MOST_SHOWN = 200
 _MOST_PROBLEMS = 20
 
@@ -104,6 +107,33 @@ class Signature:
             return check(encode_json(input))
         except (ValueError, TypeError, RecursionError) as error:
             raise self._explain(input, error) from error
+
+    def whole(self, input: Mapping[str, Any], bound: dict[str, Any] | tuple[Any, ...]) -> dict[str, Any]:
+        """Write down what a call will be made with, so that it stays the same when the code's defaults change.
+
+        Args:
+            input: the arguments as they came, which fit.
+            bound: what `bind` made of them.
+
+        Returns:
+            Plain JSON: the validated arguments with the defaults, if they can be read again; else as they came, with
+            the defaults that have a JSON form.
+        """
+        named = isinstance(bound, dict)
+        full: Any = {**bound, **{k: v for k, v in self.defaults.items() if k not in bound}} if named else bound[0]
+        try:
+            args = plain(full)
+            again = self.bind(cast("Any", args))
+            if again == (full if named else bound):
+                return cast("dict[str, Any]", args)
+        except (PerdureError, ValueError, TypeError):  # it has no JSON form that would be read as the same
+            _log.debug("The arguments of %r are kept as they came.", self, exc_info=True)
+        args = dict(input)
+        for name, default in self.defaults.items():
+            if name not in args:
+                with suppress(Unserialisable):
+                    args[name] = plain(default)
+        return args
 
     def call(self, fn: Callable[..., Any], ctx: Any, bound: dict[str, Any] | tuple[Any, ...]) -> Any:
         """Call a function with bound arguments, and with the context first if it takes one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from functools import partial
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeAlias, overload
 
@@ -12,6 +13,7 @@ from typing_extensions import TypeVar
 
 from perdure.agents.context import Context
 from perdure.agents.signature import Signature, read_signature
+from perdure.durable.people import check_in_doubt, check_timeout
 from perdure.models.model import ToolSpec
 from perdure.types.errors import DefinitionError
 
@@ -21,7 +23,8 @@ S_contra = TypeVar("S_contra", contravariant=True, default=Any)
 R = TypeVar("R")
 S = TypeVar("S")
 Effect: TypeAlias = Literal["pure", "idempotent", "once", "steps"]
-Predicate: TypeAlias = Callable[..., "bool | Awaitable[bool]"]
+Predicate: TypeAlias = Callable[..., "bool | str | Awaitable[bool | str]"]
+InDoubt: TypeAlias = Literal["tell", "ask"]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
@@ -42,11 +45,13 @@ class Tool(Generic[P, R_co, S_contra]):
         description: str | None = None,
         effect: Effect = "once",
         requires_approval: bool | Predicate = False,
+        approval_timeout: float | timedelta | None = None,
         timeout: float | None = None,
         retries: int = 0,
         parameters: type | dict[str, Any] | None = None,
         strict: bool = False,
         undo: Callable[..., Any] | None = None,
+        in_doubt: InDoubt = "tell",
         signature: Signature | None = None,
     ) -> None:
         if not callable(fn):
@@ -74,6 +79,8 @@ class Tool(Generic[P, R_co, S_contra]):
                 f"Tool {self.name!r}: undo={undo!r} must be a function with the tool's own parameters, and the effect "
                 f"'once'; a tool whose effect is {effect!r} is never in doubt."
             )
+        check_in_doubt(f"Tool {self.name!r}", in_doubt, effect, undo)
+        self.approval_timeout = check_timeout(f"Tool {self.name!r}, approval_timeout", approval_timeout)
         if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
             raise DefinitionError(
                 f"Tool {self.name!r} is a generator; return its values as a list, and report progress by ctx.emit(…)."
@@ -89,6 +96,7 @@ class Tool(Generic[P, R_co, S_contra]):
         self.retries = retries
         self.strict = strict
         self.undo = undo
+        self.in_doubt: InDoubt = in_doubt
         self._parameters = parameters
         # read at once: names that are local to a function can be found only while that function runs
         self.signature = signature or read_signature(fn, parameters=parameters, context_type=Context)
@@ -129,11 +137,13 @@ class Tool(Generic[P, R_co, S_contra]):
             "description": self.description_given,
             "effect": self.effect,
             "requires_approval": self.requires_approval,
+            "approval_timeout": self.approval_timeout,
             "timeout": self.timeout,
             "retries": self.retries,
             "parameters": self._parameters,
             "strict": self.strict,
             "undo": self.undo,
+            "in_doubt": self.in_doubt,
         }
         fn = changes.pop("fn", self.fn)
         known = self.signature if fn is self.fn and "parameters" not in changes else None
@@ -155,11 +165,13 @@ def tool(
     description: str | None = None,
     effect: Effect = "once",
     requires_approval: bool | Predicate = False,
+    approval_timeout: float | timedelta | None = None,
     timeout: float | None = None,
     retries: int = 0,
     parameters: type | dict[str, Any] | None = None,
     strict: bool = False,
     undo: Callable[..., Any] | None = None,
+    in_doubt: InDoubt = "tell",
 ) -> Tool[Concatenate[Context[S], P], R, S]: ...
 @overload
 def tool(
@@ -169,11 +181,13 @@ def tool(
     description: str | None = None,
     effect: Effect = "once",
     requires_approval: bool | Predicate = False,
+    approval_timeout: float | timedelta | None = None,
     timeout: float | None = None,
     retries: int = 0,
     parameters: type | dict[str, Any] | None = None,
     strict: bool = False,
     undo: Callable[..., Any] | None = None,
+    in_doubt: InDoubt = "tell",
 ) -> Tool[P, R, object]: ...
 @overload
 def tool(
@@ -183,11 +197,13 @@ def tool(
     description: str | None = None,
     effect: Effect = "once",
     requires_approval: bool | Predicate = False,
+    approval_timeout: float | timedelta | None = None,
     timeout: float | None = None,
     retries: int = 0,
     parameters: type | dict[str, Any] | None = None,
     strict: bool = False,
     undo: Callable[..., Any] | None = None,
+    in_doubt: InDoubt = "tell",
 ) -> _Decorator: ...
 def tool(fn: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Make a tool of a function; used as `@tool`, `@tool(...)` or `tool(fn, ...)`.
@@ -197,13 +213,17 @@ def tool(fn: Callable[..., Any] | None = None, **options: Any) -> Any:
         name: the name that a model sees; the function's own unless given.
         description: what it does; the docstring's beginning unless given.
         effect: what a repetition would do: `"pure"`, `"idempotent"`, `"once"` (unless said otherwise) or `"steps"`.
-        requires_approval: whether a person must allow each call; a predicate gets the arguments by name.
+        requires_approval: whether a person must allow each call; a predicate gets the arguments by name, and may return
+            a text, which tells the person why.
+        approval_timeout: seconds, or a timedelta, after which a call that nobody has allowed is closed as denied.
         timeout: seconds for one attempt; none unless given.
         retries: how often a failed call is tried again; for `once` only after `NotDone`.
         parameters: a pydantic model or a JSON schema instead of the signature.
         strict: whether the model is held to the schema where its provider can do that.
         undo: takes back what a `once` call may have done that a crash has left in doubt; it has the tool's own
             parameters, gets the same arguments and `ctx.idempotency_key`, and accepts that nothing had happened.
+        in_doubt: `"ask"` lets a person say of a `once` call that a crash has left in doubt: it happened, do it again
+            (with the same arguments and idempotency key), or give up; `"tell"` tells the model that it is unknown.
 
     Raises:
         DefinitionError: an option has a wrong value.

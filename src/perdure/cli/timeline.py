@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from perdure.cli.paint import shorten, shown_call, shown_result
 from perdure.types import records as rec
 from perdure.types.base import Base, Json, plain
 from perdure.types.messages import TextMessage, ToolCallMessage
-from perdure.types.waits import Approval, Wait, about
+from perdure.types.waits import Approval, Wait, about, told
 
 
 class Line(Base):
@@ -46,11 +46,15 @@ def timeline(records: Sequence[rec.Record]) -> list[Line]:
     last = claims[-1] if claims else 0
     clock = _Clock(records[0].created_at if records else 0.0)
     lines: list[Line] = []
+    waits: dict[str, Wait] = {}
     for record in records:
+        if isinstance(record.payload, rec.WaitOpened):
+            waits |= {wait.id: wait for wait in record.payload.waits}
         took = clock.see(record)
         at = record.created_at - clock.start
         kept = record.key is not None and record.seq < last
-        note = _note(record.payload, sum(one.key is not None and one.seq < record.seq for one in records))
+        closed = sum(one.key is not None and one.seq < record.seq for one in records)
+        note = _note(record.payload, closed, waits)
         lines.append(Line(record.seq, at, record.kind, _place(record), took, kept=kept, **note))
     return lines
 
@@ -92,7 +96,7 @@ def _place(record: rec.Record) -> str:
     return record.key or ""
 
 
-def _note(payload: rec.Payload, closed: int) -> dict[str, Any]:
+def _note(payload: rec.Payload, closed: int, waits: Mapping[str, Wait]) -> dict[str, Any]:
     """What a record says, in a few words."""
     match payload:
         case rec.RunStarted():
@@ -148,7 +152,9 @@ def _note(payload: rec.Payload, closed: int) -> dict[str, Any]:
             failed = payload.status == "failed"
             return {"what": f"{payload.status}: {why}", "status": "error" if failed else "ok"}
         case rec.Answered():
-            return {"what": f"{payload.wait_id} was answered: {type(payload.answer).__name__.lower()}"}
+            wait = waits.get(payload.wait_id)
+            what = payload.wait_id if wait is None else f"{_asked(wait)} ({wait.id})"
+            return {"what": f"{what} was {told(payload.answer)}"}
         case rec.CancelAsked():
             return {"what": f"{payload.reason}{f': {payload.detail}' if payload.detail else ''}", "status": "error"}
         case rec.Compacted():
@@ -171,7 +177,9 @@ def _inference(done: rec.InferenceDone) -> dict[str, Any]:
 
 
 def _asked(wait: Wait) -> str:
-    return f"approval of {wait.tool}" if isinstance(wait, Approval) else about(wait)
+    if not isinstance(wait, Approval):
+        return about(wait)
+    return f"approval of {wait.tool}{f': {shorten(wait.reason, 100)}' if wait.reason else ''}"
 
 
 def _error(error: rec.ErrorInfo) -> str:

@@ -2,7 +2,7 @@
 
 `pure` and `idempotent` steps are called again after a failure or a crash. The start of a `once` step is recorded before
 it is called; whatever it ends with closes it, and one that was begun and never ended is in doubt: it is undone if it
-can be, and the body is told by an exception, which is the same whenever the body is entered.
+can be, or a person is asked, or the body is told by an exception, which is the same whenever the body is entered.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from perdure.durable.run_io import RunIO
 from perdure.types.base import plain
 from perdure.types.errors import ModelRetry, NotDone, StepError, StepInDoubt, StepUndone, Unserialisable
 from perdure.types.records import ErrorInfo, Started, StepDone
+from perdure.types.waits import HAPPENED, REPEAT
 
 StepEffect: TypeAlias = Literal["pure", "idempotent", "once"]
 UNDO_ATTEMPTS = 4
@@ -31,6 +32,7 @@ async def perform(
     effect: StepEffect,
     retries: int,
     undo: Callable[[], Awaitable[Any]] | None,
+    ask: Callable[[int], Awaitable[str]] | None = None,
 ) -> Any:
     """Do a step that has no record yet, and keep how it ended.
 
@@ -42,6 +44,7 @@ async def perform(
         effect: what a repetition would do.
         retries: how often a failed call is tried again; for `once` only after `NotDone`.
         undo: takes back what a call that is in doubt may have done.
+        ask: asks a person about a call that is in doubt; it is given how often the call was begun.
 
     Raises:
         StepError: a `once` step has failed, or is in doubt.
@@ -49,7 +52,12 @@ async def perform(
     """
     once = effect == "once"
     if once and key in io.tried.open:
-        raise raised(closing.name, await _in_doubt(io, key, closing, undo))
+        said = None if ask is None else await ask(io.tried.begun[key])
+        if said == HAPPENED:
+            await io.keep(key, closing)
+            return None
+        if said != REPEAT:
+            raise raised(closing.name, await _in_doubt(io, key, closing, undo))
     attempt = await io.tried.before(key, io.kernel.clock)
     while True:
         attempt += 1

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import blake2b
 from random import Random
 from typing import (
@@ -33,6 +34,7 @@ import msgspec
 from perdure.durable import effects, events
 from perdure.durable.arguments import arguments_hash
 from perdure.durable.effects import StepEffect
+from perdure.durable.people import UNKNOWN, check_in_doubt
 from perdure.durable.run_io import RunIO
 from perdure.durable.threads import in_thread
 from perdure.types.errors import AmbiguousStep, Conflict, DefinitionError, StepOutsideSteps
@@ -40,7 +42,7 @@ from perdure.types.events import StepStarted
 from perdure.types.ids import derive_id
 from perdure.types.records import ChildDone, StepDone, TransactionDone
 from perdure.types.sent_event import SentEvent
-from perdure.types.waits import Timer, Wait, WaitAnswer, wait_id
+from perdure.types.waits import DOUBT, GIVE_UP, Answer, Question, Timer, Wait, WaitAnswer, wait_id
 
 if TYPE_CHECKING:
     from perdure.db.transaction import AsyncTransaction, Transaction
@@ -183,11 +185,15 @@ class Body:
             How it was answered; until it is, the body is ended and entered again.
         """
         with self.enter(id, what) as key:
-            mark = wait_id(self.io.token.run_id, key)
-            answer = self.answers.get(mark)
-            if answer is None:
-                await self.park((self.waits.get(mark) or make(mark),))
-            return answer
+            return await self.wait_at(key, make)
+
+    async def wait_at(self, place: str, make: Callable[[str], Wait]) -> WaitAnswer:
+        """Wait within a step that is open already; see `wait`."""
+        mark = wait_id(self.io.token.run_id, place)
+        answer = self.answers.get(mark)
+        if answer is None:
+            await self.park((self.waits.get(mark) or make(mark),))
+        return answer
 
     async def park(self, waits: tuple[Wait, ...]) -> NoReturn:  # pyright: ignore[reportReturnType]  # the future only ever raises
         """Wait until every open step of this body waits; then the body ends with `Suspended`."""
@@ -234,6 +240,7 @@ class Step:
     def __init__(self, body: Body) -> None:
         self._body = body
 
+    @overload
     async def run(
         self,
         id: str,
@@ -243,7 +250,30 @@ class Step:
         effect: StepEffect = "once",
         retries: int = 0,
         undo: Callable[[Unpack[Ts]], Any] | None = None,
-    ) -> R:
+        in_doubt: Literal["tell"] = "tell",
+    ) -> R: ...
+    @overload
+    async def run(
+        self,
+        id: str,
+        fn: Callable[[Unpack[Ts]], R | Awaitable[R]],
+        /,
+        *args: *Ts,
+        effect: StepEffect = "once",
+        retries: int = 0,
+        in_doubt: Literal["ask"],
+    ) -> R | None: ...
+    async def run(
+        self,
+        id: str,
+        fn: Callable[[Unpack[Ts]], R | Awaitable[R]],
+        /,
+        *args: *Ts,
+        effect: StepEffect = "once",
+        retries: int = 0,
+        undo: Callable[[Unpack[Ts]], Any] | None = None,
+        in_doubt: Literal["tell", "ask"] = "tell",
+    ) -> R | None:
         """Run a function once; entered again, the kept result is returned and the function is not called.
 
         Args:
@@ -253,6 +283,8 @@ class Step:
             effect: what a repetition would do; a step that is not `"once"` is called again after a failure or a crash.
             retries: how often a failed call is tried again; for `once` only after `NotDone`.
             undo: takes back what a `once` step that is in doubt may have done; called with the same arguments.
+            in_doubt: `"ask"` lets a person say of a `once` step that a crash has left in doubt: it happened (the step
+                gives None), do it again, or give up, which raises `StepInDoubt` as `"tell"` does.
 
         Raises:
             StepError: a `once` step failed, was in doubt after a crash (`StepInDoubt`), or was undone (`StepUndone`).
@@ -265,6 +297,7 @@ class Step:
                 f"The step {id!r}: effect={effect!r}{' with undo=…' if undo else ''} is not possible; it is 'pure', "
                 "'idempotent' or 'once', and only 'once' can be undone."
             )
+        check_in_doubt(f"The step {id!r}", in_doubt, effect, undo)
         with self._body.enter(id, f"ctx.step.run({id!r})") as key:
             closing = StepDone(id, None, arguments_hash(args))
             known = self.known(key, closing)
@@ -272,10 +305,18 @@ class Step:
                 return known.result
             io = self._opened(id, key)
             undoing = None if undo is None else lambda: _call(undo, *args)
+            asking = None if in_doubt == "tell" else partial(self._doubted, id, key)
             work = effects.perform(
-                io, key, closing, lambda: _call(fn, *args), effect=effect, retries=retries, undo=undoing
+                io, key, closing, lambda: _call(fn, *args), effect=effect, retries=retries, undo=undoing, ask=asking
             )
             return cast("R", await work)
+
+    async def _doubted(self, id: str, key: str, begun: int) -> str:
+        body = self._body
+        text = f"The process died while the step {id!r} of {body.name!r} ran; {UNKNOWN}"
+        run_id = body.io.token.run_id
+        answer = await body.wait_at(f"{key}#doubt{begun}", lambda mark: Question(mark, text, run_id, choices=DOUBT))
+        return answer.text if isinstance(answer, Answer) else GIVE_UP
 
     @overload
     async def transaction(

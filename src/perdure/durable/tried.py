@@ -13,13 +13,15 @@ class Tried:
 
     Attributes:
         open: the places of steps that must not be done again, were begun, and never ended.
+        begun: how often each of these was begun.
         undone: the places that were undone.
     """
 
-    __slots__ = ("_attempts", "open", "undone")
+    __slots__ = ("_attempts", "begun", "open", "undone")
 
     def __init__(self) -> None:
         self.open: set[str] = set()
+        self.begun: dict[str, int] = {}
         self.undone: set[str] = set()
         self._attempts: dict[str, tuple[int, float, float]] = {}
 
@@ -32,6 +34,7 @@ class Tried:
         payload = record.payload
         if type(payload) is Started:
             self.open.add(payload.step)
+            self.begun[payload.step] = self.begun.get(payload.step, 0) + 1
         elif type(payload) is AttemptFailed:
             self.open.discard(payload.step)  # only what has certainly not happened is tried again
         elif record.key is not None:

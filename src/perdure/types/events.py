@@ -204,10 +204,11 @@ class WaitOpened(Event, tag=True, kw_only=True):
 
 
 class WaitResolved(Event, tag=True, kw_only=True):
-    """A wait is over."""
+    """A wait is over; `answer` says by whom, `at` when, in seconds since the epoch."""
 
     wait_id: str
     answer: WaitAnswer
+    at: float | None = None
 
 
 class StateChanged(Event, tag=True, kw_only=True):

@@ -108,7 +108,9 @@ class Projector:
             case rec.WaitOpened():
                 return [ev.WaitOpened(wait=wait, **self._at(step, payload.agent, seq)) for wait in payload.waits]
             case rec.Answered():
-                return [ev.WaitResolved(wait_id=payload.wait_id, answer=payload.answer, **self._at(None, None, seq))]
+                at = self._at(None, None, seq)
+                when = record.created_at
+                return [ev.WaitResolved(wait_id=payload.wait_id, answer=payload.answer, at=when, **at)]
             case rec.StepDone():
                 return [ev.StepFinished(name=payload.name, **self._at(step, None, seq))]
             case rec.StepFailed():

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from perdure import Agent, Conflict, Context, DefinitionError, NeedsRuntime, Runtime, tool
-from perdure.testing import FunctionModel, call, say
+from perdure import Agent, Conflict, Context, DefinitionError, NeedsRuntime, RunCancelled, Runtime, tool
+from perdure.testing import FunctionModel, call, calls, say
 from perdure.types.messages import TextMessage
 from perdure.types.sent_event import MOST
+from perdure.types.waits import Received, wait_id
 from tests.runtime.desk import QUICK, until
 
 
@@ -179,3 +180,115 @@ async def test_without_a_runtime_nobody_could_send_an_event():
         return datetime.now(UTC).year > 2000
 
     assert (await agent(asks).run("go")).output == "{'data': True}"
+
+
+async def test_r16_a_call_that_was_answered_goes_on_beside_one_that_still_runs(url: str):
+    reached: list[str] = []
+    hold = asyncio.Event()
+
+    async def works(ctx: Context[Any]) -> str:
+        """Work until the other one has gone on."""
+        await hold.wait()
+        return "worked"
+
+    async def hears(ctx: Context[Any]) -> str:
+        """Wait."""
+        await ctx.step.wait_for_event("it", "app/it")
+        reached.append("heard")
+        hold.set()
+        return "heard"
+
+    def model(request: Any) -> Any:
+        last = request.messages[-1]
+        return calls(call("works"), call("hears")) if isinstance(last, TextMessage) else say("done")
+
+    tools = [tool(works, effect="steps"), tool(hears, effect="steps")]
+    one = Agent("A", model=FunctionModel(model), tools=tools)
+    async with opened(url, one) as rt:
+        run = await rt.start(one, "go")
+        log = rt.container("default").log
+        await until(log.waits)
+        assert (await log.run(run.id)).status == "running"
+        await rt.send_event("app/it")
+        assert (await ends(run), reached) == ("done", ["heard"])
+
+
+async def test_r17_what_a_body_has_given_up_takes_no_event_of_a_later_wait(url: str):
+    async def first(ctx: Context[Any]) -> Any:
+        """Take whichever comes first, then wait for the other one's name again."""
+        waits = [asyncio.create_task(ctx.step.wait_for_event(id, f"app/{id}")) for id in ("a", "b")]
+        try:
+            done, left = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waits:
+                one.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+        event = await ctx.step.wait_for_event("again", "app/b")
+        assert event is not None
+        return [len(done), len(left), event.data]
+
+    one = agent(first)
+    async with opened(url, one) as rt:
+        run = await rt.start(one, "go", run_id="job")
+        assert len((await run.reached()).waits) == 2
+        log = rt.container("default").log
+        await rt.send_event("app/a")
+        await until(lambda: waits_at(log, "again"))
+        await rt.send_event("app/b", {"n": 1})
+        assert await ends(run) == "{'data': [1, 1, {'n': 1}]}"
+
+
+async def waits_at(log: Any, place: str) -> bool:
+    """Whether a run waits at one place and nowhere else."""
+    return [one.id for one in await log.waits()] == [wait_id("job", f"agent/0/infer/0/tool/0/{place}")]
+
+
+async def test_b55_a_child_waits_with_its_parent_and_is_answered_by_another_process(url: str):
+    async def asks(ctx: Context[Any]) -> Any:
+        """Run a child that waits."""
+        return (await ctx.run(PAID, "go")).output
+
+    one = agent(asks, name="Parent")
+    async with opened(url, one, PAID) as rt:
+        waits = (await rt.run(one, "go", run_id="job")).waits
+        assert [wait.run_id != "job" for wait in waits] == [True]
+        log = rt.container("default").log
+        assert await log.waits("job") == list(waits)
+        assert {run.status for run in await log.runs()} == {"waiting"}
+    async with opened(url, one, PAID) as rt:
+        await rt.send_event("app/paid", {"invoice": {"id": "i-7"}, "amount": 3})
+        assert await ends(await rt.start(one, "go", run_id="job")) == "{'data': \"{'data': 3}\"}"
+        assert {run.status for run in await rt.runs()} == {"completed"}
+
+
+async def test_d17_a_cancelled_child_does_not_keep_its_parent_waiting(url: str):
+    async def asks(ctx: Context[Any]) -> Any:
+        """Run a child that is cancelled."""
+        try:
+            return (await ctx.run(PAID, "go")).output
+        except RunCancelled:
+            return "cancelled"
+
+    one = agent(asks, name="Parent")
+    async with opened(url, one, PAID) as rt:
+        run = await rt.start(one, "go", run_id="job")
+        child = (await run.reached()).waits[0].run_id
+        await rt.cancel(child)
+        assert await ends(run) == "{'data': 'cancelled'}"
+        assert (await rt.container("default").log.run(child)).status == "cancelled"
+
+
+async def test_d17_a_cancelled_run_waits_for_nothing_any_more(url: str):
+    async with opened(url, PAID) as rt:
+        run = await rt.start(PAID, "go", run_id="job")
+        log = rt.container("default").log
+        wait = (await run.reached()).waits[0]
+        await run.cancel()
+        assert (await log.run("job")).status == "cancelled"
+        assert await log.waits() == []
+        event = await rt.send_event("app/paid", {"invoice": {"id": "i-7"}})
+        assert await log.answer(wait.id, Received(event)) == "late"
+        assert await log.late("job") == [(wait.id, Received(event))]
+        assert [one.kind for one in await log.read_run("job")][-2:] == ["agent_finished", "run_finished"]
+        with pytest.raises(RunCancelled):
+            await run.result()

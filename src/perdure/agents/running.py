@@ -247,6 +247,7 @@ class Running:
         """
         io = self.io = RunIO(self.env.kernel, token, self.sink, head)
         io.tried.recall(records)
+        io.waits.recall(records)
         self.began = records[0].created_at
         self._limit(io)
         if io.projector is not None:

@@ -180,13 +180,26 @@ class _Driver:
         if io.stop is not None and not self.folded_stop:
             return await self.cut_off()
         io.in_step = True
+        nudged: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        io.nudged = nudged
         try:
-            await asyncio.wait(self.running.values(), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([nudged, *self.running.values()], return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             io.interrupted()
         finally:
             io.in_step = False
+            io.nudged = None
         self.collect()
+        if nudged.done():
+            await self.look()
+
+    async def look(self) -> None:
+        """Fold what others have posted while steps run; they go on."""
+        try:
+            await self.io.look()
+        except asyncio.CancelledError:
+            if not self.io.interrupted():
+                raise
 
     def collect(self) -> None:
         for key in [key for key, task in self.running.items() if task.done()]:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal, TypeVar
 
 from perdure.db.database import StoreError
+from perdure.durable.call_waits import CallWaits
 from perdure.durable.endings import Left, describe
 from perdure.durable.kernel import Kernel
 from perdure.durable.live import Feed
@@ -48,7 +49,9 @@ class RunIO:
         alone: whether nobody else has written to the session since.
         answered: whether somebody has answered since the run last looked whether it must wait.
         in_step: whether the driver is where a stop may cut it off: inside a step, never inside an append.
+        nudged: is done when the driver shall look at what others have posted.
         tried: what was begun or has failed before.
+        waits: what calls wait for.
     """
 
     __slots__ = (
@@ -69,6 +72,7 @@ class RunIO:
         "in_step",
         "kernel",
         "leaving",
+        "nudged",
         "projector",
         "seq",
         "sink",
@@ -76,6 +80,7 @@ class RunIO:
         "stop_detail",
         "token",
         "tried",
+        "waits",
     )
 
     def __init__(self, kernel: Kernel, token: Token, sink: Sink | None = None, head: int = 0) -> None:
@@ -99,7 +104,9 @@ class RunIO:
         self._cancelling = 0
         self._cut_off = False
         self.in_step = False
+        self.nudged: asyncio.Future[None] | None = None
         self.tried = Tried()
+        self.waits = CallWaits()
         self._pending: list[Entry] = []
         self._task: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -129,6 +136,23 @@ class RunIO:
         self.leaving = True
         if self._task is not None:
             self._task.cancel()
+
+    def nudge(self) -> None:
+        """Have the driver look at what others have posted, if it only waits for steps that run."""
+        if self.nudged is not None and not self.nudged.done():
+            self.nudged.set_result(None)
+
+    async def look(self) -> None:
+        """Learn of what others have posted, without writing anything."""
+
+        async def read() -> None:
+            before, run_id = self.committed, self.token.run_id
+            log = self.kernel.log
+            records = await patiently(self.kernel.clock, lambda: log.read_run(run_id, before), self._leaves)
+            if records:
+                await self._learn(before, records[-1].seq, 0)
+
+        await self._whole(read)
 
     def stop_at(self, when: float, reason: Stop, detail: str) -> None:
         """Stop the run at a moment of the event loop's clock."""
@@ -324,7 +348,7 @@ class RunIO:
         """Hold a record back for the next commit, with events that go with it, and give it as the fold will see it."""
         self.seq += 1
         token, now = self.token, self.kernel.clock.now()
-        self._pending.append(Entry(key, payload, now, sends))
+        self._pending.append(Entry(key, payload, now, sends, self.waits.over(key, payload)))
         return Record(self.seq, token.run_id, token.session_id, key, payload, now)
 
     def record(self, key: str | None, payload: Payload) -> Record:

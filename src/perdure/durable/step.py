@@ -52,6 +52,11 @@ R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 
 
+TURNS = 8
+"""How many turns of the event loop a body is given to go on, when a branch of it has ended, before it is ended to wait:
+`gather`, `wait` and task groups take three."""
+
+
 class Suspended(BaseException):
     """Ends a body whose open steps all wait; it is no `Exception`, so that a user's handler does not swallow it.
 
@@ -210,10 +215,12 @@ class Body:
     def _look(self) -> None:
         """See whether all that is open waits, once the body's other branches have had their turn to open a step."""
         if self._parked:
-            asyncio.get_running_loop().call_soon(self._suspend)
+            asyncio.get_running_loop().call_soon(self._suspend, TURNS)
 
-    def _suspend(self) -> None:
-        if self._parked and len(self._parked) == self._all_open:
+    def _suspend(self, turns: int) -> None:
+        if turns:
+            asyncio.get_running_loop().call_soon(self._suspend, turns - 1)
+        elif self._parked and len(self._parked) == self._all_open:
             waits = tuple(wait for _, some in self._parked for wait in some)
             self.suspended = Suspended(waits)
             for future, _ in self._parked:

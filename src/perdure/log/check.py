@@ -49,6 +49,17 @@ _RULES = (
         "SELECT s.container, s.id FROM sessions s LEFT JOIN runs r ON r.container = s.container AND r.id = s.turn "
         "WHERE s.turn IS NOT NULL AND (r.id IS NULL OR r.status IN ('completed', 'failed', 'cancelled'))",
     ),
+    (
+        "a run waits for nothing, so nobody wakes it: cancel it, or restore a backup",
+        "SELECT container, id FROM runs r WHERE status = 'waiting' AND cancelled = 0 "
+        "AND (parent IS NULL OR detached = 1) "
+        "AND NOT EXISTS (SELECT 1 FROM waiters w WHERE w.container = r.container AND w.run = r.id)",
+    ),
+    (
+        "a wait belongs to a run that is not open",
+        "SELECT w.container, w.id FROM waiters w LEFT JOIN runs r ON r.container = w.container AND r.id = w.run "
+        "WHERE r.id IS NULL OR r.status IN ('completed', 'failed', 'cancelled')",
+    ),
 )
 
 

@@ -1,7 +1,8 @@
 """Erasing a session: what was said goes, and that something was there stays.
 
 The envelope of a record (its place, run, key, kind and time) is kept, its payload is replaced once by a mark. With it
-go blobs, prompt texts, inputs, outputs, user ids and titles, and the sessions of child runs. A copy, a backup or an
+go blobs, prompt texts, inputs, outputs, answers to waits, the data of events that were sent from here, user ids and
+titles, and the sessions of child runs. A copy, a backup or an
 export that was made before is out of reach. The bytes leave a SQLite file with the commit and its write-ahead log with
 the checkpoint after it; PostgreSQL keeps old versions of rows until it vacuums.
 """
@@ -19,6 +20,7 @@ from perdure.log.log import ENDED
 from perdure.log.schema import ROOM
 from perdure.log.sessions import add_record, lock_session
 from perdure.log.sql import SqlLog
+from perdure.log.waits import over
 from perdure.types.base import Base
 from perdure.types.errors import Conflict, UnknownName
 from perdure.types.records import Erased, RunFinished, encode_payload
@@ -73,6 +75,9 @@ async def erase_session(log: SqlLog, session_id: str, *, end: bool = False) -> E
             yield Sql("UPDATE sessions SET user_id = NULL, title = NULL WHERE number = ?", (number,))
             mine = (container, id)
             yield Sql("UPDATE runs SET user_id = NULL, input_hash = '' WHERE container = ? AND session = ?", mine)
+            inside = "container = ? AND run IN (SELECT id FROM runs WHERE container = ? AND session = ?)"
+            yield Sql(f"DELETE FROM answers WHERE {inside}", (container, *mine))
+            yield Sql(f"UPDATE events SET data = ? WHERE {inside}", (b"{}", container, *mine))
             yield from add_record(log, number, id, "", Erased(), now)
         return found, erased
 
@@ -137,6 +142,7 @@ def _end(log: SqlLog, run: _Open, now: float) -> Script[None]:
         (last, log.container, run.id),
     )
     yield Sql("UPDATE sessions SET turn = NULL, epoch = 0, nonce = '' WHERE number = ?", (run.number,))
+    yield from over(log.container, run.id, ended=True)
 
 
 def _wipe(number: int) -> Script[int]:

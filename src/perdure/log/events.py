@@ -35,14 +35,15 @@ class Sent(NamedTuple):
 
 
 class Outside:
-    """What an append has to do with others: waits that it records, answers to its own waits, events that it sends."""
+    """What an append has to do with others: waits that it records or gives up, answers of its own, events."""
 
-    __slots__ = ("answers", "sends", "waits", "woken")
+    __slots__ = ("answers", "over", "sends", "waits", "woken")
 
     def __init__(self) -> None:
         self.waits: list[Wait] = []
         self.answers: list[Answered] = []
         self.sends: list[SentEvent] = []
+        self.over: list[str] = []
         self.woken: list[str] = []
 
     def with_entry(self, entry: Entry) -> Outside:
@@ -53,6 +54,7 @@ class Outside:
         elif isinstance(payload, Answered):
             self.answers.append(payload)
         self.sends += entry.sends
+        self.over += entry.over
         return self
 
 
@@ -167,6 +169,8 @@ class Events(Waits):
             end = End(one.wait_id, one.wait_id.rpartition("~")[0] or token.run_id, one.answer)
             yield from self._keep_answer(token.run_id, end, 1, now)
             yield has_waits(self.container, token.run_id)
+        for one in outside.over:
+            yield from self._take_waiter(one)
         if outside.sends:
             sent = yield from self._send(outside.sends, token.run_id, now, strict=False)
             outside.woken = sent.woken

@@ -28,13 +28,15 @@ class Entry(Base):
     """A record to be written: the key of the step that it closes, if any, its payload, and when it was made.
 
     The time is the one that the owner has folded already (the store's own, if None): the state that a run had and the
-    one that its log gives are the same. `sends` are events that are sent if and only if it is written.
+    one that its log gives are the same. `sends` are events that are sent if and only if it is written, `over` waits
+    that nobody is interested in any more once it is.
     """
 
     key: str | None
     payload: Payload
     at: float | None = None
     sends: tuple[SentEvent, ...] = ()
+    over: tuple[str, ...] = ()
 
 
 class NewRun(Base):

@@ -230,14 +230,18 @@ class Owners:
 
         return {str(row[0]) for row in await self._db.read(script)}
 
-    async def cancelled(self) -> list[tuple[str, str]]:
-        """Find runs of this process that somebody has cancelled, as container and id."""
+    async def spoken_to(self) -> list[tuple[str, str, bool, int]]:
+        """Find runs of this process that others have written to: container, id, whether one has cancelled it, and the
+        number of the last record by which a wait has ended."""
 
         def script() -> Script[list[Row]]:
-            text = "SELECT container, id FROM runs WHERE status = 'running' AND owner = ? AND cancelled = 1"
+            text = (
+                "SELECT container, id, cancelled, woken FROM runs "
+                "WHERE status = 'running' AND owner = ? AND (cancelled = 1 OR woken > 1)"
+            )
             return (yield Sql(text, (self.id,)))
 
-        return [(str(container), str(id)) for container, id in await self._db.read(script)]
+        return [(str(name), str(id), bool(cut), int(seq)) for name, id, cut, seq in await self._db.read(script)]
 
     async def forget(self, owners: Collection[str]) -> bool:
         """Remove owners that have no run any more, with their lock files; say whether any was removed.

@@ -265,7 +265,7 @@ class SqlLog(Reads, Transactions, Events):
                 ends = payload.status
             elif stops(payload):
                 cancels = True
-            if type(payload) in _OUTSIDE or one.sends:
+            if type(payload) in _OUTSIDE or one.sends or one.over:
                 outside = (outside or Outside()).with_entry(one)
         keys = [one.key for one in coded if one.key is not None]
         said = self.live.said(self.container, token.run_id, None if ends in ENDED else keys)
@@ -317,13 +317,26 @@ class SqlLog(Reads, Transactions, Events):
             raise TypeError(f"A {type(payload).__name__} cannot be posted; only the owner of the run may append it.")
         now = self.now()
 
-        def script() -> Script[int]:
-            session = yield from self._lock_of(run_id)
-            if isinstance(payload, CancelAsked):
-                return (yield from self._cancel(run_id, session, payload, now))
-            return (yield from self._post(run_id, session, payload, now))
+        woken: list[str] = []
 
-        return await self.db.write(script, notify=True)
+        def script() -> Script[int]:
+            woken.clear()
+            if not isinstance(payload, CancelAsked):
+                session = yield from self._lock_of(run_id)
+                return (yield from self._post(run_id, session, payload, now))
+            above, its = yield from self._driven_by(run_id)
+            if above != run_id and self._locks:
+                yield self._lock(its)  # from the top down
+            session = yield from self._lock_of(run_id)
+            ended: list[str] = []
+            seq = yield from self._cancel(run_id, session, payload, now, ended)
+            if above != run_id:
+                woken.extend((yield from self._end_of_children(above, its, ended, now)))
+            return seq
+
+        seq = await self.db.write(script, notify=True)
+        self.tell(woken)
+        return seq
 
     def _post(self, run_id: str, session: str, payload: Payload, now: float) -> Script[int]:
         """Write an inbox record into a locked session."""
@@ -340,9 +353,14 @@ class SqlLog(Reads, Transactions, Events):
             yield from over(self.container, run_id, ended=False)
         return seq
 
-    def _cancel(self, run_id: str, session: str, payload: CancelAsked, now: float) -> Script[int]:
-        """Ask for the end of a run and of all below it; sessions are locked from the top down, so in one order."""
+    def _cancel(
+        self, run_id: str, session: str, payload: CancelAsked, now: float, asked: list[str] | None = None
+    ) -> Script[int]:
+        """Ask for the end of a run and of all below it, and note which were asked; sessions are locked from the top
+        down, so in one order."""
         seq = yield from self._post(run_id, session, payload, now)
+        if asked is not None:
+            asked.append(run_id)
         children = yield Sql(
             f"SELECT id, session FROM runs WHERE container = ? AND parent = ? AND status IN {OPEN} ORDER BY id",
             (self.container, run_id),
@@ -350,7 +368,7 @@ class SqlLog(Reads, Transactions, Events):
         for child, its in children:
             if self._locks:
                 yield self._lock(its)
-            yield from self._cancel(child, its, payload, now)
+            yield from self._cancel(child, its, payload, now, asked)
         return seq
 
     async def compact(self, session_id: str, payload: Compacted, head: int) -> int:

@@ -24,7 +24,8 @@ from perdure.log.sql import SqlLog
 from perdure.types.base import Base, encode_json
 from perdure.types.errors import Conflict, PerdureError, UnknownName
 from perdure.types.ids import check_id
-from perdure.types.records import RunStatus, decode_payload
+from perdure.types.records import Answered, RunStatus, WaitOpened, decode_payload
+from perdure.types.waits import Wait
 
 FORMAT = 1
 _PAGE = 64
@@ -69,6 +70,7 @@ class RunLine(Base, tag="run", tag_field="line"):
     deaths: int = 0
     held: RunStatus | None = None
     claimed_at: int = 0
+    detached: int = 0
 
 
 class RecordLine(Base, tag="record", tag_field="line"):
@@ -282,6 +284,7 @@ def _take_in(log: SqlLog, source: Path) -> Script[None]:
     container = log.container
     number, session = 0, ""
     turn: str | None = None
+    waits = _Waits()
     for line in _lines(source):
         if isinstance(line, SessionLine):
             session, turn = line.id, None
@@ -294,6 +297,7 @@ def _take_in(log: SqlLog, source: Path) -> Script[None]:
         elif isinstance(line, RunLine):
             row = {"container": container, "session": session, **msgspec.structs.asdict(line)}
             yield insertion("runs", _held(row))
+            waits.run(line, session)
             if turn is None and line.status not in ENDED and (line.status != "parked" or line.held is not None):
                 turn = line.id
                 yield Sql("UPDATE sessions SET turn = ? WHERE number = ?", (turn, number))
@@ -305,6 +309,36 @@ def _take_in(log: SqlLog, source: Path) -> Script[None]:
             yield insertion("records", {**row, "payload": None if large else data, "blob": int(large)})
             if large:
                 yield insertion("blobs", {"slot": slot, "container": container, "payload": data})
+            waits.record(line.run, data if line.kind in ("wait", "answer") else b"")
+    for run, its, open in waits.open():
+        yield from log.wait(run, its, open)
+
+
+class _Waits:
+    """What runs that were open wait for, as their records say."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, tuple[str, dict[str, Wait]]] = {}
+
+    def run(self, line: RunLine, session: str) -> None:
+        """Take note of a run; who drives a child waits for it."""
+        if line.status not in ENDED and (line.parent is None or line.detached):
+            self._runs[line.id] = (session, {})
+
+    def record(self, run: str, data: bytes) -> None:
+        """Take note of a record that opens or ends waits."""
+        if run in self._runs and data:
+            payload, (_, open) = decode_payload(data), self._runs[run]
+            if isinstance(payload, WaitOpened):
+                open.update({one.id: one for one in payload.waits})
+            elif isinstance(payload, Answered):
+                open.pop(payload.wait_id, None)
+
+    def open(self) -> Iterator[tuple[str, str, list[Wait]]]:
+        """What each run still waits for."""
+        for run, (session, open) in self._runs.items():
+            if open:
+                yield run, session, list(open.values())
 
 
 def _held(row: dict[str, Any]) -> Mapping[str, Any]:

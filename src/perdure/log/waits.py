@@ -23,6 +23,7 @@ from perdure.types.sent_event import SentEvent
 from perdure.types.waits import (
     Answer,
     Approve,
+    ChildEnded,
     Deny,
     Elapsed,
     EventWait,
@@ -187,6 +188,15 @@ class Waits(ABC):
             for one in sorted(sessions):
                 yield self._lock(one)
 
+    def _end_of_children(self, run: str, session: str, ended: Sequence[str], now: float) -> Script[list[str]]:
+        """End what a run waits for on behalf of children that were cancelled; its session is locked."""
+        ends: list[tuple[End, str, str]] = []
+        for child in ended:
+            text = "SELECT id FROM waiters WHERE container = ? AND run = ? AND asker = ? ORDER BY id"
+            rows = yield Sql(text, (self.container, run, child))
+            ends += [(End(str(row[0]), child, ChildEnded(child)), run, session) for row in rows]
+        return (yield from self._end_all(ends, now))
+
     def _take_waiter(self, wait_id: str) -> Script[list[Row]]:
         text = "DELETE FROM waiters WHERE container = ? AND id = ? RETURNING wait"
         return (yield Sql(text, (self.container, wait_id)))
@@ -275,6 +285,10 @@ class Waits(ABC):
             )
         if ends:
             yield from self._end_waits(run_id, session, ends, now)
+
+    def wait(self, run_id: str, session: str, waits: Sequence[Wait]) -> Script[None]:
+        """Keep what a run waits for that was taken in from elsewhere, in the transaction that takes it in."""
+        yield from self._wait(run_id, session, waits, self.now())
 
     def _early(self, wait: Wait, first: Sequence[Row]) -> Script[WaitAnswer | None]:
         """Read an answer that came before its wait; one that does not fit is taken for a late one."""

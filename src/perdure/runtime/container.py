@@ -450,6 +450,12 @@ class Container:
             if isinstance(record.payload, CancelAsked):
                 return running.io.ask_stop(record.payload.reason, record.payload.detail)
 
+    def notice_answer(self, run_id: str, seq: int) -> None:
+        """Let a run that is driven here look at what has ended one of its waits, if it has not seen it."""
+        running = self.live.get(run_id)
+        if running is not None and running.io is not None and seq > running.io.committed:
+            running.io.nudge()
+
     # -- taking over -------------------------------------------------------------------------------------------------
 
     async def take_over(self, left: Left, dead: Mapping[str, int]) -> None:

@@ -166,8 +166,11 @@ class Worker:
             return
         await self._db.changed(seconds)
         if self._runtime.busy():  # also when nothing was noticed: a notification may be lost
-            for container, id in await self.owners.cancelled():
-                await self._runtime.container(container).notice_cancel(id)
+            for name, id, cancelled, woken in await self.owners.spoken_to():
+                container = self._runtime.container(name)
+                if cancelled:
+                    await container.notice_cancel(id)
+                container.notice_answer(id, woken)
         for container, ids in self.turns.all().items():
             self.turns.wake(container, await self.owners.turns(container, ids))
         self.tell()

@@ -7,7 +7,7 @@ Whatever is opened in between (a message, a tool, an agent) is closed, also when
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from perdure.types.base import Base, decode_json, encode_json
 from perdure.types.messages import Message
@@ -133,11 +133,12 @@ class ToolCallReady(Event, tag=True, kw_only=True):
 
 
 class MessageFinished(Event, tag=True, kw_only=True):
-    """A model's answer ended; `messages` is what it said, whole."""
+    """A model's answer ended; `messages` is what it said, whole, and `finish` why it is short, if it is."""
 
     message_id: str
     messages: tuple[Message, ...] = ()
     interrupted: bool = False
+    finish: Literal["max_tokens", "refused"] | None = None
 
 
 class MessageReset(Event, tag=True, kw_only=True):

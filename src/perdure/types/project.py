@@ -170,8 +170,12 @@ class Projector:
                         for c in message.tools
                     ]
             if self._messages.pop(step, None) is not None:
-                cut = done.interrupted
-                out.append(ev.MessageFinished(message_id=message_id, messages=done.messages, interrupted=cut, **at))
+                cut, short = done.interrupted, done.finish if done.finish in ("max_tokens", "refused") else None
+                out.append(
+                    ev.MessageFinished(
+                        message_id=message_id, messages=done.messages, interrupted=cut, finish=short, **at
+                    )
+                )
         if done.usage.model_calls:
             out.append(ev.UsageUpdated(usage=done.usage, **at))
         return out + self._changed(done.patch, step, done.agent, seq)

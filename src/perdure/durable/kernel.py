@@ -73,6 +73,14 @@ class Registry:
                 f"Two definitions are named {definition.name!r}: {known!r} and {definition!r}. Rename one of them."
             )
 
+    def put(self, definition: Any) -> None:
+        """Register a definition in place of the one that has its name, if one has."""
+        self._definitions[definition.name] = definition
+
+    def drop(self, name: str) -> None:
+        """Forget a definition."""
+        self._definitions.pop(name, None)
+
     def has(self, name: str) -> bool:
         """Whether a definition is known by this name."""
         return name in self._definitions

@@ -135,6 +135,36 @@ MIGRATIONS = (
             )""",
             "CREATE UNIQUE INDEX answers_first ON answers (container, wait) WHERE late = 0",
             "CREATE INDEX answers_run ON answers (container, run)",
+            """CREATE TABLE containers (
+                id TEXT PRIMARY KEY,
+                config TEXT NOT NULL DEFAULT '{{}}',
+                created_at {real} NOT NULL,
+                updated_at {real} NOT NULL
+            )""",
+            """CREATE TABLE images (
+                id TEXT PRIMARY KEY,
+                container TEXT NOT NULL,
+                session TEXT NOT NULL,
+                name TEXT NOT NULL,
+                description TEXT,
+                system_prompt TEXT,
+                model TEXT,
+                mcp_servers TEXT,
+                definition TEXT,
+                parent TEXT,
+                metadata TEXT NOT NULL DEFAULT '{{}}',
+                created_at {real} NOT NULL,
+                updated_at {real} NOT NULL
+            )""",
+            "CREATE INDEX images_container ON images (container, created_at)",
+            """CREATE TABLE agents (
+                image TEXT PRIMARY KEY,
+                id TEXT NOT NULL UNIQUE,
+                container TEXT NOT NULL,
+                owner TEXT NOT NULL,
+                created_at {real} NOT NULL
+            )""",
+            "CREATE INDEX agents_container ON agents (container, created_at)",
             "CREATE TABLE owners (id TEXT PRIMARY KEY, beat {int} NOT NULL, host TEXT NOT NULL, lock TEXT NOT NULL)",
         ),
     ),

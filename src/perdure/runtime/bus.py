@@ -336,9 +336,19 @@ class Bus(Requests):
         """How many there are."""
         return len(self._subscriptions)
 
+    def has_handler(self, type: str) -> bool:
+        """Whether somebody wants just this type."""
+        return any(one.types is not None and type in one.types for one in self._subscriptions)
+
+    @property
+    def destroyed(self) -> bool:
+        """Whether it was ended."""
+        return self._destroyed
+
     # -- requests ----------------------------------------------------------------------------------------------------
 
-    async def _request(self, type: str, data: Any, timeout: float) -> SystemEvent:
+    async def ask(self, type: str, data: Any, timeout: float) -> SystemEvent:
+        """Do what `request` says, for data of any kind."""
         if self._destroyed:
             raise BusClosed(f"The bus was destroyed, so {type!r} is answered by nobody.")
         if not type.endswith("_request"):
@@ -356,6 +366,9 @@ class Bus(Requests):
             raise RequestTimeout(f"Request timeout: {type} was not answered within {timeout:g} s.") from None
         finally:
             del self._pending[request_id]
+
+    async def _request(self, type: str, data: Any, timeout: float) -> SystemEvent:
+        return await self.ask(type, data, timeout)
 
     def _answer(self, event: SystemEvent) -> None:
         type, future = self._pending.get(str(event.data.get("request_id")), (None, None))
@@ -399,7 +412,7 @@ class Consumer(Requests):
         self._bus = bus
 
     async def _request(self, type: str, data: Any, timeout: float) -> SystemEvent:
-        return await self._bus._request(type, data, timeout)  # pyright: ignore[reportPrivateUsage]  # its own half
+        return await self._bus.ask(type, data, timeout)
 
 
 class Producer:

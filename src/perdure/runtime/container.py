@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from msgspec import structs
 from typing_extensions import Unpack
@@ -162,10 +162,14 @@ class Container:
         """
         return follow(self, check_id(session_id, "session_id"), Cursor.read(after))
 
-    async def cancel(self, run_id: str) -> None:
+    async def cancel(self, run_id: str, *, reason: Literal["cancelled", "interrupted"] = "cancelled") -> None:
         """Ask for the end of a run, whoever drives it; what it has finished is kept.
 
         A run that is over stays as it is. One that is queued ends when its turn has come.
+
+        Args:
+            run_id: the run.
+            reason: what its end says.
 
         Raises:
             UnknownName: there is no such run.
@@ -173,7 +177,7 @@ class Container:
         run = await self.log.run(run_id)
         if run.status in ENDED:
             return
-        await self.log.post(run_id, CancelAsked())
+        await self.log.post(run_id, CancelAsked(reason))
         await self.notice_cancel(run_id)
         if run.status == "parked":
             await unpark(self.log, run_id, to_end=True)
@@ -462,7 +466,7 @@ class Container:
         """Drive a run on that nobody alive drives; one whose definition another process has is left alone."""
         id = left.run_id
         run = await self.log.run(id)
-        known = self.runtime.registry.has(run.definition)
+        known = await self.runtime.knows_definition(run.definition)
         if id in self.live or not (known or await self.log.cancelled(id)):
             return
         self.live[id] = None

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -30,6 +31,7 @@ from perdure.durable.live import Live
 from perdure.log.backup import backup
 from perdure.log.check import Damage, check
 from perdure.log.copies import open_copy
+from perdure.log.images import Entities
 from perdure.log.live import LiveTable
 from perdure.log.log import RunRow
 from perdure.log.owners import Timing
@@ -37,7 +39,11 @@ from perdure.log.schema import MIGRATIONS
 from perdure.log.sessions import PAGE, SessionRow
 from perdure.log.sql import SqlLog
 from perdure.models.model import Model
+from perdure.runtime.bus import Bus
+from perdure.runtime.bus_doors import BusDoors
+from perdure.runtime.commands import Commands
 from perdure.runtime.container import Container
+from perdure.runtime.images import Images
 from perdure.runtime.loop_thread import LoopThread
 from perdure.runtime.publish import Publisher
 from perdure.runtime.session import Session
@@ -62,7 +68,7 @@ WORKERS = 100
 """How many runs a process has taken over at once, unless it is told otherwise."""
 
 
-class Runtime:
+class Runtime(BusDoors):
     """Where runs are kept; use it with `async with`, or with `with` from sync code.
 
     Args:
@@ -75,6 +81,9 @@ class Runtime:
         workers: whether this process takes over runs that others have left or queued, and how many at once.
         take_over: whether the runs that a copy of a store holds go on here: it takes the original's place.
         timing: how long is what when processes watch each other; all on one store should agree.
+        base_path: the folder below which each image has one of its own; none is made unless given.
+        default_agent: what new images are made of where they say nothing: an agent, or values by name.
+        idle: after how many seconds without anything to do a live agent ends by itself; None for never.
 
     Raises:
         DefinitionError: the address or a definition is wrong.
@@ -92,6 +101,9 @@ class Runtime:
         workers: bool | int = True,
         take_over: bool = False,
         timing: Timing | None = None,
+        base_path: str | Path | None = None,
+        default_agent: AgentDefinition | Mapping[str, Any] | None = None,
+        idle: float | None = 600.0,
     ) -> None:
         self.db: Database = open_database(url, durability=durability)
         self.clock = SYSTEM_CLOCK
@@ -103,6 +115,13 @@ class Runtime:
             if not isinstance(one, (AgentDefinition, NetworkDefinition)):
                 raise DefinitionError(f"Runtime(definitions=…) holds {one!r}; give agents and networks.")
             self.registry.add(one)
+        self.base_path = Path(base_path) if base_path is not None else None
+        self.default_agent = default_agent if isinstance(default_agent, AgentDefinition) else None
+        self._defaults = _defaults(default_agent)
+        self._idle = idle
+        self.bus = Bus()
+        self._images: Images | None = None
+        self._commands: Commands | None = None
         self.loop = LoopThread(self)
         self.closing = False
         self.held = Held()
@@ -136,6 +155,10 @@ class Runtime:
             await self.db.close()
             raise
         worker.start()
+        if self.bus.destroyed:
+            self.bus = Bus()
+        self._images = Images(self, Entities(self.db, self.clock.now, worker.owners.id), self._idle)
+        self._commands = Commands(self.bus, self._images)
         self._publisher = Publisher(self.db, self._table, worker.owners, self.clock, self._lives)
         self._publisher.start()
         return self
@@ -147,6 +170,13 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop what still runs here without ending it: whoever opens the store next takes it over."""
+        if self._worker is None:
+            return
+        if self._commands is not None and self._images is not None:
+            await self._commands.stop()
+            with suppress(StoreError):  # a store that is gone cannot be told; others see that this process is dead
+                await self._images.close()
+            self.bus.destroy()
         self.closing = True
         self.worker.tell()  # whoever follows a session stops
         try:
@@ -162,6 +192,14 @@ class Runtime:
             self._containers.clear()
             self.loop.closed()
             await self.db.close()
+
+    async def open(self) -> Self:
+        """Open it, where `async with` does not fit; end it by `dispose`."""
+        return await self.__aenter__()
+
+    async def dispose(self) -> None:
+        """Close it, as leaving `async with` does; again, it does nothing."""
+        await self.__aexit__(None, None, None)
 
     def __enter__(self) -> Self:
         """Open the runtime for sync code, in an event loop of its own that runs in a thread."""
@@ -252,6 +290,31 @@ class Runtime:
         """Look whether the store is whole; `deep` reads every payload too."""
         return await check(self.db, deep=deep)
 
+    # -- bus, images and live agents ---------------------------------------------------------------------------------
+
+    @property
+    def images(self) -> Images:
+        """The images of all containers, and their live agents.
+
+        Raises:
+            StoreError: the runtime is not open.
+        """
+        if self._images is None or self._worker is None:
+            raise StoreError("The runtime is not open; use it with: async with Runtime(…) as runtime")
+        return self._images
+
+    async def send(self, image_id: str, content: Any, *, user_id: str | None = None) -> Run[Any, Any]:
+        """Give a message to an image; it is stored when this returns. See `Images.send`."""
+        return await self.images.send(image_id, content, user_id=user_id)
+
+    async def ask(self, image_id: str, content: Any, *, user_id: str | None = None) -> RunResult[Any, Any]:
+        """Give a message to an image and wait for the end of its turn."""
+        return await self.images.ask(image_id, content, user_id=user_id)
+
+    def default_config(self) -> dict[str, Any]:
+        """What new images are made of where they say nothing."""
+        return dict(self._defaults)
+
     def session(self, id: str) -> Session:
         """A handle on a conversation of the default container."""
         return self.container("default").session(id)
@@ -304,6 +367,10 @@ class Runtime:
                 "Give it to Runtime(url, [definition, …])."
             )
 
+    async def knows_definition(self, name: str) -> bool:
+        """Whether a definition is registered here, or can be made of an image."""
+        return self.registry.has(name) or (self._images is not None and await self._images.resolve(name))
+
     def keep(self, run: Run[Any, Any]) -> None:
         """Own a background run until it ends."""
         self._runs.add(run)
@@ -351,3 +418,15 @@ def check_workers(workers: bool | int) -> int:
     if not isinstance(workers, int) or workers < 0:
         raise DefinitionError(f"Runtime(workers={workers!r}) must be True, False, or a number of runs from 0.")
     return workers
+
+
+def _defaults(given: AgentDefinition | Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the default agent says of new images, as plain values."""
+    if given is None:
+        return {}
+    if isinstance(given, AgentDefinition):
+        return {"name": given.name, "description": given.description or None}
+    unknown = sorted(set(given) - {"name", "description", "system_prompt", "model", "mcp_servers"})
+    if unknown:
+        raise DefinitionError(f"Runtime(default_agent=…) has {', '.join(unknown)}; see ImageConfig for what there is.")
+    return dict(given)

@@ -93,6 +93,10 @@ class Worker:
         if self.doubtful():
             await self.beat()
 
+    async def dead(self) -> dict[str, int]:
+        """Say which owners are dead by now, each with its last beat."""
+        return await self.owners.dead(self._clock.monotonic)
+
     async def beat(self) -> None:
         """Show that this process is alive."""
         now = self._clock.monotonic()

@@ -1,0 +1,411 @@
+"""Images: sessions with a configuration, and the live agents that serve them.
+
+The short forms of the commands; the commands call the same methods. An image may run any registered agent or network,
+or an agent of its own that is made of its system prompt, model and MCP servers and of the runtime's default agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import Unpack
+
+from perdure.agents.definition import AgentDefinition, NetworkDefinition
+from perdure.agents.handle import Run
+from perdure.agents.outcome import RunResult
+from perdure.durable.tail import Tail
+from perdure.log.images import AgentRow, Entities, ImageRow
+from perdure.runtime.face import Face, messages_of
+from perdure.runtime.image_agent import PREFIX, definition_of, read_servers, shown_servers
+from perdure.runtime.live_agent import LiveAgent, interrupt
+from perdure.runtime.workdir import make_workdir, workdir
+from perdure.types import commands as c
+from perdure.types.envelope import EventContext, SystemEvent
+from perdure.types.errors import DefinitionError, UnknownName
+from perdure.types.ids import check_id, new_id
+from perdure.types.live import Cursor
+
+if TYPE_CHECKING:
+    from perdure.runtime.runtime import Runtime
+
+NAME = "New Conversation"
+"""What an image is called that nobody has named."""
+MOST_TEXT = 1024 * 1024
+"""The most characters that a name, description or system prompt may have."""
+
+
+class Images:
+    """The images of a runtime, in all its containers.
+
+    Args:
+        runtime: the opened runtime.
+        entities: what its store has of them.
+        idle: after how many seconds without anything to do a live agent ends by itself; None for never.
+    """
+
+    def __init__(self, runtime: Runtime, entities: Entities, idle: float | None) -> None:
+        self._runtime = runtime
+        self.entities = entities
+        self._idle = idle
+        self.live: dict[str, LiveAgent] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._made: dict[str, tuple[float, Any]] = {}
+
+    # -- containers --------------------------------------------------------------------------------------------------
+
+    async def create_container(self, container_id: str) -> bool:
+        """Create a container, or get it; says whether it is new.
+
+        Raises:
+            InvalidId: the name has a shape that is not allowed.
+        """
+        row, new = await self.entities.make_container(check_id(container_id, "container_id"))
+        if new:
+            self._created(row.id, row.created_at)
+        return new
+
+    def _created(self, id: str, at: float) -> None:
+        data: dict[str, Any] = {"container_id": id, "created_at": int(at * 1000)}
+        self._tell("container_created", data, "container", EventContext(id))
+
+    # -- images ------------------------------------------------------------------------------------------------------
+
+    async def create(self, container_id: str = "default", **config: Unpack[c.ImageConfig]) -> c.ImageRecord:
+        """Create an image with a session of its own, in a container that is made if need be.
+
+        Args:
+            container_id: the container.
+            config: what it is made of; what is left out comes from the runtime's default agent.
+
+        Raises:
+            InvalidId: the container's name has a shape that is not allowed.
+            DefinitionError: something in the configuration is wrong.
+        """
+        check_id(container_id, "container_id")
+        _known(config, c.ImageConfig.__annotations__, "config")
+        own: dict[str, Any] = {name: one for name, one in config.items() if one is not None}
+        given: dict[str, Any] = {**self._runtime.default_config(), **own}
+        _check(given)
+        if given.get("definition") is not None:
+            self._named(given["definition"])
+            for name in ("system_prompt", "mcp_servers"):
+                if own.get(name) is not None:
+                    raise DefinitionError(f"config: {name} does not go with a definition, which has its own.")
+                given.pop(name, None)
+        id = new_id("img")
+        row = ImageRow(
+            id,
+            container_id,
+            new_id("sess"),
+            given.get("name") or NAME,
+            given.get("description"),
+            given.get("system_prompt"),
+            given.get("model"),
+            given.get("mcp_servers"),
+            given.get("definition"),
+            metadata=given.get("metadata") or {},
+        )
+        row, new = await self.entities.make_image(row)
+        if new:
+            self._created(container_id, row.created_at)
+        data: dict[str, Any] = {
+            "session_id": row.session,
+            "image_id": id,
+            "container_id": container_id,
+            "title": row.name,
+            "created_at": int(row.created_at * 1000),
+        }
+        self._tell("session_created", data, "session", EventContext(container_id, id, None, row.session))
+        return _record(row, None)
+
+    async def get(self, image_id: str) -> c.ImageRecord | None:
+        """Read an image; None if there is none."""
+        try:
+            row = await self.entities.image(image_id)
+        except UnknownName:
+            return None
+        return _record(row, await self._online(image_id))
+
+    async def list(self, container_id: str | None = None) -> list[c.ImageRecord]:
+        """List images of one container or of all, the newest first."""
+        found: list[ImageRow] = []
+        while True:
+            page = await self.entities.images(container_id, after=found[-1] if found else None)
+            found += page
+            if len(page) < 1000:
+                break
+        dead = await self._dead()
+        agents = {one.image: one for one in await self.entities.agents(container_id, dead=dead)}
+        return [_record(row, agents.get(row.id)) for row in found]
+
+    async def update(self, image_id: str, **updates: Unpack[c.ImageUpdates]) -> c.ImageRecord:
+        """Change what is given of an image; the next turn has it.
+
+        Raises:
+            UnknownName: there is no such image.
+            DefinitionError: something that is given is wrong.
+        """
+        _known(updates, c.ImageUpdates.__annotations__, "updates")
+        _check(updates)
+        if "name" in updates and not updates["name"]:
+            raise DefinitionError("updates: a name can be changed, and not be taken away.")
+        row = await self.entities.image(image_id)
+        if row.definition is not None:
+            for name in ("system_prompt", "mcp_servers"):
+                if updates.get(name) is not None:
+                    raise DefinitionError(
+                        f"updates: {name} does not go with the image's definition {row.definition!r}."
+                    )
+        return _record(await self.entities.change_image(image_id, updates), await self._online(image_id))
+
+    async def run(self, image_id: str) -> tuple[str, bool]:
+        """Give an image a live agent, unless it has one.
+
+        Returns:
+            The agent's id, and whether it was there before.
+
+        Raises:
+            UnknownName: there is no such image.
+        """
+        agent, reused = await self._activate(await self.entities.image(image_id))
+        return agent.id, reused
+
+    async def stop(self, image_id: str) -> bool:
+        """Destroy an image's live agent, if it has one; the image and its session stay. Says whether it had one.
+
+        Raises:
+            UnknownName: there is no such image.
+        """
+        await self.entities.image(image_id)
+        row = await self._online(image_id)
+        return row is not None and await self.destroy(row.id)
+
+    async def delete(self, image_id: str) -> None:
+        """Delete an image, with its session and what was said in it; what goes on is cancelled first."""
+        try:
+            row = await self.entities.image(image_id)
+        except UnknownName:
+            return
+        online = await self._online(image_id)
+        if online is not None:
+            await self.destroy(online.id)
+        container = self._runtime.container(row.container)
+        with suppress(UnknownName):  # nobody has ever said anything in it
+            await container.erase(row.session, cancel=True)
+        await self.entities.delete_image(image_id)
+        self._forget(image_id)
+
+    async def messages(self, image_id: str) -> list[dict[str, Any]]:
+        """What was said in an image, whole messages in order, whether it is online or not.
+
+        Raises:
+            UnknownName: there is no such image.
+        """
+        row = await self.entities.image(image_id)
+        log = self._runtime.container(row.container).log
+        face = Face(EventContext(row.container, image_id, None, row.session), row.model or "")
+        tail = Tail(row.session, Cursor())
+        told: list[SystemEvent] = []
+        for record in await log.read_session(row.session):
+            for event in tail.record(record):
+                told += face.show(event, int(record.created_at * 1000))
+        return messages_of(told)
+
+    # -- talking -----------------------------------------------------------------------------------------------------
+
+    async def send(self, image_id: str, content: Any, *, user_id: str | None = None) -> Run[Any, Any]:
+        """Give a message to an image, which is activated if need be; it is stored when this returns.
+
+        Returns:
+            The run that answers it, when its turn comes.
+
+        Raises:
+            UnknownName: there is no such image.
+            DefinitionError: the content is none.
+        """
+        agent, _ = await self._activate(await self.entities.image(image_id))
+        return await agent.receive(content, user_id=user_id)
+
+    async def ask(self, image_id: str, content: Any, *, user_id: str | None = None) -> RunResult[Any, Any]:
+        """Give a message to an image and wait for the end of its turn."""
+        return await (await self.send(image_id, content, user_id=user_id)).result()
+
+    async def interrupt(self, image_id: str) -> str | None:
+        """Stop what goes on in an image; gives its live agent's id, None if it is offline or unknown."""
+        try:
+            row = await self.entities.image(image_id)
+        except UnknownName:
+            return None
+        await interrupt(self._runtime.container(row.container), row.session)
+        online = await self._online(image_id)
+        return online.id if online is not None else None
+
+    # -- live agents -------------------------------------------------------------------------------------------------
+
+    async def agent(self, agent_id: str) -> AgentRow | None:
+        """Read a live agent of any process."""
+        row = await self.entities.agent(agent_id)
+        return row if row is not None and row.owner not in await self._dead() else None
+
+    async def agents(self, container_id: str) -> list[AgentRow]:
+        """List the live agents of a container, of all processes."""
+        return await self.entities.agents(container_id, dead=await self._dead())
+
+    async def serving(self, image_id: str) -> LiveAgent:
+        """The live agent of an image, in this process; it is made if need be.
+
+        Raises:
+            UnknownName: there is no such image.
+        """
+        return (await self._activate(await self.entities.image(image_id)))[0]
+
+    async def destroy(self, agent_id: str) -> bool:
+        """Destroy a live agent, whichever process has it; says whether there was one."""
+        row = await self.entities.deactivate(agent_id)
+        mine = next((one for one in self.live.values() if one.id == agent_id), None)
+        if mine is not None:
+            await self._close(mine)
+        return row is not None
+
+    async def destroy_all(self, container_id: str) -> int:
+        """Destroy all live agents of a container; says how many there were."""
+        return sum([await self.destroy(one.id) for one in await self.agents(container_id)])
+
+    async def close(self) -> None:
+        """Destroy the live agents of this process, and say that their containers go."""
+        counts: dict[str, int] = {}
+        for one in list(self.live.values()):
+            counts[one.container_id] = counts.get(one.container_id, 0) + 1
+            await self._close(one)
+        await self.entities.leave()
+        for name, count in counts.items():
+            data: dict[str, Any] = {"container_id": name, "agent_count": count}
+            self._tell("container_destroyed", data, "container", EventContext(name))
+
+    async def _activate(self, image: ImageRow) -> tuple[LiveAgent, bool]:
+        lock = self._locks.setdefault(image.id, asyncio.Lock())
+        async with lock:
+            row, reused = await self.entities.activate(image, new_id("agent"), await self._dead())
+            mine = self.live.get(image.id)
+            if mine is not None and mine.id == row.id and mine.lifecycle != "destroyed":
+                return mine, True
+            if mine is not None:  # another process has destroyed it since
+                await self._close(mine)
+            container = self._runtime.container(image.container)
+            if self._runtime.base_path is not None:
+                make_workdir(self._runtime.base_path, image.container, image.id)
+
+            async def definition() -> tuple[Any, ImageRow]:
+                now = await self.entities.image(image.id)
+                return self._define(now), now
+
+            agent = LiveAgent(
+                row, image, container, self._runtime.bus.emit, definition, lambda one: self.destroy(one.id), self._idle
+            )
+            self.live[image.id] = agent
+            if not reused:
+                data: dict[str, Any] = {
+                    "container_id": image.container,
+                    "agent_id": row.id,
+                    "definition_name": image.name,
+                    "registered_at": int(row.created_at * 1000),
+                }
+                self._tell("agent_registered", data, "container", agent.context)
+            return agent, reused
+
+    async def _close(self, agent: LiveAgent) -> None:
+        if self.live.get(agent.image_id) is agent:
+            del self.live[agent.image_id]
+            self._locks.pop(agent.image_id, None)
+        if not await agent.close():
+            return
+        at: dict[str, Any] = {"agent_id": agent.id, "container_id": agent.container_id}
+        self._tell("session_destroyed", {"session_id": agent.session_id, **at}, "session", agent.context)
+        self._tell("agent_unregistered", at, "container", agent.context)
+
+    # -- definitions -------------------------------------------------------------------------------------------------
+
+    async def resolve(self, name: str) -> bool:
+        """Make the definition of a run known that an image has started; says whether there is such an image."""
+        if not name.startswith(PREFIX):
+            return False
+        try:
+            self._define(await self.entities.image(name.removeprefix(PREFIX)))
+        except (UnknownName, DefinitionError):
+            return False
+        return True
+
+    def _define(self, image: ImageRow) -> AgentDefinition | NetworkDefinition:
+        if image.definition is not None:
+            return self._named(image.definition)
+        made_at, known = self._made.get(image.id, (0.0, None))
+        if known is not None and made_at == image.updated_at:
+            return known
+        base, cwd = self._runtime.default_agent, None
+        if self._runtime.base_path is not None:
+            cwd = workdir(self._runtime.base_path, image.container, image.id)
+        made = definition_of(image, base, cwd)
+        self._made[image.id] = (image.updated_at, made)
+        self._runtime.registry.put(made)
+        return made
+
+    def _named(self, name: str) -> Any:
+        if not self._runtime.registry.has(name):
+            raise DefinitionError(f"The definition {name!r} is not registered with this runtime.")
+        return self._runtime.registry.get(name)
+
+    def _forget(self, image_id: str) -> None:
+        self._made.pop(image_id, None)
+        self._runtime.registry.drop(f"{PREFIX}{image_id}")
+
+    async def _online(self, image_id: str) -> AgentRow | None:
+        found = await self.entities.agents(image=image_id, dead=await self._dead())
+        return found[0] if found else None
+
+    async def _dead(self) -> Mapping[str, int]:
+        return await self._runtime.worker.dead()
+
+    def _tell(self, type: str, data: dict[str, Any], source: Any, context: EventContext) -> None:
+        self._runtime.bus.emit(SystemEvent(type, data, source, "lifecycle", context=context))
+
+
+def _record(row: ImageRow, agent: AgentRow | None) -> c.ImageRecord:
+    return {
+        "image_id": row.id,
+        "container_id": row.container,
+        "session_id": row.session,
+        "name": row.name,
+        "description": row.description,
+        "system_prompt": row.system_prompt,
+        "model": row.model,
+        "mcp_servers": shown_servers(row.mcp_servers),
+        "definition": row.definition,
+        "parent_image_id": row.parent,
+        "metadata": row.metadata,
+        "created_at": int(row.created_at * 1000),
+        "updated_at": int(row.updated_at * 1000),
+        "online": agent is not None,
+        "agent_id": agent.id if agent is not None else None,
+    }
+
+
+def _known(given: Mapping[str, Any], names: Mapping[str, Any], where: str) -> None:
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        raise DefinitionError(f"{where} has {', '.join(map(repr, unknown))}; known are {', '.join(names)}.")
+
+
+def _check(given: Mapping[str, Any]) -> None:
+    """Refuse a configuration that is wrong before anything is stored."""
+    for name in ("name", "description", "system_prompt", "model", "definition"):
+        value: Any = given.get(name)
+        if value is not None and (not isinstance(value, str) or len(value) > MOST_TEXT or "\0" in value):
+            raise DefinitionError(f"{name} must be a text of at most {MOST_TEXT:,} characters, without NUL.")
+    if given.get("mcp_servers") is not None:
+        read_servers(given["mcp_servers"])
+    metadata: Any = given.get("metadata")
+    if metadata is not None and not isinstance(metadata, dict):
+        raise DefinitionError(f"metadata is a {type(metadata).__name__}; give an object.")

@@ -6,7 +6,6 @@ The budget: emitting to one handler with a filter takes at most three times the 
 from collections.abc import Callable
 
 from _harness import Bench
-
 from perdure.runtime.bus import Bus
 from perdure.types.envelope import EventContext, SystemEvent
 

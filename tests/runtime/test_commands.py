@@ -230,12 +230,25 @@ async def test_b21_agents_are_listed_got_and_destroyed(runtime: Watched):
     assert len(runtime.types("session_destroyed")) == len(runtime.types("agent_unregistered")) == 3
 
 
-async def test_b29_b33_b35_messages_that_come_together_are_answered_in_order(runtime: Watched):
+async def test_b29_b33_b35_messages_that_come_together_are_answered_in_order(url: str):
+    sent_all = asyncio.Event()
+
+    async def patient(request: Any) -> Any:
+        await sent_all.wait()
+        return say(request.messages[-1].text)
+
+    async with opened(url, model=FunctionModel(patient)) as runtime:
+        runtime.on_any(runtime.seen.append)
+        await _together(runtime, sent_all)
+
+
+async def _together(runtime: Watched, sent_all: asyncio.Event) -> None:
     id = await image(runtime)
     sent = await asyncio.gather(
         *(runtime.request("message_send_request", {"image_id": id, "content": f"m{n}"}) for n in range(8))
     )
     assert sum(one.data["queued"] for one in sent) == 7
+    sent_all.set()
     await runtime.until("turn_response", 8)
     asked = [one.context.turn_id for one in runtime.seen if one.type == "turn_request"]
     answered = [one.context.turn_id for one in runtime.seen if one.type == "turn_response"]

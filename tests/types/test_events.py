@@ -42,6 +42,7 @@ FIELDS: dict[str, Any] = {
         ToolResultMessage(CALL, {"data": "rain"}),
     ),
     "interrupted": True,
+    "finish": "max_tokens",
     "reason": "overloaded",
     "text": "hi",
     "tool": "weather",

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from perdure import Agent, Approve, Context, Network, sequence, tool
+from perdure import Agent, Approve, Context, Network, RunFailed, sequence, tool
 from perdure import events as ev
 from perdure.testing import ScriptedModel, call, calls
 from tests.agents.watching import watch
@@ -254,7 +254,7 @@ async def test_a_failed_step_is_not_kept_and_is_done_again(monkeypatch: pytest.M
     assert len(attempts) == 2
 
 
-async def test_a_step_that_is_reused_with_other_arguments_is_refused():
+async def test_r07_a_step_that_is_reused_with_other_arguments_ends_a_run_in_memory():
     helper = Agent("Helper", tools=[tool(lambda: "paid", name="pay", requires_approval=True)])
     entered: list[int] = []
 
@@ -266,10 +266,8 @@ async def test_a_step_that_is_reused_with_other_arguments_is_refused():
 
     model = ScriptedModel(call("work"), call("pay"), "helped", "ok")
     waiting = await Agent("A", tools=[work], model=model).run("x")
-    result = await waiting.resume({waiting.waits[0].id: Approve()})
-    error = result.results[0].tool_calls[0].content["error"]
-    assert error["name"] == "Conflict"
-    assert "was finished with other arguments" in error["message"]
+    with pytest.raises(RunFailed, match=r"code has changed: the step '.*/x' was finished with other arguments"):
+        await waiting.resume({waiting.waits[0].id: Approve()})
 
 
 # -- values and functions ---------------------------------------------------------------------------------------------

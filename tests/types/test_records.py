@@ -34,7 +34,8 @@ PAYLOADS: dict[str, list[rec.Payload]] = {
     "run_started": [
         rec.RunStarted("Desk", "network", (user("hi"),)),
         rec.RunStarted(
-            "A", "agent", (), (user("a"), assistant("b")), "Brief.", {"n": [1]}, {"max_iter": 3}, "ada", "run_0", "x"
+            "A", "agent", (), (user("a"), assistant("b")), "Brief.", {"n": [1]}, {"max_iter": 3}, "ada", "run_0", "x",
+            {"router": "route"},
         ),
     ],
     "inference": [
@@ -58,8 +59,8 @@ PAYLOADS: dict[str, list[rec.Payload]] = {
         rec.AgentDone("A", "answer"),
         rec.AgentDone("A", "max_iter", SAID, True, {"x": 1}, PATCH, ("B",), "why"),
     ],
-    "started": [rec.Started("agent/0/infer/0/tool/0"), rec.Started("agent/0/infer/0/tool/0", {"amount": 5})],
-    "claim": [rec.Claimed(2), rec.Claimed(3, died=True, alone=True, parked="it cannot be gone on with")],
+    "started": [rec.Started("agent/0/infer/0/tool/0"), rec.Started("agent/0/infer/0/tool/0", {"amount": 5}, "ab12")],
+    "claim": [rec.Claimed(2), rec.Claimed(3, True, True, "it cannot be gone on with", ("router is gone",), {})],
     "step": [rec.StepDone("charge"), rec.StepDone("charge", {"id": 5}, "ab12", ERROR)],
     "transaction": [rec.TransactionDone("pay", {"id": 5}, "ab12", ERROR)],
     "child": [rec.ChildDone("run_2", "completed"), rec.ChildDone("run_2", "failed", USAGE)],
@@ -78,7 +79,7 @@ PAYLOADS: dict[str, list[rec.Payload]] = {
         rec.Answered("wait_1", Answer("text", "ada")),
     ],
     "cancel": [rec.CancelAsked(), rec.CancelAsked("deadline", "after 5 s")],
-    "unparked": [rec.Unparked(), rec.Unparked(True)],
+    "unparked": [rec.Unparked(), rec.Unparked(True, True)],
     "erased": [rec.Erased(), rec.Erased("tool")],
 }  # fmt: skip
 EACH = [(kind, payload) for kind, payloads in PAYLOADS.items() for payload in payloads]

@@ -17,12 +17,13 @@ from perdure.agents.env import Env, Plan
 from perdure.agents.hooks import settle
 from perdure.agents.signature import ArgumentsInvalid
 from perdure.agents.tool import Tool
+from perdure.durable.endings import Parked
 from perdure.durable.limit import TimeLimit
 from perdure.durable.people import expiry
 from perdure.durable.program import Keep
 from perdure.durable.retry import TOOL_BACKOFF
 from perdure.durable.run_io import RunIO
-from perdure.durable.step import Suspended
+from perdure.durable.step import Suspended, changed
 from perdure.durable.threads import in_thread
 from perdure.types.base import decode_json, encode_json, find_unserialisable, plain, sound
 from perdure.types.errors import ModelRetry, NotDone, ToolServerError, UnknownName, Unserialisable
@@ -202,6 +203,7 @@ class _Handling:
         """Call the handler, again where its effect allows it, and make of its end a result."""
         tool = self.tool
         limit: TimeLimit | None = None
+        left_out = ""
         tried = self.io.tried
         attempt = await tried.before(self.key, self.io.kernel.clock) if tried else 0
         while True:
@@ -217,6 +219,9 @@ class _Handling:
                 else:
                     with (limit := TimeLimit(tool.timeout)):
                         value = await self._handle(bound)
+                left_out = self._left_out(attempt)
+                if left_out:
+                    raise self._changed(left_out, "ended")
                 return self._encoded(value)
             except TimeoutError as error:
                 self.ctx.restore(self.before)
@@ -227,17 +232,33 @@ class _Handling:
                     return self._timed_out()
                 failure: Exception = error
             except Exception as error:
+                left_out = self._left_out(attempt)
                 self.ctx.restore(self.before)
                 failure = error
             if self._may_repeat(failure, attempt):
                 await self._wait(failure, attempt)
                 continue
+            if left_out:
+                raise self._changed(left_out, f"ended with {type(failure).__name__}: {failure}") from failure
             if self.plan.agent.strict and not isinstance(failure, (ModelRetry, Unserialisable)):
                 raise failure
             name = type(failure).__name__
             lost = isinstance(failure, ToolServerError) and not isinstance(failure, NotDone)
             outcome: Outcome = "unknown" if lost and self.tool.effect == "once" else "error"
             return closed_with(self.plan.agent.name, self.call, name, str(failure) or name, outcome, self._usage())
+
+    def _left_out(self, attempt: int) -> str:
+        """Which steps a body that was entered again has not asked for by its end."""
+        again = self.note.again
+        if again is None and attempt == 1 and not self.io.tried.before_us:
+            return ""
+        return self.ctx.left_out(again.waits if again is not None else ())
+
+    def _changed(self, left_out: str, how: str) -> Parked:
+        return changed(
+            f"the tool {self.tool.name!r} at {self.key} has {how} and did not ask for {left_out}, which it had done, "
+            "begun or waited for before",
+        )
 
     async def _handle(self, bound: Any) -> Any:
         tool = self.tool

@@ -16,6 +16,7 @@ from perdure.agents.definition import AgentDefinition, NetworkDefinition
 from perdure.agents.env import Env
 from perdure.agents.outcome import RunResult, raise_for
 from perdure.agents.tool import Tool
+from perdure.durable.endings import Parked
 from perdure.types.base import encode_json, plain
 from perdure.types.errors import DefinitionError
 from perdure.types.ids import derive_id
@@ -56,8 +57,8 @@ async def run_child(
                 "run_id": child_id,
             }
             place = (env.ledger, env.run_id, key)
-            running = env.launch(env, definition, input, inherited, place)
-            running.env.fallback = _fallback(env, ctx)
+            running = env.launch(env, definition, input, inherited, place, _fallback(env, ctx))
+            running.accepts = body.key in body.io.tried.accepted
             env.children[child_id] = running
             go_on = running.drive()
         else:
@@ -66,6 +67,8 @@ async def run_child(
             result = await go_on if go_on is not None else running.result()
             while given := _answers(env, running):  # waits of the child that were answered, each by this run's log
                 result = await running.answer(given)
+        except Parked as why:
+            raise Parked(f"{why} (in its child run {child_id})") from None
         except asyncio.CancelledError:
             ctx.children[child_id] = running.loop.total_usage  # what was spent until it was cut off
             raise

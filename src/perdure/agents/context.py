@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from perdure.db.transaction import AsyncTransaction, Transaction
     from perdure.durable.run_io import RunIO
     from perdure.types.records import JsonPatch
-    from perdure.types.waits import Answer, Decision
+    from perdure.types.waits import Answer, Decision, Wait
 
 S = TypeVar("S", default=Any)
 T = TypeVar("T")
@@ -327,6 +327,15 @@ class Context(Generic[S]):
         """
         if self._body is not None and self._body.suspended is not None:
             raise self._body.suspended
+
+    def left_out(self, waited: Sequence[Wait]) -> str:
+        """Say which steps of earlier entries this body has not asked for by its end; nothing if it has for all.
+
+        Args:
+            waited: what it was ended to wait for last.
+        """
+        left = self.body.unasked(waited)
+        return ", ".join(repr(one.removeprefix(f"{self._key}/")) for one in left)
 
     @property
     def step(self) -> Step:

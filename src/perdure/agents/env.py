@@ -93,7 +93,9 @@ NO_HOOKS = HookChain(())
 
 
 class Child(Protocol):
-    """A run that a step of this one has started."""
+    """A run that a step of this one has started; `accepts` says that it goes on with changed code."""
+
+    accepts: bool
 
     @property
     def env(self) -> Env:
@@ -178,7 +180,7 @@ class Env:
         run_id: str,
         session_id: str,
         options: Mapping[str, Any],
-        launch: Callable[[Env, Any, Any, Mapping[str, Any], tuple[Ledger, str, str]], Child],
+        launch: Callable[[Env, Any, Any, Mapping[str, Any], tuple[Ledger, str, str], Model | None], Child],
         run_child: Callable[[Env, Context[Any], Any, Any, Mapping[str, Any]], Awaitable[RunResult[Any, Any]]],
     ) -> None:
         self.run_child = run_child

@@ -94,7 +94,7 @@ class Output:
         except (ValueError, msgspec.ValidationError) as error:
             if bare:  # a value that fits is taken without its wrapping; one that does not is told of the wrapping first
                 raise ModelRetry('The answer must be a JSON object with the key "result".') from error
-            raise ModelRetry(f"The answer does not fit: {_readable(error)}. Correct it and answer again.") from error
+            raise ModelRetry(f"The answer does not fit: {readable(error)}. Correct it and answer again.") from error
         return kept
 
     def load(self, value: Json) -> Any:
@@ -136,7 +136,8 @@ def _inline_root(schema: dict[str, Any]) -> dict[str, Any]:
     return {**root, "$defs": rest} if rest else root
 
 
-def _readable(error: Exception) -> str:
+def readable(error: Exception) -> str:
+    """Say in one line what does not fit."""
     details = getattr(error, "errors", None)
     if details is None:
         return str(error)

@@ -18,6 +18,7 @@ from perdure.agents.undo import settle_doubt
 from perdure.durable.endings import Left, Parked
 from perdure.durable.program import Do, Keep
 from perdure.durable.run_io import RunIO
+from perdure.types.errors import Conflict
 from perdure.types.records import AgentDone, Payload
 
 
@@ -56,8 +57,14 @@ class AgentsProgram:
                 return await _end(env, what, do.key, io)
             assert isinstance(what, Route)
             return await route(env, state, what, do.key, io)
-        except (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit, Left, Parked):
+        except (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit, Left):
             raise
+        except Parked as why:
+            if env.kernel.durable:
+                raise
+            error = Conflict(str(why))  # a run in memory has nobody who could look at it and let it go on
+            await _tell(env, what, do.key, io, error)
+            raise error from why
         except BaseException as error:
             await _tell(env, what, do.key, io, error)
             raise

@@ -74,7 +74,10 @@ class Roster:
             return self._rules_of(self.find(name, args), name)
         found = self._rules.get(name)
         if found is None:
-            found = self._rules[name] = self._rules_of(self.find(name), None)
+            try:
+                found = self._rules[name] = self._rules_of(self.find(name), None)
+            except UnknownName:  # it is gone since: what it has said is there all the same
+                return LoopRules(name)
         return found
 
     def routing_rules(self, name: str) -> LoopRules:

@@ -61,6 +61,20 @@ async def route(env: Env, state: NetworkLoop, note: RouteNote, key: str, io: Run
     return await _decided(env, ctx, answer, _name(router))
 
 
+async def recall_routing(env: Env, state: NetworkLoop) -> bool:
+    """Find the routing agent whose turn is open, for which another process has asked the router; say whether it is."""
+    network, asking = env.network, state.asking
+    assert network is not None and asking is not None
+    router: Any = env.router if env.router is not None else network.router or default_routing_agent()
+    if not isinstance(router, RoutingDefinition):
+        ctx: Context[Any] = Context(env, None, asking.prefix, None, state.doc)
+        router = await settle(router(router_args(env, state, ctx)))
+    found = isinstance(router, RoutingDefinition) and router.name == asking.rules.agent
+    if found:
+        env.roster.routing[router.name] = router
+    return found
+
+
 def router_args(env: Env, state: NetworkLoop, ctx: Context[Any]) -> RouterArgs[Any]:
     """Collect what a router is given."""
     started = state.started

@@ -8,9 +8,11 @@ from functools import partial
 from typing import Any
 
 from perdure.agents.budget import UNLIMITED, Budget, Ledger
+from perdure.agents.changed import judge, judge_definition
 from perdure.agents.children import run_child
 from perdure.agents.definition import AgentDefinition, NetworkDefinition
 from perdure.agents.env import Env
+from perdure.agents.fingerprints import prints_of
 from perdure.agents.hooks import Hooks
 from perdure.agents.lost import lost_attempts, usage_of
 from perdure.agents.network_loop import NetworkLoop, RunRules
@@ -19,11 +21,14 @@ from perdure.agents.program import AgentsProgram
 from perdure.agents.result import AgentResult
 from perdure.agents.run_options import DICT_KIND, check_options, check_prices, keep_options, read_state
 from perdure.durable.drive import drive
+from perdure.durable.endings import Parked
+from perdure.durable.fingerprint import Verdict, has_changed
 from perdure.durable.kernel import Kernel
 from perdure.durable.patience import patiently
 from perdure.durable.program import Waiting
 from perdure.durable.run_io import RunIO
 from perdure.log.log import NewRun, RunRow, Token
+from perdure.models.model import Model
 from perdure.types.base import encode_json
 from perdure.types.errors import DefinitionError
 from perdure.types.events import AnyEvent, RunResumed, Sink
@@ -52,6 +57,10 @@ class Running:
         kernel: where it lives; an own one in memory unless given.
         hooks: those of the runtime.
         parent: the run that started this one: its ledger, id and the place in it.
+        fallback: the model of agents that nobody has given one.
+
+    Attributes:
+        accepts: whether it goes on with changed code, because the run that has started it was accepted.
 
     Raises:
         DefinitionError: an option or the input is wrong.
@@ -59,6 +68,7 @@ class Running:
     """
 
     __slots__ = (
+        "accepts",
         "began",
         "definition",
         "env",
@@ -83,6 +93,7 @@ class Running:
         hooks: tuple[Hooks, ...] = (),
         parent: tuple[Ledger, str, str] | None = None,
         sink: Sink | None = None,
+        fallback: Model | None = None,
     ) -> None:
         if options:
             check_options(options, kernel)
@@ -113,6 +124,7 @@ class Running:
             launch=_launch,
             run_child=run_child,
         )
+        env.fallback = fallback
         env.thread_id = thread_id
         env.turn_prompt = turn_prompt
         if options and env.ledger.counts_cost:
@@ -145,7 +157,9 @@ class Running:
             env.user_id,
             parent[1] if parent is not None else None,
             parent[2] if parent is not None else None,
+            prints_of(definition, fallback) if kernel is not None and kernel.durable else None,
         )
+        self.accepts = False
 
     async def drive(self) -> RunResult[Any, Any]:
         """Drive the run until it is finished or waits, and give what it has reached; failures are in the status.
@@ -173,7 +187,12 @@ class Running:
         if claimed is None:
             return self.result()  # it has ended
         token, head = claimed
-        return await self.take_up(token, head, records, Claimed(token.epoch, run.status == "running"))
+        why = judge_definition(self.definition, self.started)
+        verdict = await judge(self.env, self.loop, records, accepts=self.accepts) if not why else Verdict(needed=(why,))
+        if verdict.needed:
+            raise Parked(has_changed(*verdict.needed))
+        note = Claimed(token.epoch, run.status == "running", False, "", verdict.differences, verdict.prints)
+        return await self.take_up(token, head, records, note)
 
     def new_run(self, input_hash: str = "") -> NewRun:
         """The run as a log takes it in."""
@@ -197,6 +216,7 @@ class Running:
             earlier: the session's conversation before this turn.
         """
         io = self.io = RunIO(self.env.kernel, token, self.sink, head)
+        io.below = self.started.parent is not None
         if self.env.options:
             self.began = io.kernel.clock.now()
             self._limit(io)
@@ -246,7 +266,8 @@ class Running:
             claimed: the note of a new owner, if somebody had it before.
         """
         io = self.io = RunIO(self.env.kernel, token, self.sink, head)
-        io.tried.recall(records)
+        io.below = self.started.parent is not None
+        io.tried.recall(records, accepts=self.accepts)
         io.waits.recall(records)
         self.began = records[0].created_at
         self._limit(io)
@@ -405,10 +426,15 @@ def _ledger(budget: Budget | None, above: Ledger) -> Ledger:
 
 
 def _launch(
-    env: Env, definition: Any, input: Any, options: Mapping[str, Any], place: tuple[Ledger, str, str]
+    env: Env,
+    definition: Any,
+    input: Any,
+    options: Mapping[str, Any],
+    place: tuple[Ledger, str, str],
+    fallback: Model | None,
 ) -> Running:
     """Make a child run on the same kernel."""
-    return Running(definition, input, options, kernel=env.kernel, parent=place)
+    return Running(definition, input, options, kernel=env.kernel, parent=place, fallback=fallback)
 
 
 def _loader(definition: AgentDefinition | NetworkDefinition, has_output: bool, stop_reason: str) -> Any:

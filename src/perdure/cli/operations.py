@@ -40,6 +40,7 @@ def add_operations(commands: Any) -> None:
     cancel.add_argument("run", metavar="RUN")
     resume = _command(runs, "resume", "let a parked run go on", "runs:resume_run")
     resume.add_argument("run", metavar="RUN")
+    resume.add_argument("--accept", action="store_true", help="go on although its code has changed")
     resume.add_argument("--force", action="store_true", help="also take it from an owner that is alive and stuck")
 
     sessions = _group(commands, "sessions", "list, show, export, import and erase sessions")

@@ -112,7 +112,7 @@ def resume_run(given: argparse.Namespace) -> int:
     async def work(runtime: Runtime, painter: Painter) -> int:
         container = runtime.container(given.container)
         before = await find_run(container, given.run)
-        run = await container.resume(before.id, force=given.force)
+        run = await container.resume(before.id, force=given.force, accept=given.accept)
         if run.status == "waiting":
             painter.line(f"{run.id} waits again, as it did when the store was copied.")
         else:

@@ -119,11 +119,12 @@ def _note(payload: rec.Payload, closed: int, waits: Mapping[str, Wait]) -> dict[
         case rec.Started():
             return {"what": "begins; it is never begun twice"}
         case rec.Claimed():
+            changed = f"; changed since: {', '.join(payload.changes)}" if payload.changes else ""
             if payload.parked:
-                return {"what": f"parked: {payload.parked}", "status": "error", "mark": True}
+                return {"what": f"parked: {payload.parked}{changed}", "status": "error", "mark": True}
             died = "the process died; " if payload.died else ""
             kept = f"{closed} finished {'step is' if closed == 1 else 'steps are'} answered from the log"
-            return {"what": f"{died}owner {payload.epoch} goes on, {kept}", "mark": True}
+            return {"what": f"{died}owner {payload.epoch} goes on, {kept}{changed}", "mark": True}
         case rec.StepDone():
             if payload.error is not None:
                 return {"what": f"{payload.name}: {_error(payload.error)}", "status": "error"}
@@ -160,7 +161,8 @@ def _note(payload: rec.Payload, closed: int, waits: Mapping[str, Wait]) -> dict[
         case rec.Compacted():
             return {"what": f"the conversation was written down: {len(payload.messages)} messages"}
         case rec.Unparked():
-            return {"what": "taken from its owner by force" if payload.forced else "resumed by hand", "mark": True}
+            how = "taken from its owner by force" if payload.forced else "resumed by hand"
+            return {"what": f"{how}, with changed code" if payload.accepted else how, "mark": True}
         case rec.Erased():
             return {"what": f"({payload.was}, erased)", "status": "erased"}
     return {"what": ""}

@@ -242,11 +242,11 @@ class _Driver:
             # what a step still says counts only if the run is left; its exception has been seen either way
             if not task.cancelled() and task.exception() is None and io.leaving:
                 self.done(key, task.result())
-        if isinstance(error, Parked):
+        if isinstance(error, Parked) and not io.below:
             io.hold(None, Claimed(io.token.epoch, parked=sound(str(error))))
         if io.leaving or isinstance(error, Parked):
             with suppress(Conflict, StoreError):  # whoever has it since, or finds this process gone, goes on
-                await io.flush("queued" if io.leaving else "parked")
+                await io.flush("queued" if io.leaving else None if io.below else "parked")
         elif io.projector is not None and not self.ended and not isinstance(error, Conflict):
             token = io.token
             end = RunFailed(error=describe(error), run_id=token.run_id, session_id=token.session_id)

@@ -62,7 +62,7 @@ async def perform(
     while True:
         attempt += 1
         if once:
-            await io.keep(None, Started(key))
+            await io.keep(None, Started(key, arguments=closing.arguments))
         await io.sure()
         try:
             result = plain(await work(), f"result of the step {closing.name!r}")

@@ -70,7 +70,7 @@ async def send_event(body: Body, step: Step, id: str, name: str, data: Any, even
     with body.enter(id, what) as key:
         event = new_event(name, data, event_id or derive_id("event", io.token.run_id, key))
         closing = StepDone(id, event.id, arguments_hash([name, event.data, event_id]))
-        if step.known(key, closing) is None:
+        if await step.known(key, closing) is None:
             known = await log.event(event.id) if event_id is not None else None
             if known is not None and not same_event(known, event):
                 raise event_used(known)

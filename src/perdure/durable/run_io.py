@@ -47,6 +47,7 @@ class RunIO:
 
     Attributes:
         alone: whether nobody else has written to the session since.
+        below: whether another run has started this one, and is parked in its place.
         answered: whether somebody has answered since the run last looked whether it must wait.
         in_step: whether the driver is where a stop may cut it off: inside a step, never inside an append.
         nudged: is done when the driver shall look at what others have posted.
@@ -64,6 +65,7 @@ class RunIO:
         "_writing",
         "alone",
         "answered",
+        "below",
         "cancelled_outside",
         "cause",
         "committed",
@@ -93,6 +95,7 @@ class RunIO:
         self.seq = head
         self.committed = head
         self.alone = True
+        self.below = False
         self._writing: asyncio.Lock | None = None
         self.stop: Stop | None = None
         self.stop_detail = ""

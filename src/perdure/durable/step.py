@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -29,15 +29,15 @@ from typing import (
 )
 from uuid import UUID
 
-import msgspec
-
 from perdure.durable import effects, events
 from perdure.durable.arguments import arguments_hash
 from perdure.durable.effects import StepEffect
+from perdure.durable.endings import Parked
+from perdure.durable.fingerprint import has_changed
 from perdure.durable.people import UNKNOWN, check_in_doubt
 from perdure.durable.run_io import RunIO
 from perdure.durable.threads import in_thread
-from perdure.types.errors import AmbiguousStep, Conflict, DefinitionError, StepOutsideSteps
+from perdure.types.errors import AmbiguousStep, DefinitionError, StepOutsideSteps
 from perdure.types.events import StepStarted
 from perdure.types.ids import derive_id
 from perdure.types.records import ChildDone, StepDone, TransactionDone
@@ -81,6 +81,10 @@ class Body:
         waits: what was waited for so far, so that a deadline stays what it was when the body is entered again.
         name: the tool's name, for errors.
         root: the body that this one is a scope of, if it is one.
+
+    Attributes:
+        suspended: what has ended this body before its code did: it waits, or its code has changed.
+        asked: the places of the steps that it has asked for.
     """
 
     __slots__ = (
@@ -92,6 +96,7 @@ class Body:
         "_root",
         "_scopes",
         "answers",
+        "asked",
         "done",
         "effect",
         "io",
@@ -119,7 +124,8 @@ class Body:
         self.answers = answers
         self.waits = waits
         self.name = name
-        self.suspended: Suspended | None = None
+        self.suspended: Suspended | Parked | None = None
+        self.asked: set[str] = set() if root is None else root.asked
         self._counts: dict[str, int] = {}
         self._open = 0
         self._overlapped = False
@@ -136,9 +142,10 @@ class Body:
             StepOutsideSteps: the tool did not declare that its effects are in its steps.
             AmbiguousStep: the id was used while another step was open.
             Suspended: the body has ended, to wait; what its code still does counts for nothing.
+            Parked: the body has ended, because its code has changed.
         """
         if (self._root or self).suspended is not None:
-            raise cast("Suspended", (self._root or self).suspended)
+            raise cast("BaseException", (self._root or self).suspended)
         if self.effect not in ("steps", "pure"):
             raise StepOutsideSteps(
                 f"The tool {self.name!r} used {what} but its effect is {self.effect!r}. "
@@ -157,8 +164,10 @@ class Body:
         root = self._root or self
         self._open += 1
         root._all_open += 1
+        key = f"{self.key}/{id}" + (f"#{count}" if count > 1 else "")
+        self.asked.add(key)
         try:
-            yield f"{self.key}/{id}" + (f"#{count}" if count > 1 else "")
+            yield key
         finally:
             self._open -= 1
             root._all_open -= 1
@@ -195,6 +204,7 @@ class Body:
     async def wait_at(self, place: str, make: Callable[[str], Wait]) -> WaitAnswer:
         """Wait within a step that is open already; see `wait`."""
         mark = wait_id(self.io.token.run_id, place)
+        self.asked.add(mark)
         answer = self.answers.get(mark)
         if answer is None:
             await self.park((self.waits.get(mark) or make(mark),))
@@ -212,6 +222,30 @@ class Body:
         finally:
             root._parked.remove(entry)
 
+    def differs(self, key: str, what: str) -> Parked:
+        """End this body, because its code asks a step that was done before for something else."""
+        root = self._root or self
+        found = root.suspended
+        if not isinstance(found, Parked):
+            found = root.suspended = changed(f"the step {key!r} {what}")
+        return found
+
+    def unasked(self, waited: Sequence[Wait] = ()) -> list[str]:
+        """The steps of earlier entries that this one has not asked for, though its code has ended.
+
+        Args:
+            waited: what the body was ended to wait for last.
+        """
+        run_id, mine = self.io.token.run_id, wait_id(self.io.token.run_id, self.key)
+        if self.effect in ("steps", "pure") and self.key not in self.io.tried.accepted:
+            waits = [one.id for one in waited if one.run_id == run_id and one.id not in (*self.asked, mine)]
+            if waits:
+                return waits
+        under, accepted = f"{self.key}/", self.io.tried.accepted
+        known = [*self.done, *self.io.tried.open]
+        places = (one.removesuffix("#undo") for one in known if one.startswith(under) and one not in accepted)
+        return [one for one in places if one not in self.asked]
+
     def _look(self) -> None:
         """See whether all that is open waits, once the body's other branches have had their turn to open a step."""
         if self._parked:
@@ -222,15 +256,21 @@ class Body:
             asyncio.get_running_loop().call_soon(self._suspend, turns - 1)
         elif self._parked and len(self._parked) == self._all_open:
             waits = tuple(wait for _, some in self._parked for wait in some)
-            self.suspended = Suspended(waits)
+            if not isinstance(self.suspended, Parked):
+                self.suspended = Suspended(waits)
             for future, _ in self._parked:
                 if not future.done():
-                    future.set_exception(Suspended(waits))
+                    future.set_exception(self.suspended)
 
 
 def _check(name: str, what: str) -> None:
     if not name or "/" in name or "#" in name:
         raise AmbiguousStep(f"The {what} {name!r} is not allowed: it must not be empty nor contain '/' or '#'.")
+
+
+def changed(why: str) -> Parked:
+    """Make what ends a run whose code has changed so that it cannot be told what it has done already."""
+    return Parked(has_changed(why))
 
 
 async def _call(fn: Callable[..., Any], *args: Any) -> Any:
@@ -307,11 +347,13 @@ class Step:
         check_in_doubt(f"The step {id!r}", in_doubt, effect, undo)
         with self._body.enter(id, f"ctx.step.run({id!r})") as key:
             closing = StepDone(id, None, arguments_hash(args))
-            known = self.known(key, closing)
+            known = await self.known(key, closing)
             if known is not None:
                 return known.result
             io = self._opened(id, key)
-            undoing = None if undo is None else lambda: _call(undo, *args)
+            # what was begun with other arguments, and is accepted as it is, is not undone with these
+            undone = undo if io.tried.open.get(key, closing.arguments) == closing.arguments else None
+            undoing = None if undone is None else lambda: _call(undone, *args)
             asking = None if in_doubt == "tell" else partial(self._doubted, id, key)
             work = effects.perform(
                 io, key, closing, lambda: _call(fn, *args), effect=effect, retries=retries, undo=undoing, ask=asking
@@ -351,18 +393,25 @@ class Step:
         name = getattr(fn, "__name__", type(fn).__name__)
         with self._body.enter(f"transaction:{name}", f"ctx.transaction({name})") as key:
             closing = TransactionDone(name, None, arguments_hash([args, kwargs]))
-            known = self.known(key, closing)
+            known = await self.known(key, closing)
             if known is not None:
                 return known.result
             return await transact(self._opened(name, key), key, closing, fn, args, kwargs)
 
-    def known(self, key: str, closing: StepDone) -> Any:
-        """The record of a step that was done before, if it was."""
-        known = self._body.done.get(key)
+    async def known(self, key: str, closing: StepDone) -> Any:
+        """The record of a step that was done before, if it was.
+
+        Raises:
+            Parked: it was done, or begun, with other arguments; the body's other steps are finished before.
+        """
+        body = self._body
+        known = body.done.get(key)
+        begun = known.arguments if isinstance(known, StepDone) else body.io.tried.open.get(key)
+        if begun not in (None, closing.arguments) and key not in body.io.tried.accepted:
+            body.differs(key, f"was {'begun' if known is None else 'finished'} with other arguments")
+            await body.park(())
         if not isinstance(known, StepDone):
             return None
-        if known.arguments != closing.arguments:
-            raise Conflict(f"The step {key!r} was finished with other arguments; use another id for another call.")
         if known.error is not None:
             raise effects.raised(known.name, known.error)
         return known
@@ -404,7 +453,7 @@ class Step:
             await body.wait(id, what, lambda mark: Timer(mark, io.token.run_id, until(io.kernel.store_now())))
             return
         with body.enter(id, what) as key:  # nobody can wake a run in memory that is not there any more
-            if self.known(key, closing := StepDone(id, None, "")) is None:
+            if await self.known(key, closing := StepDone(id, None, "")) is None:
                 now = clock.now()
                 await clock.sleep(max(0.0, until(now) - now))
                 await io.keep(key, closing)
@@ -462,11 +511,12 @@ class Step:
         """
         body, io = self._body, self._body.io
         with body.enter(id, f"ctx.step.now({id!r})") as key:
-            closing = StepDone(id, None, "")
-            known = self.known(key, closing)
-            if known is None:
-                known = msgspec.structs.replace(closing, result=io.kernel.clock.now())
+            known = body.done.get(key)
+            if not isinstance(known, StepDone):
+                known = StepDone(id, io.kernel.clock.now())
                 io.note(key, known)  # it is committed with the next record
+            elif known.arguments or not isinstance(known.result, (int, float)):
+                raise body.differs(key, "was finished, and gave no time")
             return datetime.fromtimestamp(known.result, UTC)
 
     def scope(self, name: str) -> Step:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from perdure.durable.fingerprint import accepted_places, places_of
 from perdure.durable.kernel import Clock
 from perdure.types.records import AttemptFailed, Record, Started
 
@@ -12,16 +13,20 @@ class Tried:
     """A run's open starts and failed attempts, folded from its records.
 
     Attributes:
-        open: the places of steps that must not be done again, were begun, and never ended.
+        open: the places of steps that must not be done again, were begun, and never ended, with their arguments' hash.
         begun: how often each of these was begun.
         undone: the places that were undone.
+        accepted: the places whose records are used as they are, though the code has changed since.
+        before_us: whether another owner had the run.
     """
 
-    __slots__ = ("_attempts", "begun", "open", "undone")
+    __slots__ = ("_attempts", "accepted", "before_us", "begun", "open", "undone")
 
     def __init__(self) -> None:
-        self.open: set[str] = set()
+        self.open: dict[str, str] = {}
         self.begun: dict[str, int] = {}
+        self.accepted: frozenset[str] = frozenset()
+        self.before_us = False
         self.undone: set[str] = set()
         self._attempts: dict[str, tuple[int, float, float]] = {}
 
@@ -33,17 +38,19 @@ class Tried:
         """Take a record that this process has just made."""
         payload = record.payload
         if type(payload) is Started:
-            self.open.add(payload.step)
+            self.open[payload.step] = payload.arguments
             self.begun[payload.step] = self.begun.get(payload.step, 0) + 1
         elif type(payload) is AttemptFailed:
-            self.open.discard(payload.step)  # only what has certainly not happened is tried again
+            self.open.pop(payload.step, None)  # only what has certainly not happened is tried again
         elif record.key is not None:
-            self.open.discard(record.key)
+            self.open.pop(record.key, None)
             if record.key.endswith("#undo"):
                 self.undone.add(record.key)
 
-    def recall(self, records: Sequence[Record]) -> None:
-        """Take what the log has of a run that another owner had."""
+    def recall(self, records: Sequence[Record], *, accepts: bool = False) -> None:
+        """Take what the log has of a run that another owner had; `accepts` says that all of it is accepted."""
+        self.before_us = True
+        self.accepted |= places_of(records) if accepts else accepted_places(records)
         for record in records:
             self.note(record)
             payload = record.payload

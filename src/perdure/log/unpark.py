@@ -10,13 +10,16 @@ from perdure.types.errors import Conflict
 from perdure.types.records import RunStatus, Unparked
 
 
-async def unpark(log: SqlLog, run_id: str, *, force: bool = False, to_end: bool = False) -> RunRow:
+async def unpark(
+    log: SqlLog, run_id: str, *, force: bool = False, accept: bool = False, to_end: bool = False
+) -> RunRow:
     """Make a parked run one that can be claimed, with its deaths forgotten; who had it before has no token any more.
 
     Args:
         log: the container's log.
         run_id: the run.
         force: whether it is taken from an owner that has it.
+        accept: whether it goes on with changed code.
         to_end: whether it was cancelled and shall only be closed; then a waiting one need not wait.
 
     Raises:
@@ -46,7 +49,7 @@ async def unpark(log: SqlLog, run_id: str, *, force: bool = False, to_end: bool 
             "UPDATE sessions SET turn = ?, epoch = 0, nonce = '' WHERE number = ? AND (turn IS NULL OR turn = ?)",
             (run_id, number, run_id),
         )
-        yield from add_record(log, number, session, run_id, Unparked(force), now)
+        yield from add_record(log, number, session, run_id, Unparked(force, accept), now)
 
     await log.db.write(script, notify=True)
     return await log.run(run_id)

@@ -13,6 +13,7 @@ from msgspec import structs
 from typing_extensions import Unpack
 
 from perdure.agents.agent import Agent
+from perdure.agents.changed import compare, judge, judge_definition
 from perdure.agents.handle import Run
 from perdure.agents.network import Network
 from perdure.agents.options import RunOptions
@@ -23,6 +24,7 @@ from perdure.agents.stream import RunStream
 from perdure.db.database import StoreError
 from perdure.durable.endings import Left as Leaving
 from perdure.durable.endings import Parked
+from perdure.durable.fingerprint import has_changed, what_to_do
 from perdure.durable.kernel import Kernel
 from perdure.durable.live import Live
 from perdure.durable.patience import patiently
@@ -201,12 +203,13 @@ class Container:
         """
         return (await self.log.send([new_event(name, data, id)]))[0]
 
-    async def resume(self, run_id: str, *, force: bool = False) -> RunRow:
+    async def resume(self, run_id: str, *, force: bool = False, accept: bool = False) -> RunRow:
         """Let a parked run go on: a worker that has its definition takes it, when its session's turn is its own.
 
         Args:
             run_id: the run.
             force: whether it is also taken from an owner that is alive, which is refused what it still writes.
+            accept: whether it goes on although its code has changed: what was finished before is used as it is.
 
         Returns:
             The run as it is now.
@@ -215,7 +218,7 @@ class Container:
             UnknownName: there is no such run.
             Conflict: it is not parked, and `force` was not asked for or does not help.
         """
-        run = await unpark(self.log, run_id, force=force)
+        run = await unpark(self.log, run_id, force=force, accept=accept)
         self.runtime.worker.tell()
         return run
 
@@ -271,9 +274,7 @@ class Container:
         self.runtime.check_registered(definition)
         runtime = self.runtime
         given = {"resources": runtime.resources, **options} if runtime.resources else options
-        running = Running(definition, input, given, kernel=self.kernel, hooks=runtime.hooks)
-        running.env.fallback = runtime.model
-        return running
+        return Running(definition, input, given, kernel=self.kernel, hooks=runtime.hooks, fallback=runtime.model)
 
     def _launch(self, running: Running, taken: asyncio.Future[None] | None = None) -> Run[Any, Any]:
         id = running.env.run_id
@@ -316,7 +317,9 @@ class Container:
         started = running.started
         self.runtime.held.check()
         await self.runtime.worker.fresh()
-        mark = input_hash(encode_json(started.messages), encode_json(started.state), encode_json(started.history))
+        # a state that nobody has given is no input: its type may have other defaults by now
+        state = encode_json(started.state) if running.env.options.get("state") is not None else b""
+        mark = input_hash(encode_json(started.messages), state, encode_json(started.history))
         accepted = await self.log.accept(running.new_run(mark), started, running.env.options.get("on_busy", "queue"))
         if accepted.behind is not None and "on_busy" in running.env.options:
             await self._close_cancelled(running.env.session_id)
@@ -499,14 +502,26 @@ class Container:
         if not self.runtime.registry.has(run.definition):  # nothing is to be done but to end it
             await self.log.append(token, [Entry(None, claimed), *ending(records)])
             return
+        other = judge_definition(self.runtime.registry.get(run.definition), cast("RunStarted", records[0].payload))
+        if other:
+            await self._park(token, claimed, has_changed(other))
+            return
         try:
             running = self._revived(run, records)
+            verdict = compare(running.env, records)
+            claimed = structs.replace(claimed, changes=verdict.differences, fingerprints=verdict.prints)
             running.recall(records, await self.conversations.earlier(running))
+            verdict = await judge(running.env, running.loop, records)
         except StoreError:
             raise
         except Exception as error:
             _log.debug("Run %s cannot be gone on with.", run.id, exc_info=True)
             await self._park(token, claimed, f"it cannot be gone on with ({type(error).__name__}: {error})")
+            return
+        if verdict.differences:
+            _log.info("The code of run %s is %s: %s.", run.id, verdict.name, "; ".join(verdict.differences))
+        if verdict.needed:
+            await self._park(token, claimed, has_changed(*verdict.needed))
             return
         self.live[run.id] = running
         _log.info("Run %s of %r is driven on here; %d records are known.", run.id, run.definition, len(records))
@@ -528,11 +543,11 @@ class Container:
             "user_id": run.user_id,
             "resources": self.runtime.resources,
         }
-        definition = self.runtime.registry.get(run.definition)
-        running = Running(definition, None, options, kernel=self.kernel, hooks=self.runtime.hooks)
+        runtime = self.runtime
+        definition = runtime.registry.get(run.definition)
+        running = Running(definition, None, options, kernel=self.kernel, hooks=runtime.hooks, fallback=runtime.model)
         running.started = started
         running.env.turn_prompt = started.system_prompt
-        running.env.fallback = self.runtime.model
         return running
 
     async def _asked(self, do: Callable[[], Awaitable[T]]) -> T:
@@ -567,4 +582,5 @@ def why_parked(run: RunRow, records: Sequence[Record]) -> str:
             "it takes the original's place."
         )
     said = [one.payload.parked for one in records if isinstance(one.payload, Claimed) and one.payload.parked]
-    return f"{said[-1] if said else 'nobody could go on with it'}. See what it does, then resume it."
+    why = said[-1] if said else "nobody could go on with it"
+    return f"{why}. {what_to_do(run.id, why)}."

@@ -258,9 +258,9 @@ class Runtime(BusDoors):
         """Tell of something that has happened; see `Container.send_event`."""
         return await self.container("default").send_event(name, data, id=id)
 
-    async def resume(self, run_id: str, *, force: bool = False) -> RunRow:
+    async def resume(self, run_id: str, *, force: bool = False, accept: bool = False) -> RunRow:
         """Let a parked run go on; see `Container.resume`."""
-        return await self.container("default").resume(run_id, force=force)
+        return await self.container("default").resume(run_id, force=force, accept=accept)
 
     async def runs(
         self, *, status: str | None = None, session_id: str | None = None, after: str | None = None, limit: int = PAGE

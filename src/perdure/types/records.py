@@ -66,7 +66,7 @@ class PromptRef(Base):
 
 
 class RunStarted(Base, tag="run_started"):
-    """A run was accepted, with everything that it starts from."""
+    """A run was accepted, with everything that it starts from; `fingerprints` says in short what its code was."""
 
     definition: str
     program: Literal["agent", "network"]
@@ -78,6 +78,7 @@ class RunStarted(Base, tag="run_started"):
     user_id: str | None = None
     parent: str | None = None
     parent_key: str | None = None
+    fingerprints: dict[str, Any] | None = None
 
 
 class InferenceDone(Base, tag="inference"):
@@ -151,23 +152,27 @@ class AgentDone(Base, tag="agent_finished"):
 class Started(Base, tag="started"):
     """A tool or step that must not run twice is about to run: an open start of an older epoch is in doubt.
 
-    `args` are the tool's arguments if a hook has changed them.
+    `args` are the tool's arguments if a hook has changed them, `arguments` is the hash of those of an inner step.
     """
 
     step: str
     args: dict[str, Any] | None = None
+    arguments: str = ""
 
 
 class Claimed(Base, tag="claim"):
     """A new owner has the run; `died` says that the one before it died with it, `alone` that it drove nothing else.
 
-    `parked` says why the owner did not go on with it.
+    `parked` says why the owner did not go on with it, `changes` what of its code differs from what the log has, and
+    `fingerprints` what its code is then.
     """
 
     epoch: int
     died: bool = False
     alone: bool = False
     parked: str = ""
+    changes: tuple[str, ...] = ()
+    fingerprints: dict[str, Any] | None = None
 
 
 class StepDone(Base, tag="step"):
@@ -267,9 +272,13 @@ class CancelAsked(Base, tag="cancel"):
 
 
 class Unparked(Base, tag="unparked"):
-    """Somebody wants a run to go on that was parked, or that its owner shall not have any more."""
+    """Somebody wants a run to go on that was parked, or that its owner shall not have any more.
+
+    `accepted` says that it goes on with changed code: what was finished before is used as it is.
+    """
 
     forced: bool = False
+    accepted: bool = False
 
 
 class Erased(Base, tag="erased"):

@@ -1,19 +1,20 @@
-"""`python -m tests.sim SEED [COUNT]` repeats seeds and says what is wrong."""
+"""`python -m tests.sim SEED [COUNT [AGE]]` repeats seeds and says what is wrong."""
 
 import sys
 import time
 
 from tests.sim.check import compare, problems
-from tests.sim.plan import Plan
+from tests.sim.plan import NEWEST, Plan
 from tests.sim.world import World
 
 if __name__ == "__main__":
     first = int(sys.argv[1])
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    age = int(sys.argv[3]) if len(sys.argv) > 3 else NEWEST
     began = time.monotonic()
     bad = 0
     for seed in range(first, first + count):
-        plan = Plan.of(seed)
+        plan = Plan.of(seed, age)
         if count == 1:
             print(plan)
         started = time.monotonic()

@@ -16,10 +16,14 @@ from perdure.types.transcript import Transcript
 from tests.runtime.canon import closings
 from tests.sim.desk import BY_NAME, HELPER
 from tests.sim.plan import Plan
+from tests.sim.promises import CHECKS
 from tests.sim.watch import digest, moment
 from tests.sim.world import World
 
 Place = tuple[str, str]
+IN_STEPS = ("trip", "book", "stay")
+"""Tools whose effects are all in their steps."""
+NOT_KNOWN = re.compile(rb'"outcome":"unknown"|StepInDoubt|StepUndone|"name":"undone"')
 INBOX = (rec.CancelAsked, rec.Answered, rec.RunStarted)
 
 
@@ -57,7 +61,7 @@ def problems(world: World) -> list[str]:
     if world.store.check != "ok":
         wrong.append(f"the file is damaged: {world.store.check}")
     found = Found(world)
-    for check in (_sequence, _turns, _ends, _starts, _effects, _acknowledged, _cancels, _folding):
+    for check in (_sequence, _turns, _ends, _starts, _effects, _acknowledged, _cancels, _folding, *CHECKS):
         wrong += check(found)
     return wrong
 
@@ -137,8 +141,9 @@ def _effects(found: Found) -> Iterator[str]:
     for (_, run), records in found.runs.items():
         for one in records:
             payload = one.payload
+            ok = isinstance(payload, rec.ToolDone) and payload.outcome == "ok"
             sure = (
-                (isinstance(payload, rec.ToolDone) and payload.outcome == "ok" and payload.result.tool.name != "trip")
+                (ok and payload.result.tool.name not in IN_STEPS)
                 or (isinstance(payload, rec.InferenceDone) and not payload.interrupted)
                 or (isinstance(payload, rec.StepDone) and payload.error is None)
             )
@@ -240,16 +245,19 @@ def canon(records: Sequence[rec.Record]) -> dict[str, bytes]:
 
 
 def _unknown(records: dict[str, bytes]) -> bool:
-    return any(b'"outcome":"unknown"' in one for one in records.values())
+    return any(NOT_KNOWN.search(one) for one in records.values())
 
 
 def _certain(records: dict[str, bytes]) -> dict[str, bytes]:
-    """Without what a `once` tool said, of which the transcript may say that it is unknown."""
-    return {
-        key: re.sub(rb'"charged|"paid', b"", one)
-        for key, one in records.items()
-        if not (b'"name":"charge"' in one or b'"name":"pay"' in one) or b'"tool"' not in one[:20]
-    }
+    """Without what `once` tools and steps said, of which the transcript may say that nobody knows."""
+    return {key: one for key, one in records.items() if not _once(key, one)}
+
+
+def _once(key: str, record: bytes) -> bool:
+    if key.endswith(("/bed", "/fee", "#undo")):
+        return True
+    named = (b'"name":"%s"' % name for name in (b"charge", b"pay", b"reserve", b"stay"))
+    return b'"tool"' in record[:20] and any(one in record for one in named)
 
 
 def log_of(world: World) -> bytes:

@@ -4,35 +4,26 @@ A message is rounds of tools, such as `look,charge|trip`: two rounds, the first 
 What a step does is told to the world, with its run and its place.
 """
 
-import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-from perdure import Agent, Context, Network, NotDone, RouterArgs, tool
+from perdure import Agent, Context, Hooks, Network, NotDone, RouterArgs, tool
 from perdure.models.model import Capabilities, ModelRequest
 from perdure.types.chunks import Finished, ModelEvent, TextChunk, ToolCallChunk
 from perdure.types.errors import Overloaded
 from perdure.types.messages import TextMessage, ToolCallMessage
 from perdure.types.usage import Usage
-from tests.sim.clockwork import ProcessLoop
-
-
-def here() -> Any:
-    """The process that this code runs in."""
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, ProcessLoop)
-    return loop.process
-
-
-async def _while() -> None:
-    await asyncio.sleep(here().latency() * 20)
+from tests.sim.here import here, work
+from tests.sim.ledger import book
+from tests.sim.undoing import better, reserve, stay
 
 
 @tool(effect="pure")
 async def look(ctx: Context[Any]) -> str:
     """Look."""
     here().effect("pure", ctx.run_id, ctx._key, ctx.idempotency_key)
-    await _while()
+    await work()
     return "seen"
 
 
@@ -40,16 +31,16 @@ async def look(ctx: Context[Any]) -> str:
 async def fetch(ctx: Context[Any]) -> str:
     """Fetch."""
     here().effect("idempotent", ctx.run_id, ctx._key, ctx.idempotency_key)
-    await _while()
+    await work()
     return "x" * 70_000  # more than a record holds itself
 
 
 @tool(effect="once")
 async def charge(ctx: Context[Any]) -> str:
     """Charge."""
-    await _while()
+    await work()
     here().effect("once", ctx.run_id, ctx._key, ctx.idempotency_key)
-    await _while()
+    await work()
     return "charged"
 
 
@@ -66,7 +57,7 @@ def pay(ctx: Context[Any]) -> str:
 async def shaky(ctx: Context[Any]) -> str:
     """Fail at first."""
     here().effect("idempotent", ctx.run_id, ctx._key, ctx.idempotency_key)
-    await _while()
+    await work()
     if here().world.times("shaky", ctx.run_id, ctx._key) < 3:
         raise ConnectionError("shaky")
     return "firm"
@@ -77,7 +68,7 @@ async def bump(ctx: Context[Any]) -> str:
     """Count in the state."""
     here().effect("pure", ctx.run_id, ctx._key, ctx.idempotency_key)
     data = ctx.state.data
-    await _while()
+    await work()
     data[ctx._key] = data["bumps"] = data.get("bumps", 0) + 1
     return "bumped"
 
@@ -92,7 +83,7 @@ async def trip(ctx: Context[Any]) -> str:
 
     async def last() -> str:
         here().effect("step", ctx.run_id, f"{ctx._key}/b", "b")
-        await _while()
+        await work()
         return "b"
 
     begun = await ctx.step.run("a", first, effect="idempotent")
@@ -112,7 +103,7 @@ class Script:
         run, key = system.text.split()
         process = here()
         process.effect("model", run, key, key)
-        await _while()
+        await work()
         if process.world.fails(run, key):
             yield TextChunk("I th")
             raise Overloaded("too many", provider="script", model="script")
@@ -125,11 +116,12 @@ class Script:
         said = sum(isinstance(one, ToolCallMessage) for one in request.messages[at:])
         if number < len(rounds):
             for block, name in enumerate(rounds[number].split(",")):
-                yield ToolCallChunk(block, f"call_{number}_{block}", name, "{}")
+                args = {"room": 10 * number + block} if name in ("reserve", "stay") else {}
+                yield ToolCallChunk(block, f"call_{number}_{block}", name, json.dumps(args))
             yield Finished("tool", Usage(3, 2))
         else:
             yield TextChunk("done ")
-            await _while()
+            await work()
             yield TextChunk(f"after {said} rounds")
             yield Finished("stop", Usage(3, 2))
 
@@ -144,11 +136,12 @@ def _route(r: RouterArgs[Any]) -> Agent | None:
     return SECOND if r.call_count == 1 and r.state.data.get("bumps") else None
 
 
-TOOLS = [look, fetch, charge, pay, shaky, bump, trip]
+TOOLS = [look, fetch, charge, pay, shaky, bump, trip, book, reserve, stay]
+HOOKS = Hooks(before_tool=better)
 HELPER = Agent("Helper", system=_who, tools=[look], model=Script())
-DESK = Agent("Desk", system=_who, tools=TOOLS, model=Script())
-FIRST = Agent("First", system=_who, tools=TOOLS, model=Script())
-SECOND = Agent("Second", system=_who, tools=TOOLS, model=Script())
+DESK = Agent("Desk", system=_who, tools=TOOLS, model=Script(), hooks=HOOKS)
+FIRST = Agent("First", system=_who, tools=TOOLS, model=Script(), hooks=HOOKS)
+SECOND = Agent("Second", system=_who, tools=TOOLS, model=Script(), hooks=HOOKS)
 NET = Network("Net", agents=[FIRST, SECOND], router=_route)
 DEFINITIONS = [DESK, NET]
 BY_NAME = {one.name: one for one in DEFINITIONS}

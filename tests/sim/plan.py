@@ -1,10 +1,14 @@
 """What a seed stands for: who says what to whom, and what goes wrong when."""
 
+import re
 from random import Random
 from typing import Any, NamedTuple
 
 ROUNDS = ("look", "fetch", "charge", "pay", "trip", "bump", "shaky")
-"""The tools of the desk."""
+"""The first tools of the desk."""
+LATER = (("book", "reserve", "stay"),)
+"""Those that came later, age by age: a seed that has found something goes on to stand for what it was then."""
+NEWEST = 1 + len(LATER)
 
 
 class Ask(NamedTuple):
@@ -45,7 +49,8 @@ class Plan(NamedTuple):
     slowness: float
 
     @classmethod
-    def of(cls, seed: int) -> "Plan":
+    def of(cls, seed: int, age: int = NEWEST) -> "Plan":
+        """Make the plan that a seed stands for, among the tools that there were at an age."""
         chance = Random(f"plan {seed}")
         asks: list[Ask] = []
         for number in range(chance.randint(1, 3)):
@@ -58,7 +63,7 @@ class Plan(NamedTuple):
                     session,
                     f"run_{number}{turn}",
                     "Net" if chance.random() < 0.25 else "Desk",
-                    _rounds(chance),
+                    _with_later(_rounds(chance), Random(f"rounds {seed} {number} {turn}"), age),
                     chance.choice((1, 1, 1, 2)),
                 )
                 for turn in range(chance.randint(1, 4) if session else 1)
@@ -83,6 +88,13 @@ def _rounds(chance: Random) -> str:
         for _ in range(chance.choice((0, 1, 1, 2, 3)))
     ]
     return "|".join(rounds) or "-"
+
+
+def _with_later(rounds: str, chance: Random, age: int) -> str:
+    """Put tools that came later in the place of others."""
+    for tools in LATER[: age - 1]:
+        rounds = re.sub(r"\w+", lambda one, tools=tools: chance.choice((one[0], one[0], chance.choice(tools))), rounds)
+    return rounds
 
 
 def _trouble(chance: Random, processes: int) -> Trouble:

@@ -94,13 +94,13 @@ class Faulty(Connection):
     def begin(self) -> None:
         fault = self._meet("begin")
         if fault is not None:
-            raise _error("SQLITE_BUSY" if fault == "busy" and self._writes else "SQLITE_IOERR_READ")
+            raise error_of("SQLITE_BUSY" if fault == "busy" and self._writes else "SQLITE_IOERR_READ")
         self._inner.begin()
 
     def execute(self, statement: Sql) -> list[Row]:
         fault = self._meet("execute")
         if fault is not None:
-            raise _error("SQLITE_FULL" if fault == "full" and self._writes else "SQLITE_IOERR_READ")
+            raise error_of("SQLITE_FULL" if fault == "full" and self._writes else "SQLITE_IOERR_READ")
         if statement.text.startswith(CLAIM):
             self._process.world.claims(self._process, str(statement.params[-1]))
         return self._inner.execute(statement)
@@ -109,15 +109,15 @@ class Faulty(Connection):
         fault = self._meet("commit")
         if fault == "full":
             self._inner.rollback()
-            raise _error("SQLITE_FULL")
+            raise error_of("SQLITE_FULL")
         if fault == "lost":
             self._inner.rollback()
-            raise _error("SQLITE_IOERR_FSYNC")
+            raise error_of("SQLITE_IOERR_FSYNC")
         self._inner.commit()
         self._process.world.committed(self._process, writes=self._writes)
         self._meet("committed")
         if fault is not None:
-            raise _error("SQLITE_IOERR_FSYNC")
+            raise error_of("SQLITE_IOERR_FSYNC")
 
     def rollback(self) -> None:
         self._meet("rollback")
@@ -140,7 +140,8 @@ class Faulty(Connection):
         self._inner.close()
 
 
-def _error(name: str) -> sqlite3.OperationalError:
+def error_of(name: str) -> sqlite3.OperationalError:
+    """Make an error of SQLite's."""
     error = sqlite3.OperationalError(f"simulated {name}")
     error.sqlite_errorname = name
     return error

@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
+from perdure.agents import program
 from perdure.db.writer import Worker
+from perdure.durable import effects
 from perdure.durable.run_io import RunIO
 from perdure.log.owners import Owners
 from perdure.log.sql import SqlLog
+from perdure.log.transact import Transactions
 from tests.sim.check import problems
 from tests.sim.mutate import mutated
 from tests.sim.plan import Ask, Plan, Trouble
@@ -43,6 +46,21 @@ def dying(plan: Plan) -> Plan:
     return _quiet(plan, 2, asks, [Trouble(3.5 + n, "kill", n % 2) for n in range(4)], 0.05)
 
 
+def booking(plan: Plan) -> Plan:
+    """Rows are written in transactions, which the store often fails in, or does not say whether they are committed."""
+    asks = [ask._replace(at=3.0 + 0.1 * n, times=1, session=None, rounds="book") for n, ask in enumerate(plan.asks)]
+    return _quiet(plan, 2, asks, (), 0.01)._replace(faults=0.1, deaths=0.03)
+
+
+def doubted(plan: Plan) -> Plan:
+    """Processes are killed in the middle of what can be undone."""
+    asks = [
+        ask._replace(at=3.0 + 0.1 * n, times=1, session=None, rounds="reserve,stay|stay")
+        for n, ask in enumerate(plan.asks)
+    ]
+    return _quiet(plan, 2, asks, [Trouble(3.2 + n / 3, "kill", n % 2) for n in range(6)], 0.02)
+
+
 def idle(plan: Plan) -> Plan:
     """Processes have nothing to do until they have been thought dead for long."""
     runs = [ask._replace(run=f"{ask.run}{copy}", session=None) for ask in plan.asks for copy in range(3)]
@@ -69,8 +87,8 @@ MUTATIONS: dict[str, tuple[Any, str, str, str, Callable[[Plan], Plan]]] = {
     "the start record: a `once` tool is entered without one": (
         RunIO,
         "keep",
-        "record = self.hold(key, payload)",
-        "if type(payload).__name__ == 'Started':\n        return\n    record = self.hold(key, payload)",
+        "record = self.note(key, payload, sends)",
+        "if type(payload).__name__ == 'Started':\n        return\n    record = self.note(key, payload, sends)",
         dying,
     ),
     "the turn: a second run of a session begins at once": (
@@ -122,6 +140,57 @@ MUTATIONS: dict[str, tuple[Any, str, str, str, Callable[[Plan], Plan]]] = {
         "False",
         stopped,
     ),
+    "the joint commit: a transaction's record is committed before its writes": (
+        Transactions,
+        "transact",
+        "return await self.db.write(script)",
+        """from tests.sim.ledger import Later
+            later = Later(call)
+            call = later.note
+            result = await self.db.write(script)
+            await self.db.write(later.write)
+            return result""",
+        booking,
+    ),
+    "the joint commit: a transaction's writes are committed before its record": (
+        Transactions,
+        "transact",
+        "return await self.db.write(script)",
+        """def first():
+                return (yield Call('first', fn=call))
+            rows = await self.db.write(first)
+            call = lambda tx: rows[0][0]
+            return await self.db.write(script)""",
+        booking,
+    ),
+    "the transaction: its record is not looked for before it is called": (
+        Transactions,
+        "transact",
+        "if rows:",
+        "if rows and not self.db.write:",
+        booking,
+    ),
+    "the undoing: it is not recorded": (
+        effects,
+        "take_back",
+        'await io.keep(place, StepDone("undo"))',
+        "pass",
+        doubted,
+    ),
+    "the undoing: what is in doubt is done again": (
+        effects,
+        "perform",
+        "once and key in io.tried.open",
+        "False",
+        doubted,
+    ),
+    "the undoing: the arguments are the model's": (
+        program,
+        "settle_doubt",
+        "started.args if started is not None and started.args is not None else call.input",
+        "call.input",
+        doubted,
+    ),
 }
 SEEDS = range(40)
 
@@ -146,7 +215,7 @@ def test_what_is_broken_on_purpose_is_noticed(what: str):
         assert notices(change) is not None, f"no seed has noticed: {what}"
 
 
-@pytest.mark.parametrize("change", [stopped, failing, doubting, dying, idle])
+@pytest.mark.parametrize("change", [stopped, failing, doubting, dying, booking, doubted, idle])
 def test_the_same_plans_hold_when_nothing_is_broken(change: Callable[[Plan], Plan]):
     for seed in range(6):
         assert problems(World(change(Plan.of(seed))).run()) == []

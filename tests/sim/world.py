@@ -11,7 +11,7 @@ import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from perdure import Conflict, RunCancelled, RunFailed, Runtime
+from perdure.db import transaction
 from perdure.db.database import StoreError
 from perdure.durable import retry, threads
 from perdure.log import owners
@@ -27,8 +28,9 @@ from perdure.types import ids
 from perdure.types.errors import RunError
 from tests.sim.clockwork import ProcessLoop, Turns
 from tests.sim.desk import BY_NAME, DEFINITIONS
+from tests.sim.ledger import TABLES
 from tests.sim.plan import Plan, Trouble
-from tests.sim.store import Killed, SimDatabase
+from tests.sim.store import Killed, SimDatabase, error_of
 
 EPOCH = 1_700_000_000.0
 TIMING = owners.Timing()
@@ -129,6 +131,7 @@ class Process:
         self.runtime = None
         for one in self.connections:
             with suppress(sqlite3.ProgrammingError):  # closed before
+                one._db.set_authorizer(None)  # it may be in the middle of a user's code
                 one._db.rollback()  # closing alone leaves the file locked as long as a statement is there
                 one._db.close()
         if self.owner and not machine:
@@ -172,6 +175,16 @@ class Process:
         """Something is done to the outside; nothing whose record exists is done again."""
         if self.loop.alive:
             self.world.effect(self, Effect(kind, run, key, mark, self.owner))
+
+    def transacts(self, run: str, key: str) -> None:
+        """A user's code is called in a transaction; never when its record is there."""
+        self.world.transacts(self, run, key)
+
+    def trouble(self) -> None:
+        """Let the store fail, or the process die, in the middle of a user's code."""
+        fault = self.fault("execute", writes=True)
+        if fault is not None:
+            raise error_of("SQLITE_FULL" if fault == "full" else "SQLITE_IOERR_WRITE")
 
     async def hear(self, seconds: float) -> bool:
         """Wait until another process has written; a word may be lost."""
@@ -221,7 +234,7 @@ class World:
         self.appended: list[tuple[str, str, str | None, bytes]] = []
         self.owned: list[tuple[str, str, int, int]] = []
         self.checked: dict[tuple[str, str], int] = {}
-        self.folded: dict[tuple[str, str], list[tuple[bytes, bytes]]] = {}
+        self.folded: dict[tuple[str, str | None, bytes, float], list[bytes]] = {}
         self.claimed = 0
         self.finished = False
         self.woken = 0.0
@@ -240,6 +253,9 @@ class World:
         try:
             with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as folder, self._patched():
                 self.path = f"{folder}/store.db"
+                with closing(sqlite3.connect(self.path)) as store, store:
+                    for statement in TABLES:
+                        store.execute(statement)
                 self._begin()
                 self.finished = self.turns.run(self._over, TROUBLED + PATIENCE)
                 for one in self.everybody:
@@ -394,6 +410,11 @@ class World:
         most = Random(f"model {self.plan.seed} {run} {key}").choice((0, 0, 0, 0, 1, 2))
         return not self.calm and self.times("model", run, key) <= most
 
+    def fails_to_undo(self, run: str, key: str) -> bool:
+        """Whether undoing something fails now: at the first time, in some places."""
+        at_first = Random(f"undo {self.plan.seed} {run} {key}").random() < 0.3
+        return not self.calm and self.times("undo", run, key) == 1 and at_first
+
     def committed(self, process: Process, *, writes: bool) -> None:
         if writes:
             for one in self.processes:
@@ -423,6 +444,11 @@ class World:
             why = "after its record" if closed else f"by {process.owner}, while {rows} had the run"
             self.wrong.append(f"{effect.kind} {effect.run} {effect.key} was done {why}")
 
+    def transacts(self, process: Process, run: str, key: str) -> None:
+        self.effects.append(Effect("transaction", run, key, key, process.owner))
+        if self._look("SELECT 1 FROM records WHERE run = ? AND key = ?", run, key):
+            self.wrong.append(f"the transaction {run} {key} was called after its record")
+
     # -- chance, time, threads and locks of the simulated processes --------------------------------------------------
 
     @contextmanager
@@ -443,6 +469,7 @@ class World:
             patch.setattr(ids, "_stock", [])
             patch.setattr(retry, "random", chance)
             patch.setattr(threads, "threading", SimpleNamespace(Thread=_Thread))
+            patch.setattr(transaction, "SQLITE_SECONDS", 1000.0)  # this machine may be slow
             patch.setattr(owners, "LockFile", lock)
             patch.setattr(owners, "_is_free", lambda path: path.name not in self.held)
             watch(self, patch)
@@ -473,5 +500,7 @@ class _Store:
             self.runs = store.execute(
                 "SELECT container, id, session, status, position, epoch, owner, definition, parent FROM runs"
             ).fetchall()
+            self.ledger = store.execute("SELECT run, key, said FROM ledger").fetchall()
+            ((self.total,),) = store.execute("SELECT rows FROM total").fetchall()
             self.check = store.execute("PRAGMA integrity_check").fetchone()[0]
         store.close()

@@ -1,0 +1,18 @@
+"""Where simulated code runs."""
+
+import asyncio
+from typing import Any
+
+from tests.sim.clockwork import ProcessLoop
+
+
+def here() -> Any:
+    """The process that this code runs in."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, ProcessLoop)
+    return loop.process
+
+
+async def work() -> None:
+    """Take some time."""
+    await asyncio.sleep(here().latency() * 20)

@@ -141,9 +141,9 @@ def _effects(found: Found) -> Iterator[str]:
     for (_, run), records in found.runs.items():
         for one in records:
             payload = one.payload
-            ok = isinstance(payload, rec.ToolDone) and payload.outcome == "ok"
+            tool = payload.result.tool.name if isinstance(payload, rec.ToolDone) and payload.outcome == "ok" else None
             sure = (
-                (ok and payload.result.tool.name not in IN_STEPS)
+                (tool is not None and tool not in IN_STEPS)
                 or (isinstance(payload, rec.InferenceDone) and not payload.interrupted)
                 or (isinstance(payload, rec.StepDone) and payload.error is None)
             )

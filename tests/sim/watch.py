@@ -66,8 +66,9 @@ def watch(world: "World", patch: pytest.MonkeyPatch) -> None:
         return seq, payload
 
     async def checked(io: Any) -> None:
+        began = world.turns.steps  # the process may be stopped between its look at the store and what it hears of it
         await sure(io)
-        world.checked[io.kernel.log.owner, io.token.run_id] = world.turns.steps
+        world.checked[io.kernel.log.owner, io.token.run_id] = began
 
     async def beating(owners: Any) -> None:
         now = world.turns.now

@@ -61,6 +61,7 @@ class Running:
 
     Attributes:
         accepts: whether it goes on with changed code, because the run that has started it was accepted.
+        gaps: how often this process had been silent before it asked for the run.
 
     Raises:
         DefinitionError: an option or the input is wrong.
@@ -72,6 +73,7 @@ class Running:
         "began",
         "definition",
         "env",
+        "gaps",
         "io",
         "loop",
         "notes",
@@ -143,6 +145,7 @@ class Running:
         env.loop = self.loop
         self.io: RunIO | None = None
         self.began = 0.0
+        self.gaps = kernel.lease.gaps if kernel is not None and kernel.lease is not None else 0
         self.waiting: Waiting | None = None
         self.resumed: asyncio.Future[None] | None = None
         self.notes: Mapping[int, Sequence[AnyEvent]] = _NO_NOTES
@@ -215,7 +218,7 @@ class Running:
             head: the sequence number of the session's last record.
             earlier: the session's conversation before this turn.
         """
-        io = self.io = RunIO(self.env.kernel, token, self.sink, head)
+        io = self.io = RunIO(self.env.kernel, token, self.sink, head, self.gaps)
         io.below = self.started.parent is not None
         if self.env.options:
             self.began = io.kernel.clock.now()
@@ -265,7 +268,7 @@ class Running:
             records: what was recalled.
             claimed: the note of a new owner, if somebody had it before.
         """
-        io = self.io = RunIO(self.env.kernel, token, self.sink, head)
+        io = self.io = RunIO(self.env.kernel, token, self.sink, head, self.gaps)
         io.below = self.started.parent is not None
         io.tried.recall(records, accepts=self.accepts)
         io.waits.recall(records)

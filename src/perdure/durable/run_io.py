@@ -44,6 +44,7 @@ class RunIO:
         token: proof of owning the run.
         sink: where events go; None if nobody listens.
         head: the sequence number of the session's last record.
+        gaps: how often this process had been silent before it asked for the run.
 
     Attributes:
         alone: whether nobody else has written to the session since.
@@ -85,9 +86,9 @@ class RunIO:
         "waits",
     )
 
-    def __init__(self, kernel: Kernel, token: Token, sink: Sink | None = None, head: int = 0) -> None:
+    def __init__(self, kernel: Kernel, token: Token, sink: Sink | None = None, head: int = 0, gaps: int = 0) -> None:
         self.kernel = kernel
-        self._gaps = kernel.lease.gaps if kernel.lease is not None else 0
+        self._gaps = gaps
         self.token = token
         self.feed = Feed(kernel.live, token, head) if kernel.live is not None else None
         self.sink = sink if self.feed is None else self.feed.beside(sink)

@@ -320,6 +320,7 @@ class Container:
         # a state that nobody has given is no input: its type may have other defaults by now
         state = encode_json(started.state) if running.env.options.get("state") is not None else b""
         mark = input_hash(encode_json(started.messages), state, encode_json(started.history))
+        running.gaps = self.runtime.worker.gaps
         accepted = await self.log.accept(running.new_run(mark), started, running.env.options.get("on_busy", "queue"))
         if accepted.behind is not None and "on_busy" in running.env.options:
             await self._close_cancelled(running.env.session_id)
@@ -344,6 +345,7 @@ class Container:
         worker = self.runtime.worker
         with worker.turns.wanted(self.name, env.session_id, env.run_id) as turn:
             while True:
+                running.gaps = worker.gaps
                 claimed = await self._asked(lambda: self.log.claim(env.run_id, dead=mine))
                 if claimed is not None:
                     break
@@ -477,12 +479,13 @@ class Container:
             await self.runtime.worker.fresh()
             if run.parent is not None and not await self.log.cancelled(id):
                 await self.log.post(id, CancelAsked(detail="The run that had started this one is over."))
+            gaps = self.runtime.worker.gaps
             claimed = await self.log.claim(id, dead=dead if left.owner is None else {left.owner: 0, **dead})
             if claimed is not None:
                 for child in await self.log.children(id) if await self.log.cancelled(id) else ():
                     owner = child.owner if child.status == "running" else None
                     await self.take_over(Left(self.name, child.id, owner, 0, child.deaths), dead)
-                await self._go_on(left, run, *claimed)
+                await self._go_on(left, run, *claimed, gaps)
         except Leaving:
             if not self.runtime.closing:
                 raise
@@ -490,7 +493,7 @@ class Container:
             del self.live[id]
             self.runtime.worker.tell()
 
-    async def _go_on(self, left: Left, run: RunRow, token: Token, head: int) -> None:
+    async def _go_on(self, left: Left, run: RunRow, token: Token, head: int, gaps: int) -> None:
         records = await self.log.read_run(run.id)
         died = left.owner is not None and left.owner != self.log.owner
         claimed = Claimed(token.epoch, died, died and left.held == 1)
@@ -508,6 +511,7 @@ class Container:
             return
         try:
             running = self._revived(run, records)
+            running.gaps = gaps
             verdict = compare(running.env, records)
             claimed = structs.replace(claimed, changes=verdict.differences, fingerprints=verdict.prints)
             running.recall(records, await self.conversations.earlier(running))

@@ -92,8 +92,9 @@ class Subscription:
                 self._queue(self._inbox, event)
                 return
             result = self._handler(event)
-        except Exception:
+        except Exception as error:
             _log.exception("A handler of the event %r raised; the others are called all the same.", event.type)
+            self._told(error, event)
             return
         if result is not None and inspect.isawaitable(result):
             self._queue(deque(), result)
@@ -136,11 +137,16 @@ class Subscription:
                     result = self._handler(item) if isinstance(item, SystemEvent) else item
                     if inspect.isawaitable(result):
                         await result
-                except Exception:
+                except Exception as error:
                     _log.exception("%r raised; it is called again with the next event.", self)
+                    self._told(error, item if isinstance(item, SystemEvent) else None)
         finally:
             self._task = None
             self._clear(inbox)
+
+    def _told(self, error: Exception, event: SystemEvent | None) -> None:
+        if self._bus is not None:
+            self._bus.failed(error, event)
 
     def _clear(self, inbox: deque[SystemEvent | Awaitable[Any]]) -> None:
         while inbox:
@@ -152,9 +158,14 @@ class Subscription:
 
 
 class Bus(Requests):
-    """Events in, handlers called; requests with their responses."""
+    """Events in, handlers called; requests with their responses.
 
-    def __init__(self) -> None:
+    Args:
+        on_error: told what a handler or filter has raised, and by which event; it is logged all the same.
+    """
+
+    def __init__(self, on_error: Callable[[Exception, SystemEvent], object] | None = None) -> None:
+        self._on_error = on_error
         self._subscriptions: list[Subscription] = []
         self._by_type: dict[str, tuple[Subscription, ...]] = {}
         self._queue: deque[SystemEvent] = deque()
@@ -325,6 +336,11 @@ class Bus(Requests):
         """Own what an async handler does, until it is done."""
         self._working[task] = one
         task.add_done_callback(self._working.pop)
+
+    def failed(self, error: Exception, event: SystemEvent | None) -> None:
+        """Tell whoever wants to know that a handler has raised."""
+        if self._on_error is not None:
+            self._on_error(error, event or SystemEvent("unknown"))
 
     async def idle(self) -> None:
         """Wait until no async handler has anything to do."""

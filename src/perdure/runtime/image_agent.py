@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ from perdure.agents.agent import Agent
 from perdure.agents.definition import AgentDefinition
 from perdure.agents.mcp import MCPServer, mcp
 from perdure.log.images import ImageRow
+from perdure.runtime.environment import EnvironmentModel, EnvironmentTools, Hosted
 from perdure.types.errors import DefinitionError
 
 PREFIX = "image:"
@@ -36,6 +37,13 @@ def definition_of(image: ImageRow, base: AgentDefinition | None, cwd: Path | Non
         return base.replace(**own, tools=(*base.tools, *servers))
     name = own.pop("name")
     return cast("AgentDefinition", Agent(name, **own, tools=servers))
+
+
+def environment_agent(image: ImageRow, find: Callable[[], Awaitable[Hosted]]) -> AgentDefinition:
+    """Make the agent of an image whose answers come from an environment; it runs as long as that has tools to call."""
+    model = EnvironmentModel(find, image.model or "environment")
+    tools = [EnvironmentTools(find)]
+    return cast("AgentDefinition", Agent(f"{PREFIX}{image.id}", model=model, tools=tools, max_iter=None))
 
 
 def read_servers(servers: Mapping[str, Any], cwd: Path | None = None) -> list[MCPServer]:

@@ -7,7 +7,8 @@ or an agent of its own that is made of its system prompt, model and MCP servers 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import logging
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -18,21 +19,26 @@ from perdure.agents.handle import Run
 from perdure.agents.outcome import RunResult
 from perdure.durable.tail import Tail
 from perdure.log.images import AgentRow, Entities, ImageRow
+from perdure.runtime.environment import EnvironmentConfig, Hosted
 from perdure.runtime.face import Face, messages_of
-from perdure.runtime.image_agent import PREFIX, definition_of, read_servers, shown_servers
+from perdure.runtime.image_agent import PREFIX, definition_of, environment_agent, read_servers, shown_servers
 from perdure.runtime.live_agent import LiveAgent, interrupt
 from perdure.runtime.workdir import make_workdir, workdir
 from perdure.types import commands as c
 from perdure.types.envelope import EventContext, SystemEvent
-from perdure.types.errors import DefinitionError, UnknownName
+from perdure.types.errors import Conflict, DefinitionError, UnknownName
 from perdure.types.ids import check_id, new_id
 from perdure.types.live import Cursor
 
 if TYPE_CHECKING:
     from perdure.runtime.runtime import Runtime
 
+_log = logging.getLogger("perdure")
+
 NAME = "New Conversation"
 """What an image is called that nobody has named."""
+RESUMED = "environment_session_id"
+"""Under which name in an image's metadata an environment's own session is kept."""
 MOST_TEXT = 1024 * 1024
 """The most characters that a name, description or system prompt may have."""
 
@@ -53,6 +59,7 @@ class Images:
         self.live: dict[str, LiveAgent] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._made: dict[str, tuple[float, Any]] = {}
+        self._notes: set[asyncio.Task[object]] = set()
 
     # -- containers --------------------------------------------------------------------------------------------------
 
@@ -280,6 +287,8 @@ class Images:
         for one in list(self.live.values()):
             counts[one.container_id] = counts.get(one.container_id, 0) + 1
             await self._close(one)
+        if self._notes:
+            await asyncio.wait(self._notes)
         await self.entities.leave()
         for name, count in counts.items():
             data: dict[str, Any] = {"container_id": name, "agent_count": count}
@@ -302,9 +311,14 @@ class Images:
                 now = await self.entities.image(image.id)
                 return self._define(now), now
 
-            agent = LiveAgent(
-                row, image, container, self._runtime.bus.emit, definition, lambda one: self.destroy(one.id), self._idle
-            )
+            try:
+                hosted = self._host(image, row)
+            except BaseException:
+                if not reused:
+                    await self.entities.deactivate(row.id)
+                raise
+            emit, idle = self._runtime.bus.emit, self._idle
+            agent = LiveAgent(row, image, container, emit, definition, lambda one: self.destroy(one.id), idle, hosted)
             self.live[image.id] = agent
             if not reused:
                 data: dict[str, Any] = {
@@ -315,6 +329,50 @@ class Images:
                 }
                 self._tell("agent_registered", data, "container", agent.context)
             return agent, reused
+
+    def _host(self, image: ImageRow, row: AgentRow) -> Hosted | None:
+        """Make the environment of an image, if the runtime makes environments."""
+        factory = self._runtime.environment_factory
+        if factory is None or image.definition is not None:
+            return None
+        if row.owner != self.entities.owner:
+            raise Conflict(
+                f"The image {image.id!r} is served by an environment of another process; send to that one, or stop the "
+                "image first."
+            )
+        base = self._runtime.base_path
+
+        def captured(session_id: str) -> None:
+            self._note(self.entities.change_image(image.id, {"metadata": {RESUMED: session_id}}))
+
+        config = EnvironmentConfig(
+            row.id,
+            image.system_prompt,
+            image.model,
+            workdir(base, image.container, image.id) if base is not None else None,
+            image.metadata.get(RESUMED),
+            image.mcp_servers or {},
+            captured,
+        )
+        context = EventContext(image.container, image.id, row.id, image.session)
+        return Hosted(factory, config, context, self._runtime.environment_timeout)
+
+    def _note(self, work: Coroutine[Any, Any, object]) -> None:
+        """Have something written in the background, which is over before the runtime is closed."""
+        task = asyncio.create_task(work)
+        self._notes.add(task)
+        task.add_done_callback(self._noted)
+
+    def _noted(self, task: asyncio.Task[object]) -> None:
+        self._notes.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("What an environment gave for its next start could not be kept: %s", task.exception())
+
+    async def _hosted(self, image_id: str) -> Hosted:
+        hosted = (await self.serving(image_id)).hosted
+        if hosted is None:
+            raise DefinitionError(f"The image {image_id!r} has no environment any more.")
+        return hosted
 
     async def _close(self, agent: LiveAgent) -> None:
         if self.live.get(agent.image_id) is agent:
@@ -347,7 +405,10 @@ class Images:
         base, cwd = self._runtime.default_agent, None
         if self._runtime.base_path is not None:
             cwd = workdir(self._runtime.base_path, image.container, image.id)
-        made = definition_of(image, base, cwd)
+        if self._runtime.environment_factory is not None:
+            made = environment_agent(image, lambda: self._hosted(image.id))
+        else:
+            made = definition_of(image, base, cwd)
         self._made[image.id] = (image.updated_at, made)
         self._runtime.registry.put(made)
         return made

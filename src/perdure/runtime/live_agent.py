@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from perdure.agents.handle import Run
 from perdure.log.images import AgentRow, ImageRow
 from perdure.runtime.content import read_content
+from perdure.runtime.environment import Hosted
 from perdure.runtime.face import Face
 from perdure.runtime.messages import user_id as _message_id
 from perdure.types import events as ev
@@ -42,6 +43,7 @@ class LiveAgent:
         definition: gives what the image runs now.
         end: destroys it, with its row.
         idle: after how many seconds without anything to do it ends by itself; None for never.
+        hosted: where its answers come from, if not from an agent of ours.
     """
 
     def __init__(
@@ -53,7 +55,9 @@ class LiveAgent:
         definition: Callable[[], Awaitable[tuple[Any, ImageRow]]],
         end: Callable[[LiveAgent], Awaitable[object]],
         idle: float | None,
+        hosted: Hosted | None = None,
     ) -> None:
+        self.hosted = hosted
         self.id = row.id
         self.image_id = image.id
         self.session_id = image.session
@@ -163,6 +167,8 @@ class LiveAgent:
             self._timer.cancel()
         self._task.cancel()
         await asyncio.wait([self._task])
+        if self.hosted is not None:
+            await self.hosted.close()
         return True
 
     def _rest(self) -> None:

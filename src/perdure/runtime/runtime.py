@@ -43,6 +43,7 @@ from perdure.runtime.bus import Bus
 from perdure.runtime.bus_doors import BusDoors
 from perdure.runtime.commands import Commands
 from perdure.runtime.container import Container
+from perdure.runtime.environment import PATIENCE, EnvironmentFactory
 from perdure.runtime.images import Images
 from perdure.runtime.loop_thread import LoopThread
 from perdure.runtime.publish import Publisher
@@ -83,6 +84,8 @@ class Runtime(BusDoors):
         timing: how long is what when processes watch each other; all on one store should agree.
         base_path: the folder below which each image has one of its own; none is made unless given.
         default_agent: what new images are made of where they say nothing: an agent, or values by name.
+        environment_factory: makes the environments that images without a definition have their answers from.
+        environment_timeout: how many seconds an environment may say nothing in the middle of a turn.
         idle: after how many seconds without anything to do a live agent ends by itself; None for never.
 
     Raises:
@@ -103,6 +106,8 @@ class Runtime(BusDoors):
         timing: Timing | None = None,
         base_path: str | Path | None = None,
         default_agent: AgentDefinition | Mapping[str, Any] | None = None,
+        environment_factory: EnvironmentFactory | None = None,
+        environment_timeout: float = PATIENCE,
         idle: float | None = 600.0,
     ) -> None:
         self.db: Database = open_database(url, durability=durability)
@@ -118,6 +123,8 @@ class Runtime(BusDoors):
         self.base_path = Path(base_path) if base_path is not None else None
         self.default_agent = default_agent if isinstance(default_agent, AgentDefinition) else None
         self._defaults = _defaults(default_agent)
+        self.environment_factory = environment_factory
+        self.environment_timeout = environment_timeout
         self._idle = idle
         self.bus = Bus()
         self._images: Images | None = None

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from perdure.testing.capture import EventRecorder as EventRecorder
     from perdure.testing.capture import ToolContext as ToolContext
     from perdure.testing.capture import context as context
+    from perdure.testing.environment import ScriptedEnvironment as ScriptedEnvironment
+    from perdure.testing.environment import ScriptedEnvironments as ScriptedEnvironments
     from perdure.testing.models import Answer as Answer
     from perdure.testing.models import FunctionModel as FunctionModel
     from perdure.testing.models import ScriptedModel as ScriptedModel
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "perdure.testing.capture": ("EventRecorder", "ToolContext", "context"),
+    "perdure.testing.environment": ("ScriptedEnvironment", "ScriptedEnvironments"),
     "perdure.testing.models": (
         *("Answer", "FunctionModel", "ScriptExhausted", "ScriptedModel"),
         *("call", "calls", "delay", "fail", "hang", "raw", "say"),

@@ -1,0 +1,177 @@
+"""Environments: behaviours 32, 34, 36 and 39, and what goes wrong in one."""
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perdure import Conflict, RunFailed, Runtime
+from perdure.testing.environment import ScriptedEnvironments
+from perdure.types.envelope import SystemEvent
+from tests.runtime.desk import QUICK
+
+CALLS = [
+    ("message_start", {"message": {"id": "m1", "model": "x"}}),
+    ("text_delta", {"text": "Let me look.", "index": 0}),
+    ("tool_use_content_block_start", {"id": "t1", "name": "read", "index": 1}),
+    ("tool_use_content_block_start", {"id": "t2", "name": "grep", "index": 2}),
+    ("input_json_delta", {"partial_json": '{"path":', "index": 1}),
+    ("input_json_delta", {"partial_json": '{"word": "x"}', "index": 2}),
+    ("input_json_delta", {"partial_json": ' "a"}', "index": 1}),
+    ("message_stop", {"stop_reason": "tool_use"}),
+    ("tool_result", {"tool_use_id": "t2", "result": "no such word", "is_error": True}),
+    ("tool_result", {"tool_use_id": "t1", "result": {"lines": 3}, "is_error": False}),
+]
+
+
+def opened(url: str, factory: Any, **options: Any) -> Runtime:
+    return Runtime(url, environment_factory=factory, timing=QUICK, durability="normal", **options)
+
+
+def watch(runtime: Runtime) -> list[SystemEvent]:
+    seen: list[SystemEvent] = []
+    runtime.on_any(seen.append)
+    return seen
+
+
+async def until(runtime: Runtime, seen: list[SystemEvent], type: str, count: int = 1) -> None:
+    async with asyncio.timeout(20), runtime.bus.stream() as stream:
+        while sum(one.type == type for one in seen) < count:
+            await anext(stream)
+
+
+async def image(runtime: Runtime, **config: Any) -> str:
+    return (await runtime.images.create("acme", **config))["image_id"]
+
+
+async def test_b39_an_environment_is_made_with_what_is_documented_and_disposed_of_once(url: str, tmp_path: Path):
+    factory = ScriptedEnvironments("Hello.")
+    async with opened(url, factory, base_path=tmp_path) as runtime:
+        seen = watch(runtime)
+        id = await image(runtime, system_prompt="Be kind.", mcp_servers={"files": {"command": "none"}})
+        assert (await runtime.ask(id, "Hi")).output == "Hello."
+        await until(runtime, seen, "turn_response")
+        (made,) = factory.created
+        config = made.config
+        assert config.agent_id == (await runtime.images.run(id))[0] and config.system_prompt == "Be kind."
+        assert config.mcp_servers == {"files": {"command": "none"}} and config.cwd is not None and config.cwd.is_dir()
+        assert made.warmed == 1 and made.disposed == 0
+        assert [one.source for one in seen if one.type == "text_delta"] == ["agent"]
+        answered = next(one for one in seen if one.type == "turn_response")
+        assert answered.data["usage"]["output_tokens"] == 5
+        await runtime.images.stop(id)
+        await runtime.images.stop(id)
+        assert made.disposed == 1
+        assert asyncio.all_tasks() & {made._playing} == set()
+
+
+async def test_the_tools_of_an_environment_are_observed_and_kept(url: str):
+    factory = ScriptedEnvironments([*CALLS, "Three lines."])
+    async with opened(url, factory) as runtime:
+        seen = watch(runtime)
+        id = await image(runtime)
+        assert (await runtime.ask(id, "How long?")).output == "Three lines."
+        await until(runtime, seen, "turn_response")
+        messages = await runtime.images.messages(id)
+        assert [one["subtype"] for one in messages][:4] == ["user", "assistant", "tool-call", "tool-call"]
+        inputs = [one["tool_call"]["input"] for one in messages if one["subtype"] == "tool-call"]
+        assert inputs == [{"path": "a"}, {"word": "x"}]
+        outputs = {one["tool_call_id"]: one["tool_result"]["output"] for one in messages if one["role"] == "tool"}
+        assert outputs["t1"] == {"type": "json", "value": {"lines": 3}}
+        assert outputs["t2"] == {"type": "error-text", "value": "no such word"}
+
+
+@pytest.mark.parametrize("turn", [[RuntimeError("broken")], [("message_start", {}), ValueError("later")]])
+async def test_b32_an_environment_that_crashes_is_an_error_and_the_next_message_is_answered(url: str, turn: Any):
+    logging.getLogger("perdure").disabled = True
+    try:
+        factory = ScriptedEnvironments(turn, "Fine.")
+        async with opened(url, factory) as runtime:
+            seen = watch(runtime)
+            id = await image(runtime)
+            with pytest.raises(RunFailed, match=r"broken|later"):
+                await runtime.ask(id, "x")
+            await until(runtime, seen, "turn_response")
+            assert [one.type for one in seen if one.category in ("error", "turn")][1:] == [
+                "error_occurred",
+                "turn_response",
+            ]
+            assert any(one["role"] == "error" for one in await runtime.images.messages(id))
+            assert (await runtime.ask(id, "again")).output == "Fine."
+    finally:
+        logging.getLogger("perdure").disabled = False
+
+
+async def test_b32_an_environment_that_hangs_is_told_to_stop(url: str):
+    never = asyncio.Event()
+    factory = ScriptedEnvironments([never], "Fine.")
+    async with opened(url, factory, environment_timeout=0.05) as runtime:
+        id = await image(runtime)
+        with pytest.raises(RunFailed, match="Request timeout"):
+            await runtime.ask(id, "x")
+        assert [one.type for one in factory.asked] == ["user_message", "interrupt"]
+        assert (await runtime.ask(id, "again")).output == "Fine."
+
+
+async def test_b34_an_interrupt_reaches_the_environment_and_keeps_what_was_said(url: str):
+    never = asyncio.Event()
+    factory = ScriptedEnvironments([("message_start", {}), ("text_delta", {"text": "Half"}), never], "Fine.")
+    async with opened(url, factory) as runtime:
+        seen = watch(runtime)
+        id = await image(runtime)
+        await runtime.send(id, "x")
+        await until(runtime, seen, "text_delta")
+        await runtime.request("agent_interrupt_request", {"image_id": id})
+        await until(runtime, seen, "turn_response")
+        assert [one.type for one in factory.asked] == ["user_message", "interrupt"]
+        said = [one for one in await runtime.images.messages(id) if one["role"] == "assistant"]
+        assert [one["content"][0]["text"] for one in said] == ["Half"] and said[0]["interrupted"]
+        assert (await runtime.ask(id, "again")).output == "Fine."
+
+
+async def test_b39_events_of_another_agent_are_ignored(url: str):
+    hold = asyncio.Event()
+    factory = ScriptedEnvironments([hold, "Mine."])
+    async with opened(url, factory) as runtime:
+        id = await image(runtime)
+        run = await runtime.send(id, "x")
+        await runtime.images.serving(id)
+        while not factory.asked:
+            await runtime.worker.until(runtime.worker.listen())
+        factory.created[0].say("text_delta", {"text": "Not mine."}, agent_id="agent_other")
+        hold.set()
+        assert (await run.result()).output == "Mine."
+
+
+async def test_b36_what_an_environment_gives_for_its_next_start_survives_a_restart(url: str):
+    factory = ScriptedEnvironments("One.", "Two.")
+    async with opened(url, factory) as runtime:
+        id = await image(runtime)
+        await runtime.ask(id, "x")
+        captured = factory.created[0].config.on_session_id_captured
+        assert captured is not None
+        captured("own-7")
+    async with opened(url, factory) as runtime:
+        await runtime.ask(id, "y")
+    assert [one.config.resume_session_id for one in factory.created] == [None, "own-7"]
+    assert [one.disposed for one in factory.created] == [1, 1]
+
+
+async def test_a_factory_that_fails_is_an_error_and_no_agent_is_left(url: str):
+    async with opened(url, ScriptedEnvironments(error=OSError("no world"))) as runtime:
+        id = await image(runtime)
+        response = await runtime.request("image_run_request", {"image_id": id})
+        assert "no world" in response.data["error"]
+        assert not (await runtime.images.list())[0]["online"] and not runtime.images.live
+
+
+async def test_an_environment_of_another_process_is_not_doubled(url: str):
+    factory = ScriptedEnvironments("Hello.")
+    async with opened(url, factory) as one, opened(url, factory) as two:
+        id = await image(one)
+        await one.images.run(id)
+        with pytest.raises(Conflict, match="another process"):
+            await two.send(id, "x")
+        assert len(factory.created) == 1

@@ -218,6 +218,7 @@ _NOTHING: dict[str, Any] = {
     "records": [],
     "messages": [],
     "container_ids": [],
+    "record": None,
 }
 _EMPTY: dict[str, tuple[str, ...]] = {
     "container_create": ("container_id",),
@@ -229,6 +230,9 @@ _EMPTY: dict[str, tuple[str, ...]] = {
     "agent_destroy_all": ("container_id",),
     "message_send": ("agent_id", "image_id"),
     "agent_interrupt": (),
+    "image_create": ("record",),
+    "image_update": ("record",),
+    "image_get": ("record",),
     "image_run": ("image_id", "agent_id", "reused"),
     "image_stop": ("image_id",),
     "image_list": ("records",),

@@ -188,7 +188,7 @@ class InterruptResponse(_Answered):
 class ImageRecordResponse(_Answered):
     """The image as it is now."""
 
-    record: NotRequired[ImageRecord | None]
+    record: ImageRecord | None
 
 
 class ImageRunResponse(_Answered):

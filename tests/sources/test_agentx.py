@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest_asyncio
 
-from perdure import Runtime
-from perdure.testing import FunctionModel, ScriptedEnvironments, say
+from perdure import ModelRequest, Runtime, TextMessage
+from perdure.testing import Answer, FunctionModel, ScriptedEnvironments, say
 from perdure.types.envelope import (
     EventContext,
     SystemEvent,
@@ -26,7 +26,11 @@ from perdure.types.envelope import (
 
 
 def model() -> FunctionModel:
-    return FunctionModel(lambda request: say(f"You said {request.messages[-1].text}"))
+    def answer(request: ModelRequest) -> Answer:
+        asked = request.messages[-1]
+        return say(f"You said {asked.text if isinstance(asked, TextMessage) else ''}")
+
+    return FunctionModel(answer)
 
 
 def answered(runtime: Runtime) -> Awaitable[SystemEvent]:

@@ -193,7 +193,7 @@ def add_commits(bench: Bench, mode: Mode, single: Raw, grouped: Raw, ours: Appen
     floor = f"raw insert, {mode}"
     bench.add(floor, single.insert, number=100)
     bench.add(f"append, {mode}", ours.one, number=100, floor=floor, most=1.4)
-    bench.add(f"accept, {mode}", ours.accept, number=100, floor=floor)
+    bench.add(f"accept, {mode}", ours.accept, number=100, floor=floor, most=1.4)
     for count in (2, 22, 32):
         bench.add(f"{count} raw inserts, {mode}", functools.partial(single.inserts, count), number=200 // count)
     floor = f"raw, {RUNS} at once × {STEPS}, {mode}"

@@ -189,9 +189,11 @@ class Owners:
             )
             queued = yield Sql(
                 "SELECT container, id, deaths, epoch FROM (SELECT r.container, r.id, r.deaths, r.epoch, "
-                "ROW_NUMBER() OVER (PARTITION BY r.container ORDER BY r.created_at, r.id) AS place FROM runs r "
+                "ROW_NUMBER() OVER (PARTITION BY r.container ORDER BY r.created_at, r.id) AS place FROM "
+                "(SELECT * FROM runs WHERE status = 'queued' UNION ALL "
+                "SELECT * FROM runs WHERE status = 'waiting' AND cancelled = 1) r "
                 "JOIN sessions s ON s.container = r.container AND s.id = r.session AND s.turn = r.id "
-                f"WHERE (r.status = 'queued' OR r.status = 'waiting' AND r.cancelled = 1) AND {_ON_TOP}) AS ready "
+                f"WHERE {_ON_TOP}) AS ready "
                 "WHERE place <= ? ORDER BY place, container",
                 (most + len(live),),
             )

@@ -116,7 +116,9 @@ class Reads:
         if after is not None:
             where, params = "(created_at, id) < (?, ?)", (after.created_at, after.id)
         if status is not None:
-            where, params = f"{where} AND status = ?", (*params, status)
+            named = status in OPEN  # as the indexes name it
+            where = f"{where} AND status = '{status}'" if named else f"{where} AND status = ?"
+            params = params if named else (*params, status)
         if session_id is not None:
             where, params = f"{where} AND session = ?", (*params, session_id)
         return await self._runs(f"{where} ORDER BY created_at DESC, id DESC", params, limit)

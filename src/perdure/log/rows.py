@@ -55,10 +55,12 @@ def new_nonce() -> str:
 
 def insert_rows(table: str, rows: Sequence[Row]) -> Script[None]:
     """Insert rows by as few statements as parameters allow."""
+    if len(rows) == 1:  # as most often
+        yield Sql(_insertion(table, len(rows[0]), 1), rows[0], True)
+        return
     for start in range(0, len(rows), 500):
         some = rows[start : start + 500]
-        params = some[0] if len(some) == 1 else tuple(itertools.chain(*some))
-        yield Sql(_insertion(table, len(some[0]), len(some)), params, blind=True)
+        yield Sql(_insertion(table, len(some[0]), len(some)), tuple(itertools.chain(*some)), blind=True)
 
 
 @lru_cache(maxsize=128)

@@ -5,7 +5,8 @@ or next to be claimed, and `epoch` and `nonce` are its owner's token, so that on
 record's `slot` is its session's number and its own `seq` in one integer, so a small index has a session's records in
 order, and the last one's slot is the session's head. The records themselves lie in order of commitment: sessions that
 write at the same time fill the same pages. A run that is parked because its store is a copy has in `held` the status
-that it will have again.
+that it will have again. What is asked of open runs again and again has small indexes of their own, for which a query
+names the status as they do; runs that are over are in none of them.
 
 `woken` is the last record by which a wait of a run ended, or 1 if it only has waits; `event` the last event that was
 there before the run. Waits are kept by the run that drives: a child that is not `detached` is driven by its parent and
@@ -64,8 +65,10 @@ MIGRATIONS = (
                 created_at {real} NOT NULL,
                 PRIMARY KEY (container, id)
             )""",
-            "CREATE INDEX runs_open ON runs (status, owner) WHERE status IN ('queued', 'running', 'waiting')",
+            "CREATE INDEX runs_running ON runs (owner) WHERE status = 'running'",
+            "CREATE INDEX runs_waiting ON runs (cancelled) WHERE status = 'waiting'",
             "CREATE INDEX runs_session ON runs (container, session, position)",
+            "CREATE INDEX runs_queued ON runs (container, session, position) WHERE status = 'queued'",
             "CREATE INDEX runs_parent ON runs (container, parent) WHERE parent IS NOT NULL",
             """CREATE TABLE records (
                 slot {int} NOT NULL UNIQUE,

@@ -60,6 +60,15 @@ from perdure.types.records import (
     kind_of,
 )
 
+_ENTER_LOCKED = (
+    "INSERT INTO sessions (container, id, turn, epoch, nonce, user_id, parent, created_at) "
+    "VALUES (?, ?, ?, 1, ?, ?, ?, ?) ON CONFLICT (container, id) DO UPDATE SET "
+    "epoch = CASE WHEN sessions.turn IS NULL THEN excluded.epoch ELSE sessions.epoch END, "
+    "nonce = CASE WHEN sessions.turn IS NULL THEN excluded.nonce ELSE sessions.nonce END, "
+    "turn = COALESCE(sessions.turn, excluded.turn) RETURNING number, nonce, turn, NULL"
+)
+"""Enter a session with a run. Where this has to wait for a lock, it does not see what was written meanwhile."""
+_ENTER = f"{_ENTER_LOCKED.removesuffix('NULL')}{LAST_SLOT}"
 _OUTSIDE = frozenset((WaitOpened, Answered))
 """What the owner of a run appends that others have to do with."""
 
@@ -107,25 +116,19 @@ class SqlLog(Reads, Transactions, Events):
             Conflict: the id belongs to a run with another input or definition, or the session is at work and
                 `on_busy` is `"reject"`.
         """
-        data = encode_payload(payload)
+        first = Coded(None, kind_of(payload), encode_payload(payload))
         nonce, now = new_nonce(), self.now()
-        container = self.container
+        container, locks = self.container, self._locks
 
         def script() -> Script[Accepted]:
-            rows = yield Sql(
-                "INSERT INTO sessions (container, id, turn, epoch, nonce, user_id, parent, created_at) "
-                "VALUES (?, ?, ?, 1, ?, ?, ?, ?) ON CONFLICT (container, id) DO UPDATE SET "
-                "epoch = CASE WHEN sessions.turn IS NULL THEN excluded.epoch ELSE sessions.epoch END, "
-                "nonce = CASE WHEN sessions.turn IS NULL THEN excluded.nonce ELSE sessions.nonce END, "
-                "turn = COALESCE(sessions.turn, excluded.turn) RETURNING number, nonce, turn",
-                (container, new.session_id, new.id, nonce, new.user_id, new.parent, now),
-            )
-            number, holder, turn = rows[0]
+            session = (container, new.session_id, new.id, nonce, new.user_id, new.parent, now)
+            number, holder, turn, last = (yield Sql(_ENTER_LOCKED if locks else _ENTER, session))[0]
             free = holder == nonce
             if not free and on_busy != "queue":
                 yield from self._make_way(new, turn, now, reject=on_busy == "reject")
-            rows = yield Sql(f"SELECT {LAST_SLOT} FROM sessions WHERE number = ?", (number,))
-            last = int(rows[0][0])
+                last = None
+            if last is None:
+                last = (yield Sql(f"SELECT {LAST_SLOT} FROM sessions WHERE number = ?", (number,)))[0][0]
             position = last % ROOM + 1
             owner = self.owner if free else None
             status: RunStatus = "running" if free else "queued"
@@ -142,7 +145,7 @@ class SqlLog(Reads, Transactions, Events):
                 ),
                 blind=True,
             )
-            yield from self._insert(last, new.session_id, new.id, [Coded(None, kind_of(payload), data)], now)
+            yield from self._insert(last, new.session_id, new.id, [first], now)
             hashed, parent, user = new.input_hash, new.parent, new.user_id
             run = RunRow(
                 *(new.id, new.session_id, new.definition, status, epoch, owner, position, 0, parent, user, hashed, now)

@@ -17,6 +17,7 @@ from perdure.types.usage import Usage
 from tests.sim.here import here, work
 from tests.sim.ledger import book
 from tests.sim.undoing import better, reserve, stay
+from tests.sim.waiting import ask, hear, nap, permit, talk
 
 
 @tool(effect="pure")
@@ -91,6 +92,12 @@ async def trip(ctx: Context[Any]) -> str:
     return begun + asked.output + await ctx.step.run("b", last, effect="idempotent")
 
 
+@tool(effect="steps")
+async def errand(ctx: Context[Any]) -> str:
+    """Have somebody do what takes time, and needs a person."""
+    return (await ctx.run(HELPER, "nap,permit|look")).output
+
+
 class Script:
     """A model that does what the message says; its answers take time, and fail at first where the world says so."""
 
@@ -136,9 +143,9 @@ def _route(r: RouterArgs[Any]) -> Agent | None:
     return SECOND if r.call_count == 1 and r.state.data.get("bumps") else None
 
 
-TOOLS = [look, fetch, charge, pay, shaky, bump, trip, book, reserve, stay]
+TOOLS = [look, fetch, charge, pay, shaky, bump, trip, book, reserve, stay, nap, hear, talk, permit, ask, errand]
 HOOKS = Hooks(before_tool=better)
-HELPER = Agent("Helper", system=_who, tools=[look], model=Script())
+HELPER = Agent("Helper", system=_who, tools=[look, nap, permit], model=Script())
 DESK = Agent("Desk", system=_who, tools=TOOLS, model=Script(), hooks=HOOKS)
 FIRST = Agent("First", system=_who, tools=TOOLS, model=Script(), hooks=HOOKS)
 SECOND = Agent("Second", system=_who, tools=TOOLS, model=Script(), hooks=HOOKS)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 ROUNDS = ("look", "fetch", "charge", "pay", "trip", "bump", "shaky")
 """The first tools of the desk."""
-LATER = (("book", "reserve", "stay"),)
+LATER = (("book", "reserve", "stay"), ("nap", "hear", "talk", "permit", "ask", "errand"))
 """Those that came later, age by age: a seed that has found something goes on to stand for what it was then."""
 NEWEST = 1 + len(LATER)
 
@@ -47,6 +47,11 @@ class Plan(NamedTuple):
     faults: float
     deaths: float
     slowness: float
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything may wait for people or for news."""
+        return any(re.search("hear|permit|ask|errand", one.rounds) for one in self.asks)
 
     @classmethod
     def of(cls, seed: int, age: int = NEWEST) -> "Plan":

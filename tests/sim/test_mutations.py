@@ -10,9 +10,11 @@ from perdure.agents import program
 from perdure.db.writer import Worker
 from perdure.durable import effects
 from perdure.durable.run_io import RunIO
+from perdure.durable.step import Step
 from perdure.log.owners import Owners
 from perdure.log.sql import SqlLog
 from perdure.log.transact import Transactions
+from perdure.log.waits import Waits
 from tests.sim.check import problems
 from tests.sim.mutate import mutated
 from tests.sim.plan import Ask, Plan, Trouble
@@ -59,6 +61,16 @@ def doubted(plan: Plan) -> Plan:
         for n, ask in enumerate(plan.asks)
     ]
     return _quiet(plan, 2, asks, [Trouble(3.2 + n / 3, "kill", n % 2) for n in range(6)], 0.02)
+
+
+def waiting(plan: Plan) -> Plan:
+    """Runs wait for moments by clocks that are wrong, for news, and for people."""
+    asks = [
+        ask._replace(at=3.0 + 0.3 * n, times=1, session=None, rounds="nap,permit,hear|hear,talk,ask|errand")
+        for n, ask in enumerate(plan.asks)
+    ]
+    jumps = [Trouble(1.0 + n, "jump", n % 2, 3600.0 * (-1) ** n) for n in range(2)]
+    return _quiet(plan, 2, asks, [*jumps, Trouble(4.0, "stop", 0), Trouble(6.0, "kill", 1)], 0.003)
 
 
 def idle(plan: Plan) -> Plan:
@@ -184,6 +196,35 @@ MUTATIONS: dict[str, tuple[Any, str, str, str, Callable[[Plan], Plan]]] = {
         "False",
         doubted,
     ),
+    "the waits: whoever ends one does not see whether it is there": (
+        Waits,
+        "_take_waiter",
+        "DELETE FROM waiters WHERE container = ? AND id = ? RETURNING wait",
+        "SELECT wait FROM waiters WHERE container = ? AND id = ?",
+        waiting,
+    ),
+    "the waits: an event is used again": (Waits, "_came", "a.late = 0) ", "a.late = 2) ", waiting),
+    "the waits: whoever answers later is told that it counts": (
+        Waits,
+        "answer",
+        "late = bool(first or over)",
+        "late = bool(over)",
+        waiting,
+    ),
+    "the waits: what came before is not looked for": (
+        Waits,
+        "_wait",
+        "answer = yield from self._came(run_id, wait, used)",
+        "pass",
+        waiting,
+    ),
+    "the waits: the machine's clock says when a timer is over": (
+        Step,
+        "_rest",
+        "until(io.kernel.store_now())",
+        "until(clock.now())",
+        waiting,
+    ),
     "the undoing: the arguments are the model's": (
         program,
         "settle_doubt",
@@ -215,7 +256,7 @@ def test_what_is_broken_on_purpose_is_noticed(what: str):
         assert notices(change) is not None, f"no seed has noticed: {what}"
 
 
-@pytest.mark.parametrize("change", [stopped, failing, doubting, dying, booking, doubted, idle])
+@pytest.mark.parametrize("change", [stopped, failing, doubting, dying, booking, doubted, waiting, idle])
 def test_the_same_plans_hold_when_nothing_is_broken(change: Callable[[Plan], Plan]):
     for seed in range(6):
         assert problems(World(change(Plan.of(seed))).run()) == []

@@ -26,11 +26,12 @@ FOUND = {
     10055: "an owner that was forgotten came back with the beat at which it had been seen",
     20051: "a run was taken from an owner that had been idle and had just begun to beat again",
     38: "a process that was stopped between taking a run and driving it did not look whether it was taken over",
+    56: "a timer that was recorded again when it was over ended at once, and once more",
     40002: "a suspect was never driven, because those who waited behind it made the process busy",
 }
 """Seeds that have found something."""
 
-FOUND_AT: dict[int, int] = {38: 2}
+FOUND_AT: dict[int, int] = {38: 2, 56: 3}
 """The age of those that have found something since there are more tools than the first ones."""
 
 

@@ -38,10 +38,8 @@ def digest(loop: NetworkLoop) -> bytes:
             what = [one.id for one in action.waits]
         else:
             what = sorted(one.key for one in action)
-    # while the record of a transaction is on its way, its siblings are folded, which come behind it in the log
-    steps = sorted(key for key in loop.steps if "/transaction:" not in key)
     said = [loop.transcript, loop.doc, turns, loop.queue, len(loop.results), loop.call_count, loop.routes]
-    return encode_json([said, loop.total_usage, steps, loop.stopping, loop.finished, what])
+    return encode_json([said, loop.total_usage, sorted(loop.steps), loop.stopping, loop.finished, what])
 
 
 def moment(record: Record) -> tuple[str, str | None, bytes, float]:
@@ -49,9 +47,15 @@ def moment(record: Record) -> tuple[str, str | None, bytes, float]:
     return record.run_id, record.key, encode_payload(record.payload), record.created_at
 
 
+def mark(record: Record) -> int:
+    """A number of a record; sums of them tell which ones were folded, in whatever order."""
+    return hash((record.run_id, record.key, encode_payload(record.payload)))
+
+
 def watch(world: "World", patch: pytest.MonkeyPatch) -> None:
     append, sure, beat, fold = SqlLog.append, RunIO.sure, Owners.beat, AgentsProgram.fold
-    transact = SqlLog.transact
+    transact, fold_in = SqlLog.transact, NetworkLoop.fold
+    known: dict[int, tuple[int, NetworkLoop]] = {}
 
     async def appended(log: Any, token: Any, entries: Any, status: Any = None, **given: Any) -> int:
         said = [(one.key, encode_payload(one.payload)) for one in entries]
@@ -77,11 +81,16 @@ def watch(world: "World", patch: pytest.MonkeyPatch) -> None:
 
     def folded(loop: NetworkLoop, record: Record) -> Any:
         notes = fold(loop, record)
-        world.folded.setdefault(moment(record), []).append(digest(loop))
+        world.folded.setdefault(moment(record), []).append((known.get(id(loop), (0, loop))[0], digest(loop)))
         return notes
+
+    def folding(loop: NetworkLoop, record: Record) -> Any:
+        known[id(loop)] = known.get(id(loop), (0, loop))[0] + mark(record), loop
+        return fold_in(loop, record)
 
     patch.setattr(SqlLog, "append", appended)
     patch.setattr(SqlLog, "transact", transacted)
     patch.setattr(RunIO, "sure", checked)
     patch.setattr(Owners, "beat", beating)
+    patch.setattr(NetworkLoop, "fold", folding)
     patch.setattr(AgentsProgram, "fold", staticmethod(folded))

@@ -29,10 +29,10 @@ from perdure.types.errors import RunError
 from tests.sim.clockwork import ProcessLoop, Turns
 from tests.sim.desk import BY_NAME, DEFINITIONS
 from tests.sim.ledger import TABLES
+from tests.sim.people import People
 from tests.sim.plan import Plan, Trouble
-from tests.sim.store import Killed, SimDatabase, error_of
+from tests.sim.store import EPOCH, Killed, SimDatabase, error_of
 
-EPOCH = 1_700_000_000.0
 TIMING = owners.Timing()
 TROUBLED = 12.0
 """Until when things go wrong; from then on everything must come to its end."""
@@ -93,7 +93,7 @@ class Process:
         self.host = number % world.plan.hosts
         self.loop = ProcessLoop(world.turns, world.chance.uniform(0, 1000))
         self.loop.process = self
-        self.skew = 0.0
+        self.skew = world.skews.get(number, 0.0)
         self.connections: list[Any] = []
         self.runtime: Runtime | None = None
         self.owner = ""
@@ -222,6 +222,7 @@ class World:
         self.chance = Random(f"world {plan.seed}")
         self.turns = Turns(self.chance)
         self.held: set[str] = set()
+        self.skews: dict[int, float] = {}
         self.processes: list[Process | None] = [None] * plan.processes
         self.everybody: list[Process] = []
         self.processes_by_owner: dict[str, Process] = {}
@@ -234,7 +235,9 @@ class World:
         self.appended: list[tuple[str, str, str | None, bytes]] = []
         self.owned: list[tuple[str, str, int, int]] = []
         self.checked: dict[tuple[str, str], int] = {}
-        self.folded: dict[tuple[str, str | None, bytes, float], list[bytes]] = {}
+        self.folded: dict[tuple[str, str | None, bytes, float], list[tuple[int, bytes]]] = {}
+        self.people = People(self)
+        self.rested: dict[tuple[str, str], float] = {}
         self.claimed = 0
         self.finished = False
         self.woken = 0.0
@@ -275,6 +278,7 @@ class World:
         for number in range(plan.processes):
             turns.at(0.0 if not number else self.chance.uniform(0, 3), lambda number=number: self._start(number))
         self._open = len(plan.asks)
+        self.people.begin()
         if self.calm:
             turns.at(0.0, lambda: self._next_ask(0))
             return
@@ -309,12 +313,12 @@ class World:
             return False
         if self.turns.now < self.woken + 3:  # who wakes up last shall have time to do something wrong
             return False
-        return not self._look(  # a child whose parent was given up goes on when somebody resumes that
+        return not self.look(  # a child whose parent was given up goes on when somebody resumes that
             "SELECT 1 FROM runs r WHERE status IN ('queued', 'running', 'waiting') AND NOT EXISTS "
             "(SELECT 1 FROM runs p WHERE p.container = r.container AND p.id = r.parent AND p.status = 'parked') LIMIT 1"
         )
 
-    def _look(self, text: str, *params: str) -> list[Any]:
+    def look(self, text: str, *params: str) -> list[Any]:
         """What is committed now."""
         if self._eye is None:
             self._eye = sqlite3.connect(self.path, isolation_level=None)
@@ -332,6 +336,7 @@ class World:
             process.stop()
         elif trouble.kind == "jump":
             process.skew += trouble.amount
+            self.skews[process.number] = process.skew  # who comes next on this machine has the same clock
         elif self.taken:
             container, run = self.chance.choice(sorted(self.taken))
             if process.runtime is not None:
@@ -344,12 +349,16 @@ class World:
             ask = next(one for one in self.plan.asks if one.run == self.order[number])
             self._deliver(ask, number)
 
-    def _deliver(self, ask: Any, number: int | None = None) -> None:
+    def somebody(self, chance: Random) -> Process | None:
+        """A process that is at work."""
         ready = [one for one in self.processes if one is not None and one.runtime is not None and not one.loop.paused]
-        if not ready:
+        return chance.choice(ready) if ready else None
+
+    def _deliver(self, ask: Any, number: int | None = None) -> None:
+        process = self.somebody(self.chance)
+        if process is None:
             self.turns.after(0.5, lambda: self._deliver(ask, number))
             return
-        process = self.chance.choice(ready)
         # the user asks again when there is no answer, as users do
         waiting = [True]
         process.loop.spawn(self._ask(process, ask, waiting, number))
@@ -395,7 +404,7 @@ class World:
             await process.runtime.container(container).cancel(run)
         except StoreError:
             return
-        ((status,),) = self._look("SELECT status FROM runs WHERE container = ? AND id = ?", container, run)
+        ((status,),) = self.look("SELECT status FROM runs WHERE container = ? AND id = ?", container, run)
         self.cancels.append((container, run, status in ("queued", "running", "waiting")))
 
     # -- what is told to the world -----------------------------------------------------------------------------------
@@ -423,7 +432,7 @@ class World:
 
     def claims(self, process: Process, run: str) -> None:
         """A process takes a run: never from one that is well."""
-        ((status, owner),) = self._look("SELECT status, owner FROM runs WHERE id = ?", run)
+        ((status, owner),) = self.look("SELECT status, owner FROM runs WHERE id = ?", run)
         self.claimed += 1
         before = self.processes_by_owner.get(owner)
         if status != "running" or before is None or before is process or not before.loop.alive or before.loop.paused:
@@ -434,8 +443,8 @@ class World:
 
     def effect(self, process: Process, effect: Effect) -> None:
         self.effects.append(effect)
-        closed = self._look("SELECT 1 FROM records WHERE run = ? AND key = ?", effect.run, effect.key)
-        rows = self._look("SELECT owner FROM runs WHERE id = ?", effect.run)
+        closed = self.look("SELECT 1 FROM records WHERE run = ? AND key = ?", effect.run, effect.key)
+        rows = self.look("SELECT owner FROM runs WHERE id = ?", effect.run)
         stale = not rows or rows[0][0] != process.owner
         if not (closed or stale):
             return
@@ -446,8 +455,18 @@ class World:
 
     def transacts(self, process: Process, run: str, key: str) -> None:
         self.effects.append(Effect("transaction", run, key, key, process.owner))
-        if self._look("SELECT 1 FROM records WHERE run = ? AND key = ?", run, key):
+        if self.look("SELECT 1 FROM records WHERE run = ? AND key = ?", run, key):
             self.wrong.append(f"the transaction {run} {key} was called after its record")
+
+    def rests(self, run: str, place: str) -> None:
+        """A body has been entered that sleeps."""
+        self.rested.setdefault((run, place), self.turns.now)
+
+    def wakes(self, run: str, place: str, seconds: float) -> None:
+        """r16: it goes on, and never too early, as far as a process can know the store's time."""
+        slept = self.turns.now - self.rested[run, place]
+        if slept < seconds - 20 * self.plan.slowness - 0.01:
+            self.wrong.append(f"{run} {place} slept {slept:.3f} s instead of {seconds}")
 
     # -- chance, time, threads and locks of the simulated processes --------------------------------------------------
 
@@ -501,6 +520,16 @@ class _Store:
                 "SELECT container, id, session, status, position, epoch, owner, definition, parent FROM runs"
             ).fetchall()
             self.ledger = store.execute("SELECT run, key, said FROM ledger").fetchall()
+            self.waiters = store.execute(
+                "SELECT w.container, w.id, w.run FROM waiters w "
+                "JOIN runs r ON r.container = w.container AND r.id = w.run "
+                "WHERE r.status IN ('completed', 'failed', 'cancelled')"
+            ).fetchall()
+            self.events = store.execute("SELECT container, id, name, data, at, number FROM events").fetchall()
+            self.since = {
+                (container, run): number
+                for container, run, number in store.execute("SELECT container, id, event FROM runs")
+            }
             ((self.total,),) = store.execute("SELECT rows FROM total").fetchall()
             self.check = store.execute("PRAGMA integrity_check").fetchone()[0]
         store.close()

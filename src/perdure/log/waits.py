@@ -272,6 +272,7 @@ class Waits(ABC):
             if answer is None and wait.expires is not None and wait.expires <= clock:
                 answer = Elapsed()
             if answer is not None:
+                yield from self._take_waiter(wait.id)  # it may have waited before, beside another one that has ended
                 ends.append(End(wait.id, wait.run_id, answer))
                 if isinstance(answer, Received):
                     used.add(answer.event.id)

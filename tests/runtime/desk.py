@@ -2,8 +2,9 @@
 
 As a program: `desk.py URL FOLDER VERB [ARGUMENT…]`. Every effect is a line in FOLDER/effects, written at once, so that
 it outlasts a kill. In the environment, `KILL=n:before` (`inside`, `after`) kills the process at its n-th write to the
-log (`finish:before`: at the one that ends the run), `LIMIT=n` at the byte n of a file that it writes; `STOP=n` stops
-it when its n-th write is acknowledged; `CLOCK=1` makes its wall clock jump an hour back and forth.
+log (`finish:before`: at the one that ends the run, `due:before`: at its first one of that name), `LIMIT=n` at the byte
+n of a file that it writes; `STOP=n` stops it when its n-th write is acknowledged; `CLOCK=1` makes its wall clock jump
+an hour back and forth.
 """
 
 import asyncio
@@ -192,7 +193,7 @@ def killing(at: int | str, when: str, how: signal.Signals = signal.SIGKILL) -> N
         async def written(*args: Any, **options: Any) -> Any:
             nonlocal count
             count += 1
-            now = at == count or (at == "finish" and isinstance(args[1], Token) and ends(*args[1:3]))
+            now = at in (count, write.__name__) or (at == "finish" and isinstance(args[1], Token) and ends(*args[1:3]))
             if now and when == "inside" and write is transact:  # its effects are done, and not committed
                 args = (*args[:-1], lambda _: os.kill(os.getpid(), how))
             elif now and when != "after":
@@ -205,7 +206,7 @@ def killing(at: int | str, when: str, how: signal.Signals = signal.SIGKILL) -> N
         return written
 
     transact = SqlLog.transact
-    for name in ("accept", "claim", "append", "transact"):
+    for name in ("accept", "claim", "append", "transact", "send", "due"):
         setattr(SqlLog, name, watched(getattr(SqlLog, name)))
 
 
@@ -250,8 +251,9 @@ async def main(url: str, verb: str, *arguments: str) -> None:
     noting_refusals()
     from tests.runtime.acts import ACTOR
     from tests.runtime.till import CASHIER
+    from tests.runtime.waiter import WAITER
 
-    rt = runtime(url, DESK, TALKER, CASHIER, ACTOR, *FAMILY)
+    rt = runtime(url, DESK, TALKER, CASHIER, ACTOR, WAITER, *FAMILY)
     if "CLOCK" in os.environ:
         rt.clock = Jumping()
     async with rt:
@@ -302,6 +304,11 @@ async def main(url: str, verb: str, *arguments: str) -> None:
             budget = Budget(model_calls=1) if arguments[0] == "budget 1" else None
             state = {"n": 0, "seen": {}} if arguments[0] == "add" else None
             await rt.run(ACTOR, arguments[0], session_id="s", run_id="job", budget=budget, state=state)
+        elif verb == "deal":
+            runs = [await rt.start(WAITER, "go", session_id=one, run_id=one) for one in arguments]
+            note("dealing")
+            for one in runs:
+                await one.result()
         elif verb == "drain":
             await until(lambda: nothing_open(rt))
         elif verb == "serve":

@@ -88,6 +88,15 @@ class Events(Waits):
         """Find an event that was taken in, unless it is too old to be kept."""
         return await self.db.read(lambda: self._event(id))
 
+    async def events_of(self, run_id: str) -> list[SentEvent]:
+        """List the events that a run has sent and that are still kept, in order."""
+
+        def script() -> Script[list[Row]]:
+            text = "SELECT name, data, id, at FROM events WHERE container = ? AND run = ? ORDER BY number"
+            return (yield Sql(text, (self.container, run_id)))
+
+        return [SentEvent(str(n), decode_json(bytes(d)), str(i), float(t)) for n, d, i, t in await self.db.read(script)]
+
     def _lock_names(self, names: set[str]) -> Script[None]:
         """Lock names of events for this transaction, in one order; on SQLite everything is locked anyway."""
         if self._locks:
@@ -145,7 +154,7 @@ class Events(Waits):
         return (
             yield Sql(
                 f"SELECT id, asker, run, session, wait FROM waiters WHERE container = ? AND name = ?{where} "
-                "ORDER BY at, id",
+                "ORDER BY run, place, id",
                 (self.container, event.name, *some),
             )
         )

@@ -10,9 +10,10 @@ names the status as they do; runs that are over are in none of them.
 
 `woken` is the last record by which a wait of a run ended, or 1 if it only has waits; `event` the last event that was
 there before the run. Waits are kept by the run that drives: a child that is not `detached` is driven by its parent and
-waits with it; `asker` is the run that asks. `answers` has how each wait ended (`seq` is that record's, 0 as long as the
-wait is not recorded), and what came too late. `live` is no part of the log: it holds what open steps have said so far,
-for readers in other processes, up to the number `n`; losing it loses nothing.
+waits with it; `asker` is the run that asks, `place` orders the waits of one run. `answers` has how each wait ended
+(`seq` is that record's, 0 as long as the wait is not recorded), and what came too late. `live` is no part of the log:
+it holds what open steps have said so far, for readers in other processes, up to the number `n`; losing it loses
+nothing.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ MIGRATIONS = (
                 name TEXT,
                 probe TEXT,
                 expires {real},
-                at {real} NOT NULL,
+                place {int} NOT NULL,
                 PRIMARY KEY (container, id)
             )""",
             "CREATE INDEX waiters_run ON waiters (container, run)",

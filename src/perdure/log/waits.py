@@ -40,6 +40,9 @@ Taken: TypeAlias = Literal["taken", "early", "late"]
 BATCH = 300
 """How many waits end in one transaction whose time has come."""
 
+MOST = 2**20
+"""More than the waits of one append; with the record's number it makes a waiter's place among those of its run."""
+
 _PAGE = 100
 _encode = msgspec.json.Encoder().encode
 read_answer = msgspec.json.Decoder(WaitAnswer).decode
@@ -255,11 +258,13 @@ class Waits(ABC):
         if (parent is not None and not detached) or cancelled:
             return  # who drives it waits for it; or it ends
         yield has_waits(self.container, run_id)
+        rows = yield Sql(f"SELECT {LAST_SLOT} FROM sessions WHERE container = ? AND id = ?", (self.container, session))
+        first_place = int(rows[0][0]) % ROOM * MOST
         timed = any(one.expires is not None for one in waits)
         clock = float((yield Sql(f"SELECT {self.db.clock}"))[0][0]) if timed else 0.0
         ends: list[End] = []
         used: set[str] = set()
-        for wait in {one.id: one for one in waits}.values():
+        for place, wait in enumerate({one.id: one for one in waits}.values(), first_place):
             first = yield Sql(
                 "SELECT answer, seq FROM answers WHERE container = ? AND wait = ? AND late = 0",
                 (self.container, wait.id),
@@ -279,9 +284,9 @@ class Waits(ABC):
                 continue
             name, mark = (wait.name, probe(wait.match)) if isinstance(wait, EventWait) else (None, None)
             yield Sql(
-                "INSERT INTO waiters (container, id, run, session, asker, wait, name, probe, expires, at) "
+                "INSERT INTO waiters (container, id, run, session, asker, wait, name, probe, expires, place) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                (self.container, wait.id, run_id, session, wait.run_id, _encode(wait), name, mark, wait.expires, now),
+                (self.container, wait.id, run_id, session, wait.run_id, _encode(wait), name, mark, wait.expires, place),
                 blind=True,
             )
         if ends:

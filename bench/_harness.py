@@ -146,6 +146,10 @@ class Bench:
                 for case in self.cases if index % 2 == 0 else reversed(self.cases):
                     gc.collect()  # nobody pays for what another case has left behind
                     case.sample(runner)
+        return self.report(floor)
+
+    def report(self, floor: str | None = None) -> dict[str, Any]:
+        """Print the report, and return it."""
         report = self._report(floor)
         print(json.dumps(report) if self.options.json else self._table(report))
         return report
@@ -156,7 +160,11 @@ class Bench:
         for case in self.cases:
             below = case.floor or floor
             rows[case.name] = case.row(medians[below] if below is not None else None)
-        head = {"bench": self.name, "python": platform.python_version(), "rounds": len(self.cases[0].samples)}
+        head = {
+            "bench": self.name,
+            "python": platform.python_version(),
+            "rounds": len(self.cases[0].samples) if self.cases else 1,
+        }
         return {**head, "floor": floor, "results": rows, **self.facts}
 
     def _table(self, report: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from perdure.types.messages import TextMessage
 from perdure.types.sent_event import MOST
 from perdure.types.waits import Received, wait_id
 from tests.runtime.desk import QUICK, until
+from tests.runtime.till import rows
 
 
 def agent(fn: Any, *, name: str = "A") -> Agent[str, Any]:
@@ -292,3 +294,72 @@ async def test_d17_a_cancelled_run_waits_for_nothing_any_more(url: str):
         assert [one.kind for one in await log.read_run("job")][-2:] == ["agent_finished", "run_finished"]
         with pytest.raises(RunCancelled):
             await run.result()
+
+
+async def test_r04_an_exported_session_takes_its_waits_along(url: str, tmp_path: Path):
+    async def asks(ctx: Context[Any]) -> Any:
+        """Run a child that waits."""
+        return (await ctx.run(PAID, "go")).output
+
+    one = agent(asks, name="Parent")
+    async with opened(url, one, PAID) as rt:
+        waits = (await rt.run(one, "go", run_id="job", session_id="s")).waits
+        await rt.session("s").export(tmp_path / "s.jsonl")
+    new = f"sqlite:///{tmp_path}/new.db"
+    async with opened(new, one, PAID) as rt:
+        await rt.import_session(tmp_path / "s.jsonl")
+        log = rt.container("default").log
+        assert await log.waits("job") == list(waits)
+        assert [(run.status, run.held) for run in await log.runs()] == [("parked", "waiting")] * 2
+        await rt.send_event("app/paid", {"invoice": {"id": "i-7"}, "amount": 3})
+        assert (await log.run("job")).status == "parked", "it is held, and has its answer"
+        assert await rt.check() == []
+    async with Runtime(new, [one, PAID], timing=QUICK, take_over=True) as rt:
+        assert await ends(await rt.start(one, "go", run_id="job", session_id="s")) == "{'data': \"{'data': 3}\"}"
+
+
+async def test_r04_a_copy_holds_what_waits_and_its_moments_come_when_it_is_taken_over(tmp_path: Path):
+    async with opened(f"sqlite:///{tmp_path}/one.db", REST) as rt:
+        await rt.run(REST, "go", run_id="job")
+        await rt.backup(tmp_path / "two.db")
+    async with opened(f"sqlite:///{tmp_path}/two.db", REST) as rt:
+        log = rt.container("default").log
+        await until(lambda: ended_in(log, "job"))
+        assert ((await log.run("job")).status, (await log.run("job")).held) == ("parked", "queued")
+    async with Runtime(f"sqlite:///{tmp_path}/two.db", [REST], timing=QUICK, take_over=True) as rt:
+        assert await ends(await rt.start(REST, "go", run_id="job")) == "{'data': 'rested'}"
+
+
+async def ended_in(log: Any, run_id: str) -> bool:
+    """Whether the waits of a run are over."""
+    return "answer" in [one.kind for one in await log.read_run(run_id)]
+
+
+async def test_r18_what_was_answered_and_sent_is_erased_with_its_session(url: str, tmp_path: Path):
+    async def tells(ctx: Context[Any]) -> Any:
+        """Send a secret, and wait for one."""
+        await ctx.step.send_event("tell", "app/told", {"secret": "tiger"})
+        return (await ctx.step.wait_for_event("hear", "app/heard")) and "heard"
+
+    one = agent(tells)
+    async with opened(url, one) as rt:
+        log = rt.container("default").log
+        wait = (await rt.run(one, "go", run_id="job", session_id="s")).waits[0]
+        await rt.session("s").erase(cancel=True)
+        assert await log.waits() == []
+        assert [(one.name, one.data) for one in await log.events_of("job")] == [("app/told", {})]
+        assert await log.answer(wait.id, Received(await rt.send_event("app/heard"))) == "late"
+        await rt.session("s").erase()
+        assert await log.late("job") == []
+        assert await rt.check() == []
+
+
+async def test_a_wait_that_is_lost_is_seen(url: str):
+    async with opened(url, PAID) as rt:
+        await rt.run(PAID, "go", run_id="job")
+        assert await rt.check() == []
+        await rows(rt.db, "UPDATE waiters SET run = 'gone'")
+        assert sorted(one.what.partition(":")[0] for one in await rt.check()) == [
+            "a run waits for nothing, so nobody wakes it",
+            "a wait belongs to a run that is not open",
+        ]

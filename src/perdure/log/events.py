@@ -194,14 +194,20 @@ class Events(Waits):
     async def forget_events(self, limit: int = 1000) -> int:
         """Remove events that nobody can wait for any more, at most so many, and say how many were removed."""
 
-        def oldest() -> Script[list[Row]]:
+        def oldest() -> Script[tuple[bool, int | None]]:
+            text = f"SELECT 1 FROM events WHERE container = ? AND at < {self.db.clock} - ? LIMIT 1"
+            if not (yield Sql(text, (self.container, KEPT))):
+                return False, None
             text = (
                 "SELECT MIN(event) FROM runs WHERE container = ? AND status NOT IN ('completed', 'failed', 'cancelled')"
             )
-            return (yield Sql(text, (self.container,)))
+            first = (yield Sql(text, (self.container,)))[0][0]
+            return True, None if first is None else int(first)
 
-        before = (await self.db.read(oldest))[0][0]  # a run that is taken in meanwhile is younger than all there are
-        only = "" if before is None else f"AND number <= {int(before)} "
+        old, before = await self.db.read(oldest)  # a run that is taken in meanwhile is younger than all there are
+        if not old:
+            return 0
+        only = "" if before is None else f"AND number <= {before} "
 
         def script() -> Script[int]:
             rows = yield Sql(  # the last of all stays, so that no number is given again

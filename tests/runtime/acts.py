@@ -5,10 +5,11 @@ import signal
 from typing import Any
 
 from perdure import Agent, Context, ModelSettings, NotDone, RateLimited, StepError, tool
+from perdure.models import fallback
 from perdure.models.model import ModelRequest
 from perdure.testing import FunctionModel, call, calls, say
 from perdure.types.messages import ToolCallMessage
-from tests.runtime.desk import note
+from tests.runtime.desk import effects, note
 
 Ctx = Context[Any]
 
@@ -98,4 +99,25 @@ ACTOR = Agent(
     tools=[book, steps, dial, add],
     model=FunctionModel(says),
     settings=ModelSettings(retries=2),
+)
+
+
+def first(_: ModelRequest) -> Any:
+    """Always be overloaded."""
+    note("first")
+    raise RateLimited("slow down", retry_after=30)
+
+
+def second(_: ModelRequest) -> Any:
+    """Answer when asked for the third time; the first time, perhaps, the process dies."""
+    act("second")
+    if effects().count("second") == 2:
+        raise RateLimited("slow down too", retry_after=30)
+    return say("done")
+
+
+CHAINED = Agent(
+    "Chained",
+    model=fallback(FunctionModel(first, name="first"), FunctionModel(second, name="second")),
+    settings=ModelSettings(retries=1),
 )

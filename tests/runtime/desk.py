@@ -249,11 +249,11 @@ async def main(url: str, verb: str, *arguments: str) -> None:
     if "STOP" in os.environ:
         killing(int(os.environ["STOP"]), "after", signal.SIGSTOP)
     noting_refusals()
-    from tests.runtime.acts import ACTOR
+    from tests.runtime.acts import ACTOR, CHAINED
     from tests.runtime.till import CASHIER
     from tests.runtime.waiter import WAITER
 
-    rt = runtime(url, DESK, TALKER, CASHIER, ACTOR, WAITER, *FAMILY)
+    rt = runtime(url, DESK, TALKER, CASHIER, ACTOR, CHAINED, WAITER, *FAMILY)
     if "CLOCK" in os.environ:
         rt.clock = Jumping()
     async with rt:
@@ -303,7 +303,8 @@ async def main(url: str, verb: str, *arguments: str) -> None:
         elif verb == "act":
             budget = Budget(model_calls=1) if arguments[0] == "budget 1" else None
             state = {"n": 0, "seen": {}} if arguments[0] == "add" else None
-            await rt.run(ACTOR, arguments[0], session_id="s", run_id="job", budget=budget, state=state)
+            actor = CHAINED if arguments[0] == "chain" else ACTOR
+            await rt.run(actor, arguments[0], session_id="s", run_id="job", budget=budget, state=state)
         elif verb == "deal":
             runs = [await rt.start(WAITER, "go", session_id=one, run_id=one) for one in arguments]
             note("dealing")

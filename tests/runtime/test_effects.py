@@ -1,6 +1,7 @@
 """Declared effects, attempts and budgets when a process is killed in the middle, on both databases."""
 
 import asyncio
+import inspect
 import signal
 import threading
 from collections.abc import Callable
@@ -10,12 +11,14 @@ from typing import Any
 import pytest
 
 from perdure import Agent, Budget, Context, DefinitionError, NeedsRuntime, RunFailed, tool
+from perdure.agents.running import Running
+from perdure.db.database import StoreCorrupt
 from perdure.durable import effects as durable_effects
 from perdure.durable.kernel import SystemClock
 from perdure.testing import FunctionModel, call, say
 from perdure.types import records as rec
 from tests.runtime import desk
-from tests.runtime.acts import ACTOR, STEPS
+from tests.runtime.acts import ACTOR, CHAINED, STEPS
 from tests.runtime.conftest import Processes
 from tests.runtime.desk import effects
 
@@ -153,6 +156,23 @@ async def test_d20_attempts_and_retry_after_survive_a_crash(url: str, dies: Dies
     assert not [one for one in records if isinstance(one.payload, rec.AttemptLost)], "it waited, nothing was in flight"
 
 
+async def test_d20_a_model_of_a_chain_that_has_failed_is_not_asked_again_in_the_same_attempt(
+    url: str, dies: Dies, monkeypatch: pytest.MonkeyPatch
+):
+    await dies("chain", "second")
+    assert effects() == ["first", "second"]
+
+    async def at_once(self: Any, seconds: float) -> None:
+        pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SystemClock, "sleep", at_once)
+        async with desk.runtime(url, CHAINED) as rt:
+            result = await asyncio.wait_for(rt.run(CHAINED, "chain", session_id="s", run_id="job"), 60)
+    assert result.text == "done"
+    assert effects()[2:] == ["second", "first", "second"], "the next attempt asks all of them again"
+
+
 # -- budgets ---------------------------------------------------------------------------------------------------------
 
 
@@ -200,6 +220,31 @@ async def test_a_session_budget_counts_all_runs_of_the_session_from_the_log(url:
                 reasons.append((await rt.run(agent, "x", session_id="other", session_budget=budget)).stop_reason)
                 reasons.append((await rt.run(agent, "y", session_id="s")).stop_reason)
     assert reasons == ["answer", "answer", "budget", "answer", "answer"]
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+async def test_a_session_budget_that_cannot_be_counted_leaves_nothing_begun(url: str, monkeypatch: pytest.MonkeyPatch):
+    agent = Agent("A", model=FunctionModel(lambda _: say("ok")))
+    begun: list[Any] = []
+    begin = Running.begin
+
+    def begins(self: Running, *given: Any) -> Any:
+        begun.append(begin(self, *given))
+        return begun[-1]
+
+    monkeypatch.setattr(Running, "begin", begins)
+    async with desk.Runtime(url, [agent], workers=False) as rt:
+        log = rt.container("default").log
+
+        async def damaged(*_: Any) -> list[rec.Record]:
+            raise StoreCorrupt("it is damaged")
+
+        read, log.read_session = log.read_session, damaged
+        with pytest.raises(StoreCorrupt):
+            await rt.run(agent, "1", session_id="s", run_id="job", session_budget=Budget(model_calls=2))
+        log.read_session = read
+        assert inspect.getcoroutinestate(begun[-1]) == inspect.CORO_CLOSED, "else it is said that nobody awaited it"
+        assert [one.kind for one in await log.read_run("job")] == ["run_started"]
 
 
 async def test_a_session_budget_needs_a_runtime_and_has_no_seconds(url: str):

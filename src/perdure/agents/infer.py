@@ -185,14 +185,19 @@ class _Answer:
         """
         settings = request.settings
         tried = self.io.tried
-        attempt = await tried.before(self.key, self.io.kernel.clock) if tried else 0
+        attempt, model = 0, self.model
+        if tried:
+            from perdure.models.fallback import behind
+
+            attempt = await tried.before(self.key, self.io.kernel.clock)
+            model = behind(model, tried.failed_models(self.key))
         while True:
             attempt += 1
             try:
                 self.asked = True
-                return await self._attempt(request, attempt)
+                return await self._attempt(request, attempt, model)
             except ModelError as error:
-                self.asked = False
+                self.asked, model = False, self.model
                 if not error.retryable or attempt > settings.retries:
                     error.add_note(f"attempt {attempt} of {settings.retries + 1}")
                     raise
@@ -200,8 +205,8 @@ class _Answer:
                 wait = MODEL_BACKOFF.wait(attempt, error.retry_after)
                 await self.io.attempt_failed(self.key, attempt, error, wait)
 
-    async def _attempt(self, request: ModelRequest, attempt: int) -> None:
-        io, model = self.io, self.model
+    async def _attempt(self, request: ModelRequest, attempt: int, model: Model) -> None:
+        io = self.io
         add = self.assembler.add
         if io.projector is not None:
             io.emit(io.projector.begin_message(self.key, self.agent))

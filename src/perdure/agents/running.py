@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -210,7 +210,9 @@ class Running:
             started.parent_key,
         )
 
-    def begin(self, token: Token, head: int, earlier: Sequence[Message] = ()) -> Awaitable[RunResult[Any, Any]]:
+    def begin(
+        self, token: Token, head: int, earlier: Sequence[Message] = ()
+    ) -> Coroutine[Any, Any, RunResult[Any, Any]]:
         """Drive a run that was accepted and whose turn it is.
 
         Args:

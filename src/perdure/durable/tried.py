@@ -20,7 +20,7 @@ class Tried:
         before_us: whether another owner had the run.
     """
 
-    __slots__ = ("_attempts", "accepted", "before_us", "begun", "open", "undone")
+    __slots__ = ("_attempts", "_models", "accepted", "before_us", "begun", "open", "undone")
 
     def __init__(self) -> None:
         self.open: dict[str, str] = {}
@@ -29,10 +29,11 @@ class Tried:
         self.before_us = False
         self.undone: set[str] = set()
         self._attempts: dict[str, tuple[int, float, float]] = {}
+        self._models: dict[str, list[str]] = {}
 
     def __bool__(self) -> bool:
-        """Whether another owner has seen any attempt fail."""
-        return bool(self._attempts)
+        """Whether another owner has seen any attempt fail, or a model of a chain."""
+        return bool(self._attempts or self._models)
 
     def note(self, record: Record) -> None:
         """Take a record that this process has just made."""
@@ -54,8 +55,12 @@ class Tried:
         for record in records:
             self.note(record)
             payload = record.payload
-            if type(payload) is AttemptFailed and not payload.model:
-                self._attempts[payload.step] = (payload.attempt, payload.wait, record.created_at + payload.wait)
+            if type(payload) is AttemptFailed:
+                if payload.model:
+                    self._models.setdefault(payload.step, []).append(payload.model)
+                else:
+                    self._attempts[payload.step] = (payload.attempt, payload.wait, record.created_at + payload.wait)
+                    self._models.pop(payload.step, None)  # the next attempt asks all of them again
 
     def rest(self, step: str, now: float) -> float:
         """Say how many seconds of a step's last wait are left."""
@@ -71,3 +76,10 @@ class Tried:
         if rest:
             await clock.sleep(rest)
         return self._attempts.pop(step, (0,))[0]
+
+    def failed_models(self, step: str) -> Sequence[str]:
+        """Say which models of a chain another owner has seen fail in the attempt that it did not finish, in order.
+
+        The next time the step is entered here, it is as if there were none.
+        """
+        return self._models.pop(step, ())

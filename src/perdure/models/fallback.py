@@ -6,7 +6,8 @@ capabilities that all of its models have, so that a request fits whichever answe
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from copy import copy
 
 from msgspec.structs import replace
 
@@ -42,9 +43,9 @@ class FallbackModel:
     def __init__(self, models: tuple[Model, ...], on: Callable[[Exception], bool] = unavailable) -> None:
         if len(models) < 2:
             raise DefinitionError(f"A fallback chain needs at least two models, and got {len(models)}.")
-        self.models = models
+        self.models: tuple[Model, ...] = models
         self.on = on
-        self.name = ",".join(f"{one.provider}:{one.name}" for one in models)
+        self.name = ",".join(map(_name, models))
         self.capabilities = _common([one.capabilities for one in models])
 
     def __repr__(self) -> str:
@@ -60,7 +61,7 @@ class FallbackModel:
         for model in self.models:
             if failed:
                 before, why = failed[-1]
-                name = f"{before.provider}:{before.name}"
+                name = _name(before)
                 yield Restarted(f"{name} failed: {type(why).__name__}", model.provider, model.name, name)
             pieces = model.stream(request)
             try:
@@ -70,7 +71,7 @@ class FallbackModel:
             except Exception as error:
                 if model is self.models[-1] or not self.on(error):
                     for other, why in failed:
-                        error.add_note(f"Before, {other.provider}:{other.name} failed: {type(why).__name__}: {why}")
+                        error.add_note(f"Before, {_name(other)} failed: {type(why).__name__}: {why}")
                     raise
                 failed.append((model, error))
             finally:
@@ -82,6 +83,27 @@ class FallbackModel:
             close = getattr(model, "aclose", None)
             if close is not None:
                 await close()
+
+
+def behind(model: Model, failed: Sequence[str]) -> Model:
+    """Give what is left of a chain behind models that have failed in this attempt, as another process has recorded.
+
+    Args:
+        model: the chain; of any other model, all is left.
+        failed: the models' names, in order, as `Restarted` names them.
+    """
+    if not failed or not isinstance(model, FallbackModel):
+        return model
+    left, still = list(model.models), list(failed)
+    while len(left) > 1 and _name(left[0]) in still:
+        still.remove(_name(left.pop(0)))
+    chain = copy(model)
+    chain.models = (behind(left[0], still), *left[1:])
+    return chain
+
+
+def _name(model: Model) -> str:
+    return f"{model.provider}:{model.name}"
 
 
 def _priced(model: Model, end: Finished) -> Finished:

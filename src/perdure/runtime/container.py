@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -359,11 +359,20 @@ class Container:
         return await self._guarded(running, token, running.take_up(token, head, records))
 
     async def _guarded(
-        self, running: Running, token: Token, drive: Any, accepted: Accepted | None = None
+        self,
+        running: Running,
+        token: Token,
+        drive: Coroutine[Any, Any, RunResult[Any, Any]],
+        accepted: Accepted | None = None,
     ) -> RunResult[Any, Any]:
         """Drive a run; if another owner has it since, follow that one."""
         try:
-            await self._asked(lambda: self._spent.count(running))
+            if running.session_ledger is not None:
+                try:
+                    await self._asked(lambda: self._spent.count(running))
+                except BaseException:
+                    drive.close()  # it has not begun
+                    raise
             result = await drive
             self.conversations.ended(running, accepted)
             return result

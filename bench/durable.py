@@ -10,6 +10,7 @@ beside it on SQLite as it is shipped, in a process of its own. BENCH_FOLDER name
 import asyncio
 import functools
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -202,6 +203,24 @@ def add_commits(bench: Bench, mode: Mode, single: Raw, grouped: Raw, ours: Appen
     bench.add(f"append, {RUNS} at once × {STEPS}, {mode}", many, unit="ms", floor=floor, most=4.0)
 
 
+async def one_by_one(raw: Raw, ours: Appends) -> dict[str, dict[str, float | bool]]:
+    """Single commits in turns, each timed on its own: what a busy machine does to some of them is not in the median."""
+    cases = {"raw insert": raw.insert, "append": ours.one, "accept": ours.accept}
+    taken: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(MANY):
+        for name, commit in cases.items():
+            start = time.perf_counter()
+            await commit()
+            taken[name].append((time.perf_counter() - start) * 1e6)
+    floor = statistics.median(taken["raw insert"])
+    rows: dict[str, dict[str, float | bool]] = {}
+    for name, times in taken.items():
+        median = statistics.median(times)
+        row = {"median_us": round(median, 1), "tenth_us": round(statistics.quantiles(times, n=10)[0], 1)}
+        rows[name] = {**row, "ratio": round(median / floor, 2), "met": median <= 1.4 * floor}
+    return rows
+
+
 async def open_runtime(path: Path, mode: Mode) -> Runtime:
     """Open a runtime for all the agents."""
     return await Runtime(f"sqlite:///{path}", [TEXT, PURE, ONCE, ONE, DESK], durability=mode).__aenter__()
@@ -271,6 +290,7 @@ def main() -> None:
             appends.append(ours := Appends(folder / f"{mode}.db", mode))
             runner.run(ours.open())
             runtimes.append(runtime := runner.run(open_runtime(folder / f"runtime-{mode}.db", mode)))
+            bench.fact(f"commits_one_by_one_{mode}", runner.run(one_by_one(single, ours)))
             add_commits(bench, mode, single, grouped, ours)
             add_turns(bench, runtime, mode)
         runner.run(talk(runtimes[1]))

@@ -382,10 +382,11 @@ def over(container: str, run_id: str, *, ended: bool) -> Script[None]:
         yield Sql("DELETE FROM answers WHERE container = ? AND run = ? AND late = 0", (container, run_id), blind=True)
 
 
-def soonest(db: Database) -> Script[float | None]:
-    """Say in how many seconds the next wait of a store is over; None if there is none."""
-    rows = yield Sql(f"SELECT MIN(expires) - {db.clock} FROM waiters WHERE expires IS NOT NULL")
-    return None if rows[0][0] is None else float(rows[0][0])
+def soonest(db: Database) -> Script[tuple[float, float | None]]:
+    """Say what time it is for a store, and when its next wait is over, if there is one."""
+    rows = yield Sql(f"SELECT {db.clock}, (SELECT MIN(expires) FROM waiters WHERE expires IS NOT NULL)")
+    now, expires = rows[0]
+    return float(now), None if expires is None else float(expires)
 
 
 def with_due(db: Database) -> Script[list[str]]:

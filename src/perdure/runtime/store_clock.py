@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from perdure.db.database import Database, Row, Script, Sql
 from perdure.durable.kernel import Clock
 
 
@@ -10,28 +9,21 @@ class StoreClock:
     """Tells the store's time; the machine's as long as the store was not asked.
 
     Args:
-        db: the opened database.
         clock: the machine's clock.
     """
 
-    def __init__(self, db: Database, clock: Clock) -> None:
-        self._db = db
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._ahead: float | None = None
 
-    async def look(self) -> None:
-        """Ask the store.
+    def said(self, now: float, asked: float) -> None:
+        """Take note of what the store has said.
 
-        Raises:
-            StoreError: it cannot be asked.
+        Args:
+            now: its time, in seconds since the epoch.
+            asked: when it was asked, by the clock that never jumps.
         """
-
-        def script() -> Script[list[Row]]:
-            return (yield Sql(f"SELECT {self._db.clock}"))
-
-        before = self._clock.monotonic()
-        said = float((await self._db.read(script))[0][0])
-        self._ahead = said - (before + self._clock.monotonic()) / 2
+        self._ahead = now - (asked + self._clock.monotonic()) / 2
 
     def now(self) -> float:
         """Seconds since the epoch, as the store sees it."""

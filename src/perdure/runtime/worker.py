@@ -16,7 +16,7 @@ from perdure.db.database import Database, StoreError
 from perdure.durable.kernel import Clock
 from perdure.log.events import with_events
 from perdure.log.owners import Left, Owners, Timing, fair
-from perdure.log.waits import BATCH, soonest, with_due
+from perdure.log.waits import soonest, with_due
 from perdure.runtime.store_clock import StoreClock
 from perdure.runtime.turns import Turns
 
@@ -62,7 +62,7 @@ class Worker:
         self._listeners = 0
         self._watchers: list[Callable[[], None]] = []
         self._task: asyncio.Task[None] | None = None
-        self.store = StoreClock(db, clock)
+        self.store = StoreClock(clock)
         self._due: float | None = None
         self._tidied = clock.monotonic()
 
@@ -150,7 +150,7 @@ class Worker:
                     await self.beat()
                 if self._due is not None and now >= self._due:
                     await self.end_due()
-                if now >= next_sweep or (self._more and len(self._taken) < self._most):
+                if now >= next_sweep or (self._more and len(self._taken) <= self._most // 2):
                     await self.sweep()
                     next_sweep = self._clock.monotonic() + self._timing.sweep
                 await self._look(self._pause())
@@ -188,18 +188,28 @@ class Worker:
 
     async def end_due(self) -> None:
         """End waits whose time has come, and see when the next one is over."""
-        await self.store.look()
-        for name in await self._db.read(lambda: with_due(self._db)):
-            if self._runtime.knows(name):
-                while await self._runtime.container(name).log.due() >= BATCH:
-                    pass
-        seconds = await self._db.read(lambda: soonest(self._db))
-        self._due = None if seconds is None else self._clock.monotonic() + max(0.0, seconds)
+        seconds = await self._next_wait()
+        while seconds is not None and seconds <= 0:
+            ended = 0
+            for name in await self._db.read(lambda: with_due(self._db)):
+                if self._runtime.knows(name):
+                    ended += await self._runtime.container(name).log.due()
+            seconds = await self._next_wait()
+            if not ended:  # by another process, which has not committed yet
+                break
+        self._due = None if seconds is None else self._clock.monotonic() + max(0.01, seconds)
         if self._clock.monotonic() - self._tidied >= TIDY:
             self._tidied = self._clock.monotonic()
             for name in await self._db.read(with_events):
                 if self._runtime.knows(name):
                     await self._runtime.container(name).log.forget_events()
+
+    async def _next_wait(self) -> float | None:
+        """Ask the store for its time, and in how many seconds the next wait is over."""
+        before = self._clock.monotonic()
+        now, expires = await self._db.read(lambda: soonest(self._db))
+        self.store.said(now, before)
+        return None if expires is None else expires - now
 
     def expected(self, expires: float) -> None:
         """A wait is over at a moment of the store's clock, unless it ends before."""

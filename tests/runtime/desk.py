@@ -206,7 +206,7 @@ def killing(at: int | str, when: str, how: signal.Signals = signal.SIGKILL) -> N
         return written
 
     transact = SqlLog.transact
-    for name in ("accept", "claim", "append", "transact", "send", "due"):
+    for name in ("accept", "claim", "append", "transact", "answer", "send", "due"):
         setattr(SqlLog, name, watched(getattr(SqlLog, name)))
 
 
@@ -250,10 +250,11 @@ async def main(url: str, verb: str, *arguments: str) -> None:
         killing(int(os.environ["STOP"]), "after", signal.SIGSTOP)
     noting_refusals()
     from tests.runtime.acts import ACTOR, CHAINED
+    from tests.runtime.payers import PAYERS
     from tests.runtime.till import CASHIER
     from tests.runtime.waiter import WAITER
 
-    rt = runtime(url, DESK, TALKER, CASHIER, ACTOR, CHAINED, WAITER, *FAMILY)
+    rt = runtime(url, DESK, TALKER, CASHIER, ACTOR, CHAINED, WAITER, *FAMILY, *PAYERS)
     if "CLOCK" in os.environ:
         rt.clock = Jumping()
     async with rt:
@@ -310,6 +311,12 @@ async def main(url: str, verb: str, *arguments: str) -> None:
             note("dealing")
             for one in runs:
                 await one.result()
+        elif verb == "ask":
+            await rt.run(rt.registry.get(arguments[0]), "go", session_id="s", run_id="job")
+        elif verb == "approve":
+            await rt.approve(arguments[0], by="ada")
+        elif verb == "answer":
+            await rt.answer(arguments[0], arguments[1], by="ada")
         elif verb == "drain":
             await until(lambda: nothing_open(rt))
         elif verb == "serve":

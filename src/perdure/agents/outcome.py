@@ -113,7 +113,7 @@ class RunResult(Generic[Out, S]):
             names = ", ".join(f"{about(wait)} ({wait.id})" for wait in self.waits)
             raise RunWaiting(
                 f"Run {self.run_id} waits for an answer: {names}. Answer with result.resume({{wait.id: Approve()}}) "
-                "or Deny(…).",
+                "or Deny(…), or by the runtime: runtime.approve(wait_id).",
                 self,
             )
         if self._load is not None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from perdure.agents.budget import UNLIMITED, Budget, Ledger
 from perdure.agents.changed import judge, judge_definition
@@ -44,6 +44,9 @@ from perdure.types.records import (
 )
 from perdure.types.waits import Elapsed, WaitAnswer, late
 
+Door: TypeAlias = Callable[[str, Mapping[str, WaitAnswer]], Awaitable[RunResult[Any, Any]]]
+"""How waits of a run are answered where others may drive it."""
+
 _NO_NOTES: Mapping[int, Sequence[AnyEvent]] = {}
 
 
@@ -72,6 +75,7 @@ class Running:
         "accepts",
         "began",
         "definition",
+        "door",
         "env",
         "gaps",
         "io",
@@ -148,6 +152,7 @@ class Running:
         self.gaps = kernel.lease.gaps if kernel is not None and kernel.lease is not None else 0
         self.waiting: Waiting | None = None
         self.resumed: asyncio.Future[None] | None = None
+        self.door: Door | None = None
         self.notes: Mapping[int, Sequence[AnyEvent]] = _NO_NOTES
         self.started = RunStarted(
             definition.name,
@@ -298,6 +303,8 @@ class Running:
         """Answer waits and drive on; raises as `run` does."""
         from perdure.agents.outcome import raise_for
 
+        if self.door is not None:
+            return await self.door(self.env.run_id, answers)
         result = await self.answer({**answers, **self._elapsed(answers)})
         raise_for(result, self.definition.name, self.cause, self.loop.error)
         return result

@@ -116,11 +116,13 @@ MIGRATIONS = (
                 run TEXT NOT NULL,
                 session TEXT NOT NULL,
                 asker TEXT NOT NULL,
+                kind TEXT NOT NULL,
                 wait {blob} NOT NULL,
                 name TEXT,
                 probe TEXT,
                 expires {real},
                 place {int} NOT NULL,
+                at {real} NOT NULL,
                 PRIMARY KEY (container, id)
             )""",
             "CREATE INDEX waiters_run ON waiters (container, run)",

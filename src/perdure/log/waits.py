@@ -284,9 +284,12 @@ class Waits(ABC):
                 continue
             name, mark = (wait.name, probe(wait.match)) if isinstance(wait, EventWait) else (None, None)
             yield Sql(
-                "INSERT INTO waiters (container, id, run, session, asker, wait, name, probe, expires, place) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                (self.container, wait.id, run_id, session, wait.run_id, _encode(wait), name, mark, wait.expires, place),
+                "INSERT INTO waiters (container, id, run, session, asker, kind, wait, name, probe, expires, place, at) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (
+                    *(self.container, wait.id, run_id, session, wait.run_id, wait.__struct_config__.tag),
+                    *(_encode(wait), name, mark, wait.expires, place, now),
+                ),
                 blind=True,
             )
         if ends:

@@ -1,15 +1,24 @@
-"""Ends a run whose definition is not here: nothing of it can be entered, but what it left open can be closed."""
+"""Ends a run whose definition is not here: nothing of it can be entered, but what it left open can be closed.
+
+And says what becomes of those that are only left.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from perdure.log.log import Entry
+from perdure.types.errors import RunError
 from perdure.types.messages import ToolCallMessage, ToolResultMessage
 from perdure.types.records import InferenceDone, Record, RunFinished, ToolDone
 from perdure.types.usage import NOTHING
 
 _WHY = {"error": {"name": "interrupted", "message": "The run was cancelled before this call was answered."}}
+
+
+def left_at_close(run_id: str) -> RunError:
+    """Make the error of a run whose end nobody can wait for here any more."""
+    return RunError(f"Run {run_id} was left when its runtime was closed; it goes on when the store is opened again.")
 
 
 def ending(records: Sequence[Record]) -> list[Entry]:

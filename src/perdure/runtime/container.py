@@ -38,9 +38,10 @@ from perdure.log.sessions import PAGE, SessionRow, list_runs, list_sessions
 from perdure.log.sql import SqlLog
 from perdure.log.transfer import import_session
 from perdure.log.unpark import unpark
-from perdure.runtime.closing import ending
+from perdure.runtime.closing import ending, left_at_close
 from perdure.runtime.conversations import Conversations
 from perdure.runtime.follow import Follower, follow
+from perdure.runtime.people import People
 from perdure.runtime.session import Session
 from perdure.runtime.spent import Spending
 from perdure.types import events as ev
@@ -70,7 +71,7 @@ _OPEN = (*_DRIVEN, "waiting")
 _log = logging.getLogger("perdure")
 
 
-class Container:
+class Container(People):
     """A handle on one tenant of a runtime.
 
     Args:
@@ -274,7 +275,9 @@ class Container:
         self.runtime.check_registered(definition)
         runtime = self.runtime
         given = {"resources": runtime.resources, **options} if runtime.resources else options
-        return Running(definition, input, given, kernel=self.kernel, hooks=runtime.hooks, fallback=runtime.model)
+        running = Running(definition, input, given, kernel=self.kernel, hooks=runtime.hooks, fallback=runtime.model)
+        running.door = self.resumed
+        return running
 
     def _launch(self, running: Running, taken: asyncio.Future[None] | None = None) -> Run[Any, Any]:
         id = running.env.run_id
@@ -478,8 +481,13 @@ class Container:
 
     async def take_over(self, left: Left, dead: Mapping[str, int]) -> None:
         """Drive a run on that nobody alive drives; one whose definition another process has is left alone."""
-        id = left.run_id
+        id, worker = left.run_id, self.runtime.worker
+        while left.again and id in self.live:  # it has begun to wait a moment ago, and is let go here right now
+            change = worker.listen()
+            await worker.until(change)
         run = await self.log.run(id)
+        if left.again and (run.status == "waiting" or self.runtime.closing):
+            return  # whoever had it has seen why it can go on, and it waits again
         known = await self.runtime.knows_definition(run.definition)
         if id in self.live or not (known or await self.log.cancelled(id)):
             return
@@ -561,6 +569,7 @@ class Container:
         running = Running(definition, None, options, kernel=self.kernel, hooks=runtime.hooks, fallback=runtime.model)
         running.started = started
         running.env.turn_prompt = started.system_prompt
+        running.door = self.resumed
         return running
 
     async def _asked(self, do: Callable[[], Awaitable[T]]) -> T:
@@ -569,11 +578,6 @@ class Container:
 
     def __repr__(self) -> str:
         return f"Container({self.name!r})"
-
-
-def left_at_close(run_id: str) -> RunError:
-    """Make the error of a run whose end nobody can wait for here any more."""
-    return RunError(f"Run {run_id} was left when its runtime was closed; it goes on when the store is opened again.")
 
 
 def lonely_deaths(records: Sequence[Record]) -> int:

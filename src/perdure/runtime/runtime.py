@@ -32,6 +32,7 @@ from perdure.log.backup import backup
 from perdure.log.check import Damage, check
 from perdure.log.copies import open_copy
 from perdure.log.images import Entities
+from perdure.log.inbox import WaitKind, WaitRow
 from perdure.log.live import LiveTable
 from perdure.log.log import RunRow
 from perdure.log.owners import Timing
@@ -55,6 +56,7 @@ from perdure.types.ids import check_id, new_id
 from perdure.types.live import Cursor
 from perdure.types.messages import Input
 from perdure.types.sent_event import SentEvent
+from perdure.types.waits import Answer, Approve, Deny
 
 Out = TypeVar("Out")
 S = TypeVar("S")
@@ -264,6 +266,35 @@ class Runtime(BusDoors):
     async def send_event(self, name: str, data: Any = None, *, id: str | None = None) -> SentEvent:
         """Tell of something that has happened; see `Container.send_event`."""
         return await self.container("default").send_event(name, data, id=id)
+
+    async def approve(self, wait_id: str, by: str | None = None) -> RunResult[Any, Any]:
+        """Allow what a run waits for, and wait for what it reaches next; see `Container.approve`."""
+        return await self.container("default").approve(wait_id, by)
+
+    async def deny(self, wait_id: str, why: str = "", by: str | None = None) -> RunResult[Any, Any]:
+        """Refuse what a run waits for; the model is told why. See `Container.approve`."""
+        return await self.container("default").deny(wait_id, why, by)
+
+    async def answer(self, wait_id: str, text: str, by: str | None = None) -> RunResult[Any, Any]:
+        """Answer a question that a run waits for; see `Container.approve`."""
+        return await self.container("default").answer(wait_id, text, by)
+
+    async def respond(self, wait_id: str, answer: Approve | Deny | Answer) -> RunRow:
+        """Record an answer without waiting for the run; see `Container.respond`."""
+        return await self.container("default").respond(wait_id, answer)
+
+    async def waits(
+        self,
+        *,
+        session_id: str | None = None,
+        run_id: str | None = None,
+        kind: WaitKind | None = None,
+        after: str | None = None,
+        limit: int = PAGE,
+    ) -> list[WaitRow]:
+        """List what runs wait for, page by page; see `Container.waits`."""
+        here = self.container("default")
+        return await here.waits(session_id=session_id, run_id=run_id, kind=kind, after=after, limit=limit)
 
     async def resume(self, run_id: str, *, force: bool = False, accept: bool = False) -> RunRow:
         """Let a parked run go on; see `Container.resume`."""

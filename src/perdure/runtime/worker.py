@@ -57,6 +57,7 @@ class Worker:
         self._queued: dict[str, float] = {}
         self._suspect: str | None = None
         self._taken: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._again: set[tuple[str, str]] = set()
         self._change = asyncio.Event()
         self._interest = asyncio.Event()
         self._listeners = 0
@@ -228,8 +229,14 @@ class Worker:
                 self._more = True
                 self._interest.set()
                 return
-            if (container, id) not in self._taken:
-                self._take(Left(container, id, None, 0, 0, True), {})
+            self.drive_on(container, id)
+
+    def drive_on(self, container: str, run_id: str) -> None:
+        """Take a run over that can go on; if it is just being let go here, again when it is."""
+        if (container, run_id) in self._taken:
+            self._again.add((container, run_id))
+        else:
+            self._take(Left(container, run_id, None, 0, 0, True), {})
 
     # -- taking over -------------------------------------------------------------------------------------------------
 
@@ -277,6 +284,11 @@ class Worker:
         except Exception:
             _log.exception("Run %s could not be taken over; it is tried again.", one.run_id)
         finally:
-            del self._taken[one.container, one.run_id]
+            key = (one.container, one.run_id)
+            del self._taken[key]
             if self._suspect == one.run_id:
                 self._suspect = None
+            if key in self._again:
+                self._again.discard(key)
+                if not self._runtime.closing:
+                    self.drive_on(*key)

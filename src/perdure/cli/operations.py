@@ -6,6 +6,7 @@ import argparse
 import importlib
 from typing import Any
 
+KINDS = ("person", "approval", "question", "event", "timer", "child")
 _STATUSES = ("queued", "running", "waiting", "completed", "failed", "cancelled", "parked")
 
 
@@ -26,7 +27,7 @@ def add_operations(commands: Any) -> None:
     )
     worker.add_argument("--take-over", action="store_true", help="let the runs go on that this copy of a store holds")
 
-    runs = _group(commands, "runs", "list, show, cancel and resume runs")
+    runs = _group(commands, "runs", "list, show, cancel and resume runs, and answer what they wait for")
     listed = _command(runs, "list", "runs, the newest first", "runs:list_runs")
     listed.add_argument("--status", choices=_STATUSES)
     listed.add_argument("--session", metavar="ID")
@@ -42,6 +43,24 @@ def add_operations(commands: Any) -> None:
     resume.add_argument("run", metavar="RUN")
     resume.add_argument("--accept", action="store_true", help="go on although its code has changed")
     resume.add_argument("--force", action="store_true", help="also take it from an owner that is alive and stuck")
+
+    waits = _command(runs, "waits", "what runs wait for", "waits:list_waits")
+    waits.add_argument("--session", metavar="ID")
+    waits.add_argument("--run", metavar="RUN", help="of this run, and of its children")
+    waits.add_argument("--kind", choices=KINDS, help="person: approvals and questions")
+    _pages(waits)
+    for name, help, more in (
+        ("approve", "allow what a run waits for", None),
+        ("deny", "refuse what a run waits for", "--why"),
+        ("answer", "answer a question that a run waits for", "text"),
+    ):
+        said = _command(runs, name, help, f"waits:{name}")
+        said.add_argument("wait", metavar="WAIT", help="the wait's id, as perdure runs waits shows it")
+        if more == "text":
+            said.add_argument("text", metavar="TEXT")
+        elif more is not None:
+            said.add_argument(more, default="", metavar="TEXT", help="what the model is told")
+        said.add_argument("--by", metavar="NAME", help="who says so; whoever is logged in unless given")
 
     sessions = _group(commands, "sessions", "list, show, export, import and erase sessions")
     _pages(_command(sessions, "list", "sessions, the newest first", "sessions:list_sessions"))
@@ -75,7 +94,7 @@ def _command(commands: Any, name: str, help: str, do: str) -> argparse.ArgumentP
     command: argparse.ArgumentParser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
     command.set_defaults(do=do)
     command.add_argument("--store", metavar="URL", help="sqlite:///name.db or postgresql://…; PERDURE_URL unless given")
-    if do.partition(":")[0] in ("runs", "sessions"):
+    if do.partition(":")[0] in ("runs", "waits", "sessions"):
         command.add_argument("--container", default="default", metavar="NAME", help="the tenant (default)")
     return command
 

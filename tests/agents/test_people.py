@@ -18,11 +18,14 @@ from perdure import (
     Context,
     DefinitionError,
     Deny,
+    Network,
     Question,
+    RoutingAgent,
     RunResult,
     StepOutsideSteps,
     ask_human,
     human_tool,
+    sequence,
     tool,
 )
 from perdure.durable import kernel
@@ -30,6 +33,9 @@ from perdure.testing import FunctionModel, ScriptedModel, call, say
 from perdure.types.messages import MAX_MESSAGE_BYTES
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
+
+
+PICK = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
 
 
 class Clock(kernel.SystemClock):
@@ -320,6 +326,16 @@ async def test_waits_of_children_expire_with_their_parents(clock: Clock):
     assert isinstance(result.waits[0], Question)
     clock.at += 10
     assert "Nobody answered" in str(told(await result.resume()))
+
+
+async def test_a_tool_of_a_routing_agent_waits_for_a_person():
+    picked = tool(lambda name: name, name="pick", requires_approval=True, parameters=PICK)
+    chooser = RoutingAgent("Chooser", tools=[picked], on_route=lambda ctx, result: result.tool_calls[0].data)
+    desk = Network("Desk", agents=[Agent("Writer")], router=sequence(chooser))
+    result = await desk.run("x", model=ScriptedModel(call("pick", name="Writer"), "hi"))
+    assert cast("Approval", result.waits[0]).agent == "Chooser"
+    result = await result.resume({result.waits[0].id: Approve()})
+    assert (result.status, result.output) == ("completed", "hi")
 
 
 # -- options ----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from perdure import Agent, Context, Hooks, Network, ToolCall, ask_human, sequence, tool
+from perdure import Agent, Context, Hooks, Network, RoutingAgent, ToolCall, ask_human, sequence, tool
 from perdure.testing import FunctionModel, call, calls, say
 from perdure.types.messages import ToolCallMessage, ToolResultMessage
 from tests.runtime.acts import act
@@ -88,4 +88,16 @@ UNCLE = Agent(
     model=once(call("ask_payer"), call("payer", request="pay"), call("pay", amount=200)),
 )
 OFFICE = Network("Office", agents=[PAYER, TRAVELLER], router=sequence(PAYER, TRAVELLER))
-PAYERS = (PAYER, TWO, WIRER, ORDERER, TRAVELLER, CURIOUS, BOSS, UNCLE, OFFICE)
+
+
+@tool
+async def choose(name: str) -> str:
+    """Choose somebody, with an effect."""
+    return act("choose", name)
+
+
+CHOOSER = RoutingAgent(
+    "Chooser", tools=[choose], model=once(call("choose", name="x")), on_route=lambda ctx, result: None
+)
+ROUTED = Network("Routed", agents=[PAYER], router=CHOOSER)
+PAYERS = (PAYER, TWO, WIRER, ORDERER, TRAVELLER, CURIOUS, BOSS, UNCLE, OFFICE, ROUTED)

@@ -39,6 +39,7 @@ from tests.runtime.payers import (
     ORDERER,
     PAYER,
     PAYERS,
+    ROUTED,
     TRAVELLER,
     TWO,
     UNCLE,
@@ -429,6 +430,13 @@ async def test_d02_a_call_that_was_allowed_and_is_killed_is_in_doubt_and_not_ask
     assert result.status == "completed" and "outcome" not in result.output
     assert "whether it took effect is unknown" in result.output
     assert len(done("pay ")) == 1
+
+
+@SQLITE
+async def test_d02_a_call_of_a_routing_agent_that_is_killed_is_in_doubt_too(url: str, processes: Processes):
+    assert await processes.run("ask", "Routed", DIE="choose") == -signal.SIGKILL
+    assert (await reaches(url, ROUTED)).status == "completed"
+    assert done("choose") == ["choose x"]
 
 
 @DOUBTS

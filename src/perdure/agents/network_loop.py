@@ -203,7 +203,7 @@ class NetworkLoop(msgspec.Struct, eq=False):
             self._routed(payload)
         elif type(payload) is Answered:
             self.answers.setdefault(payload.wait_id, payload.answer)
-            for loop in self.current:
+            for loop in self._turns():
                 loop.answered(payload.wait_id, payload.answer)
         elif type(payload) is StepFailed:
             if self.stopping is None:
@@ -217,7 +217,7 @@ class NetworkLoop(msgspec.Struct, eq=False):
         elif type(payload) is Started or type(payload) is AttemptFailed or type(payload) is AttemptLost:
             self._loop_of(payload.step).fold(record)
         elif type(payload) is Claimed:
-            for loop in self.current:
+            for loop in self._turns():
                 loop.fold(record)
         elif isinstance(payload, (StepDone, ChildDone)):
             self.steps[record.key or ""] = payload

@@ -74,7 +74,7 @@ async def asked(rt: Runtime, definition: Any, run_id: str = "job", session_id: s
 
 
 async def within(work: Any) -> Any:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         return await work
 
 
@@ -314,13 +314,30 @@ async def test_d15_a_late_answer_is_reported_and_changes_nothing(url: str):
     payer = Agent("Brief", tools=[expiring], model=once(call("pay", amount=500)))
     async with opened(url, curious, payer) as rt:
         run, other = await rt.start(curious, "go", run_id="a"), await rt.start(payer, "go", run_id="b")
-        waits = [(await within(one.reached())).waits[0] for one in (run, other)]
+        call_of = "agent/0/infer/0/tool/0"
         assert "Nobody answered in time" in (await within(run.result())).output
         assert "nobody answered in time" in (await within(other.result())).output
-        for work in (rt.answer(waits[0].id, "because"), rt.approve(waits[1].id)):
+        for work in (rt.answer(wait_id("a", f"{call_of}/ask"), "because"), rt.approve(wait_id("b", call_of))):
             with pytest.raises(Conflict, match=r"it was over by itself, at 20"):
                 await work
     assert not done("pay ")
+
+
+async def test_r14_a_turn_that_waits_for_a_person_keeps_its_place_and_an_interrupt_ends_it(url: str):
+    async with opened(url) as rt:
+        (wait,) = (await asked(rt, PAYER)).waits
+        second = await rt.start(CURIOUS, "go", session_id="s", run_id="second")
+        assert [one.status for one in await rt.runs(session_id="s")] == ["queued", "waiting"]
+        assert (await within(rt.approve(wait.id))).status == "completed"
+        (question,) = (await within(second.reached())).waits
+        third = await rt.start(TRAVELLER, "go", session_id="s", run_id="third", on_busy="interrupt")
+        (other,) = (await within(third.reached())).waits
+        assert [one.wait.id for one in await rt.waits()] == [other.id]
+        with pytest.raises(Conflict, match="is over: its run is cancelled"):
+            await rt.answer(question.id, "because")
+        run = [one.payload for one in await rt.session("s").records() if one.run_id == "second"]
+    (closed,) = [one for one in run if isinstance(one, rec.ToolDone)]
+    assert closed.outcome == "interrupted"
 
 
 # -- restarts --------------------------------------------------------------------------------------------------------

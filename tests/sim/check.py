@@ -10,6 +10,7 @@ from perdure.durable.kernel import Kernel
 from perdure.log.log import ENDED
 from perdure.log.memory import MemoryLog
 from perdure.runtime.container import DEATHS, lonely_deaths
+from perdure.testing import canon as canon_of
 from perdure.types import records as rec
 from perdure.types.base import encode_json
 from perdure.types.transcript import Transcript
@@ -253,15 +254,7 @@ def _asked(plan: Plan, record: rec.Record) -> bool:
 
 def canon(records: Sequence[rec.Record]) -> dict[str, bytes]:
     """The closing records of a session by run and place."""
-    runs: dict[str, list[rec.Record]] = defaultdict(list)
-    for one in records:
-        runs[one.run_id].append(one)
-    return {
-        f"{run} {place}": data
-        for run, some in runs.items()
-        for place, data in closings(some).items()
-        if "/wait/" not in place  # when it waited, and for what else at the same time, is a matter of time
-    }
+    return canon_of(records).places
 
 
 def _unknown(records: dict[str, bytes]) -> bool:

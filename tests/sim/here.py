@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from tests.sim.clockwork import ProcessLoop
+from perdure.testing.clockwork import ProcessLoop
 
 
 def here() -> Any:

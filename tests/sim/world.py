@@ -11,7 +11,7 @@ import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -24,14 +24,15 @@ from perdure.db import transaction
 from perdure.db.database import StoreError
 from perdure.durable import retry, threads
 from perdure.log import owners
+from perdure.testing.clockwork import ProcessLoop, Turns
+from perdure.testing.inline import InlineDatabase, Killed, cut
 from perdure.types import ids
 from perdure.types.errors import RunError
-from tests.sim.clockwork import ProcessLoop, Turns
 from tests.sim.desk import BY_NAME, DEFINITIONS
 from tests.sim.ledger import TABLES
 from tests.sim.people import People
 from tests.sim.plan import Plan, Trouble
-from tests.sim.store import EPOCH, Killed, SimDatabase, error_of
+from tests.sim.store import EPOCH, Faulty, error_of
 
 TIMING = owners.Timing()
 TROUBLED = 12.0
@@ -104,7 +105,7 @@ class Process:
     async def _live(self) -> None:
         self._stopping = asyncio.Event()
         runtime = Runtime("sqlite:///unused.db", DEFINITIONS, timing=TIMING)
-        runtime.db = SimDatabase(self, self.world.path)
+        runtime.db = InlineDatabase(self, self.world.path, lambda: EPOCH + self.world.turns.now)
         runtime.clock = Clock(self)  # type: ignore[assignment]
         try:
             async with runtime:
@@ -130,10 +131,7 @@ class Process:
         self.loop.alive = False
         self.runtime = None
         for one in self.connections:
-            with suppress(sqlite3.ProgrammingError):  # closed before
-                one._db.set_authorizer(None)  # it may be in the middle of a user's code
-                one._db.rollback()  # closing alone leaves the file locked as long as a statement is there
-                one._db.close()
+            cut(one)
         if self.owner and not machine:
             self.world.held.discard(self.owner)
         self.world.gone(self)
@@ -150,6 +148,10 @@ class Process:
         self.loop.woken = self.world.turns.steps
 
     # -- what the process asks the world for -------------------------------------------------------------------------
+
+    def opened(self, connection: Any, *, writes: bool) -> Any:
+        self.connections.append(connection)
+        return Faulty(self, connection, writes=writes)
 
     def latency(self) -> float:
         return self.world.chance.expovariate(1) * self.world.plan.slowness

@@ -261,6 +261,16 @@ class _Handling:
         )
 
     async def _handle(self, bound: Any) -> Any:
+        witness = self.env.kernel.witness
+        if witness is None:
+            return await self._enter(bound)
+        run_id, tool = self.env.run_id, self.tool
+        await witness.entering(run_id, self.key, tool.name, tool.effect, self.ctx.idempotency_key)
+        value = await self._enter(bound)
+        await witness.left(run_id, self.key)
+        return value
+
+    async def _enter(self, bound: Any) -> Any:
         tool = self.tool
         signature = tool.signature
         try:

@@ -207,6 +207,8 @@ class _Answer:
 
     async def _attempt(self, request: ModelRequest, attempt: int, model: Model) -> None:
         io = self.io
+        if io.kernel.witness is not None:
+            model = io.kernel.witness.model(io.token.run_id, self.key, model)
         add = self.assembler.add
         if io.projector is not None:
             io.emit(io.projector.begin_message(self.key, self.agent))

@@ -62,7 +62,7 @@ class Connection(ABC):
         """Close the connection."""
 
 
-class _Job:
+class Job:
     """A script, who waits for it, and what came of it; the thread's opening and closing have no script."""
 
     __slots__ = ("error", "future", "loop", "make", "value")
@@ -88,9 +88,9 @@ class Worker:
         self._name = name
         self._connect = connect
         self._most = most
-        self._jobs: SimpleQueue[_Job] = SimpleQueue()
+        self._jobs: SimpleQueue[Job] = SimpleQueue()
         self._lock = threading.Lock()
-        self._closing: _Job | None = None
+        self._closing: Job | None = None
         self._thread: threading.Thread
 
     async def start(self) -> None:
@@ -99,7 +99,7 @@ class Worker:
         Raises:
             StoreError: the connection failed.
         """
-        opened = _Job()
+        opened = Job()
         self._thread = threading.Thread(target=self._run, args=(opened,), name=self._name, daemon=True)
         self._thread.start()
         try:
@@ -114,7 +114,7 @@ class Worker:
 
     async def submit(self, make: Callable[[], Script[T]]) -> T:
         """Run a script in the thread; a caller that is cancelled does not undo what it has handed in."""
-        job = _Job(make)
+        job = Job(make)
         with self._lock:  # nothing may come in behind the closing job: nobody would answer it
             if self._closing is not None:
                 raise StoreError("The database is closed; open it again.")
@@ -123,7 +123,7 @@ class Worker:
 
     async def stop(self) -> None:
         """Finish the queue, close the connection, and wait for the thread to end."""
-        closing = _Job()
+        closing = Job()
         with self._lock:
             if self._closing is not None:
                 return
@@ -134,27 +134,27 @@ class Worker:
 
     # -- in the thread -----------------------------------------------------------------------------------------------
 
-    def _run(self, opened: _Job) -> None:
+    def _run(self, opened: Job) -> None:
         connection: Connection | None = None
         try:
             connection = self._connect(True)
         except BaseException as error:
             opened.error = error
-        _answer([opened])
+        answer_jobs([opened])
         if connection is None:
             return
         while jobs := self._take():
             connection = self._serve(jobs, connection)
-            _answer(jobs)
+            answer_jobs(jobs)
         closed = self._closing or opened
         try:
             if connection is not None:
                 connection.close()
         except Exception as error:
             closed.error = error
-        _answer([closed])
+        answer_jobs([closed])
 
-    def _take(self) -> list[_Job]:
+    def _take(self) -> list[Job]:
         """Wait for jobs; none means that it is time to close."""
         jobs = [self._jobs.get()]
         waiting = min(self._jobs.qsize(), self._most - 1)
@@ -166,7 +166,7 @@ class Worker:
                 self._jobs.put(closing)
         return jobs
 
-    def _serve(self, jobs: Sequence[_Job], connection: Connection | None) -> Connection | None:
+    def _serve(self, jobs: Sequence[Job], connection: Connection | None) -> Connection | None:
         """Run jobs, and give the connection that is left."""
         try:
             connection = connection or self._connect(False)
@@ -190,7 +190,7 @@ class Worker:
             connection = self._serve([job], connection)
         return connection
 
-    def _together(self, connection: Connection, jobs: Sequence[_Job]) -> None:
+    def _together(self, connection: Connection, jobs: Sequence[Job]) -> None:
         """Run jobs in one transaction, each undone alone if it fails.
 
         Raises:
@@ -256,15 +256,15 @@ def run_script(execute: Callable[[Sql], list[Row]], make: Callable[[], Script[T]
         script.close()
 
 
-def _fail(jobs: Sequence[_Job], error: BaseException) -> None:
+def _fail(jobs: Sequence[Job], error: BaseException) -> None:
     for job in jobs:
         job.error = error
 
 
-def _answer(jobs: Sequence[_Job]) -> None:
+def answer_jobs(jobs: Sequence[Job]) -> None:
     """Answer callers, once per event loop."""
     loop = jobs[0].loop
-    elsewhere: Sequence[_Job] = ()
+    elsewhere: Sequence[Job] = ()
     if len(jobs) > 1:
         elsewhere = [job for job in jobs if job.loop is not loop]
         if elsewhere:
@@ -275,10 +275,10 @@ def _answer(jobs: Sequence[_Job]) -> None:
         if not loop.is_closed():  # else nobody waits
             raise
     if elsewhere:
-        _answer(elsewhere)
+        answer_jobs(elsewhere)
 
 
-def _settle(jobs: Sequence[_Job]) -> None:
+def _settle(jobs: Sequence[Job]) -> None:
     for job in jobs:
         if job.future.done():
             continue  # its caller was cancelled

@@ -65,7 +65,7 @@ async def perform(
             await io.keep(None, Started(key, arguments=closing.arguments))
         await io.sure()
         try:
-            result = plain(await work(), f"result of the step {closing.name!r}")
+            result = plain(await _call(io, key, closing.name, effect, work), f"result of the step {closing.name!r}")
         except Exception as error:
             if attempt <= retries and _may_repeat(error, once=once):
                 await io.attempt_failed(key, attempt, error, TOOL_BACKOFF.wait(attempt))
@@ -79,6 +79,16 @@ async def perform(
             raise raised(closing.name, failed.error) from error
         await io.keep(key, StepDone(closing.name, result, closing.arguments))
         return result
+
+
+async def _call(io: RunIO, key: str, name: str, effect: str, work: Callable[[], Awaitable[Any]]) -> Any:
+    witness, run_id = io.kernel.witness, io.token.run_id
+    if witness is None:
+        return await work()
+    await witness.entering(run_id, key, name, effect, key)
+    value = await work()
+    await witness.left(run_id, key)
+    return value
 
 
 def _may_repeat(error: Exception, *, once: bool) -> bool:

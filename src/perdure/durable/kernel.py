@@ -55,6 +55,22 @@ class Lease(Protocol):
         ...
 
 
+class Witness(Protocol):
+    """Whoever sees what the steps of runs do, and may hold them: tests."""
+
+    def model(self, run_id: str, key: str, model: Any) -> Any:
+        """Say which model gives an inference's answer."""
+        ...
+
+    async def entering(self, run_id: str, key: str, name: str, effect: str, mark: str) -> None:
+        """A tool or an inner step is called now; `mark` is its idempotency key."""
+        ...
+
+    async def left(self, run_id: str, key: str) -> None:
+        """It has ended, and has no record yet."""
+        ...
+
+
 class Registry:
     """Definitions by their unique names."""
 
@@ -106,9 +122,12 @@ class Kernel:
         held: what this process holds because the store cannot take it, if that can happen.
         live: where readers find what open steps say, if there may be any.
         store_now: the store's time, in seconds since the epoch: what waits are over by; the clock's unless given.
+
+    Attributes:
+        witness: who sees what steps do, if anybody.
     """
 
-    __slots__ = ("_registry", "clock", "durable", "held", "lease", "live", "log", "store_now")
+    __slots__ = ("_registry", "clock", "durable", "held", "lease", "live", "log", "store_now", "witness")
 
     def __init__(
         self,
@@ -126,6 +145,7 @@ class Kernel:
         self.log: Log = log if log is not None else MemoryLog(clock.now)
         self.clock = clock
         self.store_now = store_now or clock.now
+        self.witness: Witness | None = None
         self._registry: Registry | None = None
 
     @property

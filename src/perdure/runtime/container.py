@@ -86,6 +86,7 @@ class Container(People):
         self.log = log
         self.live_here = Live(runtime.notice)
         self.kernel = Kernel(log, runtime.clock, runtime.worker, runtime.held, self.live_here, runtime.worker.store.now)
+        self.kernel.witness = runtime.witness
         self.live: dict[str, Running | None] = {}
         self.conversations = Conversations(log)
         self._spent = Spending(log)

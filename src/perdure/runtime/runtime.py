@@ -26,7 +26,7 @@ from perdure.db.database import Database, StoreError
 from perdure.db.migrate import migrate
 from perdure.db.open import open_database
 from perdure.durable.held import Held
-from perdure.durable.kernel import SYSTEM_CLOCK, Registry
+from perdure.durable.kernel import SYSTEM_CLOCK, Clock, Registry, Witness
 from perdure.durable.live import Live
 from perdure.log.backup import backup
 from perdure.log.check import Damage, check
@@ -113,7 +113,8 @@ class Runtime(BusDoors):
         idle: float | None = 600.0,
     ) -> None:
         self.db: Database = open_database(url, durability=durability)
-        self.clock = SYSTEM_CLOCK
+        self.clock: Clock = SYSTEM_CLOCK
+        self.witness: Witness | None = None
         self.model = resolve(model)
         self.hooks = read_hooks(hooks, "Runtime")
         self.resources = tuple(resources)
@@ -388,6 +389,11 @@ class Runtime(BusDoors):
         if self._worker is None:
             raise StoreError("The runtime is not open; use it with: async with Runtime(…) as runtime")
         return self._worker
+
+    def simulate(self, db: Database, clock: Clock, witness: Witness) -> None:
+        """Put another database and clock in the place of the machine's, and let somebody see what steps do."""
+        self.db, self.clock, self.witness = db, clock, witness
+        self._table = LiveTable(db)
 
     def check_registered(self, definition: Any) -> None:
         """Refuse a definition that another process could not find by its name.

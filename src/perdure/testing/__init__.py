@@ -9,6 +9,8 @@ a function of the request. An answer is a text, or made by `say`, `call`, `calls
 `context` makes what a tool needs to be called alone, `EventRecorder` collects a run's events and checks them.
 
     assert await weather(context(Support()), "Oslo") == "Cold."
+
+`crash_everywhere` kills a run at every record that it writes, and says what does not come out the same.
 """
 
 from __future__ import annotations
@@ -17,9 +19,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from perdure.testing.canonical import Canon as Canon
+    from perdure.testing.canonical import canon as canon
     from perdure.testing.capture import EventRecorder as EventRecorder
     from perdure.testing.capture import ToolContext as ToolContext
     from perdure.testing.capture import context as context
+    from perdure.testing.crash import CrashReport as CrashReport
+    from perdure.testing.crash import crash_everywhere as crash_everywhere
     from perdure.testing.environment import ScriptedEnvironment as ScriptedEnvironment
     from perdure.testing.environment import ScriptedEnvironments as ScriptedEnvironments
     from perdure.testing.models import Answer as Answer
@@ -35,6 +41,8 @@ if TYPE_CHECKING:
     from perdure.testing.models import say as say
 
 _HOMES = {
+    "perdure.testing.canonical": ("Canon", "canon"),
+    "perdure.testing.crash": ("CrashReport", "crash_everywhere"),
     "perdure.testing.capture": ("EventRecorder", "ToolContext", "context"),
     "perdure.testing.environment": ("ScriptedEnvironment", "ScriptedEnvironments"),
     "perdure.testing.models": (

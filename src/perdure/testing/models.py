@@ -220,11 +220,11 @@ class _TestModel(ABC):
         return self._play(request)
 
     @abstractmethod
-    def _next(self, request: ModelRequest) -> tuple[Any, tuple[ModelEvent, ...] | None]:
+    def _next(self, request: ModelRequest, number: int | None) -> tuple[Any, tuple[ModelEvent, ...] | None]:
         """The answer to a request, and its opening if that is known already."""
 
-    async def _play(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
-        answer, opening = self._next(request)
+    async def _play(self, request: ModelRequest, number: int | None = None) -> AsyncIterator[ModelEvent]:
+        answer, opening = self._next(request, number)
         if opening is None:
             answer = await self._settle(answer, request)
         if isinstance(answer, _Said):
@@ -317,14 +317,19 @@ class ScriptedModel(_TestModel):
     def __repr__(self) -> str:
         return f"ScriptedModel({self.name!r}, {len(self._answers)} answers)"
 
-    def _next(self, request: ModelRequest) -> tuple[Any, tuple[ModelEvent, ...] | None]:
-        at = self._at
-        if at == len(self._answers):
-            if not self._repeat or not at:
+    def _next(self, request: ModelRequest, number: int | None) -> tuple[Any, tuple[ModelEvent, ...] | None]:
+        at = self._at if number is None else number
+        if at >= len(self._answers):
+            if not self._repeat or not self._answers:
                 raise ScriptExhausted(self._exhausted(request))
-            at = 0
+            at %= len(self._answers)
         self._at = at + 1
         return self._answers[at], self._openings[at]
+
+    def replay(self, number: int, request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        """Stream the answer with a number, from 0, whatever was answered before."""
+        self.requests.append(request)
+        return self._play(request, number)
 
     def _exhausted(self, request: ModelRequest) -> str:
         count = len(self._answers)
@@ -371,7 +376,7 @@ class FunctionModel(_TestModel):
     def __repr__(self) -> str:
         return f"FunctionModel({self.name!r})"
 
-    def _next(self, request: ModelRequest) -> tuple[Any, tuple[ModelEvent, ...] | None]:
+    def _next(self, request: ModelRequest, number: int | None) -> tuple[Any, tuple[ModelEvent, ...] | None]:
         return self._fn, None
 
 

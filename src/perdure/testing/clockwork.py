@@ -73,6 +73,21 @@ class ProcessLoop(asyncio.AbstractEventLoop):
             self._tasks = [one for one in self._tasks if not one.done()]
         return task
 
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:
+        """Call a function in place of a thread's doing it: it takes no time."""
+        future = self.create_future()
+
+        def work() -> None:
+            try:
+                result = func(*args)
+            except Exception as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        self.call_soon(work)
+        return future
+
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         if self.alive:
             self.unseen.append(context)
@@ -147,11 +162,14 @@ class Turns:
 
     Args:
         chance: decides.
+        most: how many callbacks there may be; whoever needs more goes round in circles.
     """
 
-    def __init__(self, chance: Random) -> None:
+    def __init__(self, chance: Random, most: int = MOST) -> None:
+        self._most = most
         self.chance = chance
         self.now = 0.0
+        self.skipped = 0.0
         self.steps = 0
         self.loops: list[ProcessLoop] = []
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -166,13 +184,22 @@ class Turns:
     def after(self, seconds: float, call: Callable[[], None]) -> None:
         self.at(self.now + seconds, call)
 
+    def skip(self, to: float) -> None:
+        """Go on at a later moment at once, where nothing happens meanwhile."""
+        self.skipped += max(0.0, to - self.now)
+        self.now = max(self.now, to)
+
     def run(self, done: Callable[[], bool], until: float) -> bool:
-        """Let time pass until something is done, at most until a moment; say whether it is done."""
+        """Let time pass until something is done, at most until a moment; say whether it is done.
+
+        What is skipped meanwhile does not count.
+        """
+        until -= self.skipped
         hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(firstiter=self._began, finalizer=self._ended)
         try:
             while not done():
-                if self.now > until or self.steps > MOST or not self._turn():
+                if self.now - self.skipped > until or self.steps > self._most or not self._turn():
                     return False
             return True
         finally:

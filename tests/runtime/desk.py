@@ -253,8 +253,9 @@ async def main(url: str, verb: str, *arguments: str) -> None:
     from tests.runtime.payers import PAYERS
     from tests.runtime.till import CASHIER
     from tests.runtime.waiter import WAITER
+    from tests.runtime.whole import WHOLE
 
-    rt = runtime(url, DESK, TALKER, CASHIER, ACTOR, CHAINED, WAITER, *FAMILY, *PAYERS)
+    rt = runtime(url, DESK, TALKER, CASHIER, ACTOR, CHAINED, WAITER, WHOLE, *FAMILY, *PAYERS)
     if "CLOCK" in os.environ:
         rt.clock = Jumping()
     async with rt:
@@ -299,6 +300,8 @@ async def main(url: str, verb: str, *arguments: str) -> None:
             await rt.run(DESK, "boom", session_id="elsewhere", run_id="poison")
         elif verb == "family":
             await rt.run(PARENT, "go", session_id="s", run_id=arguments[0])
+        elif verb == "whole":
+            await rt.run(WHOLE, arguments[0], session_id="s", run_id=arguments[1])
         elif verb == "pay":
             await rt.run(rt.registry.get("Cashier"), "go", session_id="s", run_id=arguments[0])
         elif verb == "act":

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from perdure import Agent, Runtime, tool
+from perdure import Agent, RunCancelled, Runtime, tool
+from perdure.log.log import Entry
 from perdure.log.owners import Owners, Timing
+from perdure.log.sql import SqlLog
 from perdure.testing import FunctionModel, call, say
 from perdure.types import records as rec
 from perdure.types.messages import TextMessage
@@ -72,6 +74,32 @@ async def test_r05_a_beat_after_a_silence_does_not_hide_it(url: str, tmp_path: P
         (tmp_path / "go").touch()
         assert (await run.result()).output == "done: slow"
     assert asked == ["job"], "asked once before the next step, though the last beat is fresh"
+
+
+async def test_r05_nor_one_between_taking_a_run_and_driving_it(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(desk, "place", tmp_path)
+    accept = SqlLog.accept
+    tokens: list[Any] = []
+    async with Runtime(url, [DESK], timing=Timing(death=1000, beat=1000, sweep=1000)) as rt:
+        other = SqlLog(rt.db, rt.clock.now, "another")
+
+        async def stopped_behind(log: SqlLog, *given: Any) -> Any:
+            accepted = await accept(log, *given)
+            claimed = await other.claim(accepted.run.id, dead=[log.owner])
+            assert claimed is not None
+            tokens.append(claimed[0])
+            monkeypatch.setattr(rt.worker, "_beaten", rt.worker._beaten - 2000)
+            await rt.worker.beat()
+            return accepted
+
+        monkeypatch.setattr(SqlLog, "accept", stopped_behind)
+        run = await rt.start(DESK, "charge", run_id="job")
+        await other.append(tokens[0], [Entry(None, rec.RunFinished("cancelled", "cancelled"))])
+        with pytest.raises(RunCancelled):
+            await run.result()
+    assert effects() == [], "not even the model was asked"
 
 
 async def test_r05_a_process_that_died_is_known_at_once_and_one_that_is_stopped_by_its_beat(

@@ -24,7 +24,7 @@ from tests.sim.world import World
 Place = tuple[str, str]
 IN_STEPS = ("trip", "book", "stay", "nap", "hear", "talk", "ask", "errand")
 """Tools whose effects are all in their steps."""
-NOT_KNOWN = re.compile(rb'"outcome":"unknown"|StepInDoubt|StepUndone|"name":"undone"|"name":"hear"')
+NOT_KNOWN = re.compile(rb'"outcome":"unknown"|StepInDoubt|StepUndone|"name":"undone"|"name":"(hear|ask)"')
 INBOX = (rec.CancelAsked, rec.Answered, rec.RunStarted)
 
 
@@ -269,7 +269,7 @@ def _certain(records: dict[str, bytes]) -> dict[str, bytes]:
 def _once(key: str, record: bytes) -> bool:
     if key.endswith(("/bed", "/fee", "#undo")):
         return True
-    named = (b'"name":"%s"' % name for name in (b"charge", b"pay", b"reserve", b"stay", b"permit", b"hear"))
+    named = (b'"name":"%s"' % name for name in (b"charge", b"pay", b"reserve", b"stay", b"permit", b"hear", b"ask"))
     return b'"tool"' in record[:20] and any(one in record for one in named)
 
 

@@ -54,7 +54,7 @@ def _fits(wait: Wait, answer: WaitAnswer) -> bool:
         case EventWait():
             return isinstance(answer, Received) or (isinstance(answer, Elapsed) and wait.expires is not None)
         case Approval() | Question():
-            return not isinstance(answer, (Elapsed, Received))
+            return not isinstance(answer, Received) and (wait.expires is not None or not isinstance(answer, Elapsed))
         case _:
             return False
 

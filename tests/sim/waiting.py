@@ -54,7 +54,8 @@ async def permit(ctx: Context[Any]) -> str:
 
 @tool(effect="steps")
 async def ask(ctx: Context[Any]) -> str:
-    """Ask a person."""
-    answer = await ctx.ask("How much?", choices=("all", "nothing"))
-    assert isinstance(answer, Answer)
-    return answer.text
+    """Ask a person, sometimes for a short time only."""
+    timeout = Random(f"ask {here().world.plan.seed} {ctx.run_id} {ctx._key}").choice((None, None, 0.3, 2.0))
+    answer = await ctx.ask("How much?", choices=("all", "nothing"), timeout=timeout)
+    assert isinstance(answer, Answer) or timeout is not None
+    return answer.text if answer is not None else "nobody knows"

@@ -424,15 +424,6 @@ class Container(People):
             raise RunFailed(text, running.result())
         return running.result()
 
-    async def _end_of(self, run_id: str) -> RunRow:
-        """Wait until a run has ended, or waits, or is parked."""
-        while True:
-            change = self.runtime.worker.listen()
-            run = await self._asked(lambda: self.log.run(run_id))
-            if run.status not in _DRIVEN:
-                return run
-            await self.runtime.worker.until(change)
-
     async def _watch(self, running: Running, run: RunRow, going: Collection[str]) -> Tail:
         """Tell whoever listens to a run what happens in it, as long as somebody else drives it."""
         io, sink = running.io, running.sink

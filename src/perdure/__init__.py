@@ -49,6 +49,9 @@ if TYPE_CHECKING:
     from perdure.agents.toolsets import toolset as toolset
     from perdure.db.transaction import AsyncTransaction as AsyncTransaction
     from perdure.db.transaction import Transaction as Transaction
+    from perdure.history.trim import drop_tool_chatter as drop_tool_chatter
+    from perdure.history.trim import fit_tokens as fit_tokens
+    from perdure.history.trim import keep_last as keep_last
     from perdure.models.model import Model as Model
     from perdure.models.model import ModelRequest as ModelRequest
     from perdure.models.model import ModelSettings as ModelSettings
@@ -167,6 +170,7 @@ _ROOMS: dict[str, str] = {
     "perdure.agents.tool": "Tool tool",
     "perdure.agents.toolsets": "Toolset toolset",
     "perdure.db.transaction": "AsyncTransaction Transaction",
+    "perdure.history.trim": "drop_tool_chatter fit_tokens keep_last",
     "perdure.models.model": "Model ModelRequest ModelSettings",
     "perdure.runtime.runtime": "Runtime",
     "perdure.types.errors": (

@@ -10,7 +10,7 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from tests.servers import PostgresServer
 
-pytest.register_assert_rewrite("perdure.testing.conformance")
+pytest.register_assert_rewrite("perdure.testing.conformance", "perdure.testing.fork_conformance")
 
 # How long an example takes says something about the machine, not about the code.
 settings.register_profile("perdure", deadline=None)

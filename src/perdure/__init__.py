@@ -105,6 +105,8 @@ if TYPE_CHECKING:
     from perdure.types.events import RunCompleted as RunCompleted
     from perdure.types.events import RunResumed as RunResumed
     from perdure.types.events import RunStarted as RunStarted
+    from perdure.types.events import SessionForked as SessionForked
+    from perdure.types.events import SessionRewound as SessionRewound
     from perdure.types.events import StateChanged as StateChanged
     from perdure.types.events import StateConflict as StateConflict
     from perdure.types.events import StepFinished as StepFinished
@@ -182,8 +184,8 @@ _ROOMS: dict[str, str] = {
     ),
     "perdure.types.events": (
         "AgentFinished AgentStarted AnyEvent BudgetExceeded Event MessageFinished MessageReset MessageStarted "
-        "ReasoningDelta RouteDecided RunCompleted RunResumed RunStarted StateChanged StateConflict "
-        "StepFinished StepRetrying StepStarted TextDelta ToolArgsDelta ToolCallReady ToolCallStarted "
+        "ReasoningDelta RouteDecided RunCompleted RunResumed RunStarted SessionForked SessionRewound StateChanged "
+        "StateConflict StepFinished StepRetrying StepStarted TextDelta ToolArgsDelta ToolCallReady ToolCallStarted "
         "ToolFinished ToolProgress ToolStarted UsageUpdated WaitOpened WaitResolved"
     ),
     "perdure.types.messages": (

@@ -20,6 +20,8 @@ from perdure.types.events import RunFailed as RunFailed
 from perdure.types.events import RunResumed as RunResumed
 from perdure.types.events import RunStarted as RunStarted
 from perdure.types.events import RunWaiting as RunWaiting
+from perdure.types.events import SessionForked as SessionForked
+from perdure.types.events import SessionRewound as SessionRewound
 from perdure.types.events import Sink as Sink
 from perdure.types.events import StateChanged as StateChanged
 from perdure.types.events import StateConflict as StateConflict

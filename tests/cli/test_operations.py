@@ -21,7 +21,7 @@ from tests.cli.desk_app import biller, slow
 from tests.cli.running import COMMAND, environment
 from tests.runtime import desk
 from tests.runtime.conftest import Processes
-from tests.runtime.desk import QUICK
+from tests.runtime.desk import QUICK, nothing_open, until
 
 ROOT = Path(__file__).parents[2]
 ASKED = (TextMessage("user", "Why twice?"),)
@@ -57,9 +57,9 @@ def perdure(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
     return run
 
 
-def with_store(url: str, work: Any, **options: Any) -> Any:
+def with_store(url: str, work: Any, *, workers: bool = False, **options: Any) -> Any:
     async def opened() -> Any:
-        async with Runtime(url, timing=QUICK, workers=False, **options) as rt:
+        async with Runtime(url, timing=QUICK, workers=workers, **options) as rt:
             return await work(rt)
 
     return asyncio.run(opened())
@@ -171,6 +171,43 @@ def test_sessions_are_listed_shown_and_erased(url: str, perdure: Any):
     assert perdure("sessions", "show", "t-42")[1] == "Nothing was said in a turn that has ended.\n"
     assert "(inference, erased)" in perdure("runs", "show", "job-0")[1]
     assert "(erased)" in perdure("runs", "show", "job-0", "--prompt", "0")[2]
+
+
+def test_sessions_and_runs_are_forked_and_rewound(url: str, perdure: Any):
+    code, out, _ = perdure("sessions", "fork", "t-42", "--at", "6", "--title", "What if?")
+    assert code == 0
+    fork = out.split()[0]
+    assert out == f"{fork} goes on from record 6 of t-42; nothing has changed there.\n"
+    listed = perdure("sessions", "list")[1].splitlines()[1]
+    assert listed.split()[:4] == [fork, "0", "0", "7"] and listed.endswith("What if?  fork of t-42 #6")
+    assert len(json.loads(perdure("sessions", "show", fork, "--json")[1])["messages"]) == 4
+    code, out, _ = perdure("sessions", "rewind", "t-42", "--to", "6")
+    assert code == 0
+    assert out.splitlines()[-1] == "To take it back: perdure sessions rewind t-42 --to 12"
+    assert len(json.loads(perdure("sessions", "show", "t-42", "--json")[1])["messages"]) == 4
+    code, out, _ = perdure("runs", "fork", "job-0", "--at", "agent/0/infer/0")
+    assert code == 0
+    run = out.split()[0]
+    assert f"{run} goes on from record 2 of job-0, in session session_{run.removeprefix('run_')}." in out
+
+    async def driven(rt: Runtime) -> None:
+        await until(lambda: nothing_open(rt))
+
+    with_store(url, driven, definitions=[biller], workers=True)
+    shown = perdure("runs", "show", run)[1]
+    assert "forked from t-42 at #2; what stands above was done by job-0" in shown
+    assert "completed: answer" in shown
+    for arguments, why in (
+        (("sessions", "fork", "t-42", "--at", "99"), "no record 99"),
+        (("sessions", "rewind", "t-42", "--to", "3"), "inside the turn of the run 'job-0'"),
+        (("sessions", "fork", "t-4"), "There is no session 't-4' in container 'default'. Like it:"),
+        (("runs", "fork", "job-0"), "say behind which of its steps"),
+        (("runs", "fork", "job-0", "--at", "agent/9"), "no finished step named 'agent/9'"),
+        (("runs", "fork", "job-9"), "There is no run 'job-9'"),
+    ):
+        code, _, err = perdure(*arguments)
+        assert code == 1
+        assert why in err
 
 
 def test_a_session_goes_out_and_in(url: str, perdure: Any, tmp_path: Path):

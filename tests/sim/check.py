@@ -9,7 +9,8 @@ from perdure.agents.running import Running
 from perdure.durable.kernel import Kernel
 from perdure.log.log import ENDED
 from perdure.log.memory import MemoryLog
-from perdure.runtime.container import DEATHS, lonely_deaths
+from perdure.runtime.container import DEATHS
+from perdure.runtime.parked import lonely_deaths
 from perdure.testing import canon as canon_of
 from perdure.types import records as rec
 from perdure.types.base import encode_json

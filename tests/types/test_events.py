@@ -57,6 +57,9 @@ FIELDS: dict[str, Any] = {
     "path": "/a",
     "winner": "agent/0/infer/0/tool/1",
     "loser": "agent/0/infer/0/tool/0",
+    "base": "session_0",
+    "base_seq": 7,
+    "to": 7,
     "detail": "9 of 9 tokens are used",
 }
 

@@ -306,4 +306,7 @@ EXAMPLES: dict[str, Any] = {
     "answer": Approve(),
     "epoch": 2,
     "usage": Usage(),
+    "base": "session_0",
+    "seq": 7,
+    "to": 7,
 }

@@ -79,6 +79,8 @@ PAYLOADS: dict[str, list[rec.Payload]] = {
         rec.Answered("wait_1", Answer("text", "ada")),
     ],
     "cancel": [rec.CancelAsked(), rec.CancelAsked("deadline", "after 5 s")],
+    "forked": [rec.Forked("session_0", 7), rec.Forked("session_0", 7, "run_0")],
+    "rewound": [rec.Rewound(0), rec.Rewound(7)],
     "unparked": [rec.Unparked(), rec.Unparked(True, True)],
     "erased": [rec.Erased(), rec.Erased("tool")],
 }  # fmt: skip

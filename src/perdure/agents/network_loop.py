@@ -28,6 +28,7 @@ from perdure.types.records import (
     ChildDone,
     Claimed,
     ErrorInfo,
+    Forked,
     InferenceDone,
     Pick,
     Record,
@@ -219,6 +220,8 @@ class NetworkLoop(msgspec.Struct, eq=False):
         elif type(payload) is Claimed:
             for loop in self._turns():
                 loop.fold(record)
+        elif type(payload) is Forked:  # what has stopped the run that this one goes on from does not stop it
+            self.stopping, self.stop_detail, self.error = None, "", None
         elif isinstance(payload, (StepDone, ChildDone)):
             self.steps[record.key or ""] = payload
         return ()

@@ -38,6 +38,7 @@ from perdure.types.project import Projector
 from perdure.types.records import (
     Answered,
     Claimed,
+    Forked,
     Record,
     RunStarted,
     RunStatus,
@@ -279,7 +280,9 @@ class Running:
         io.below = self.started.parent is not None
         io.tried.recall(records, accepts=self.accepts)
         io.waits.recall(records)
-        self.began = records[0].created_at
+        self.began = max(
+            (one.created_at for one in records if type(one.payload) is Forked), default=records[0].created_at
+        )
         self._limit(io)
         if io.projector is not None:
             for record in records:

@@ -14,7 +14,8 @@ from perdure.cli.store import STYLES, find_run, lasted, moment, operate
 from perdure.cli.table import Cell, table
 from perdure.cli.timeline import Line, as_json, timeline
 from perdure.log.log import ENDED, RunRow
-from perdure.runtime.container import why_parked
+from perdure.runtime.forks import cut_run
+from perdure.runtime.parked import why_parked
 from perdure.runtime.runtime import Runtime
 from perdure.types.base import plain
 from perdure.types.messages import Message, ReasoningMessage, TextMessage, ToolCallMessage, ToolResultMessage
@@ -119,6 +120,24 @@ def resume_run(given: argparse.Namespace) -> int:
             painter.line(
                 f"{run.id} is {run.status}: a process that has {run.definition!r} takes it, such as perdure worker."
             )
+        return 0
+
+    return operate(given, work)
+
+
+def fork_run(given: argparse.Namespace) -> int:
+    """Go on from inside a run, in a session of its own."""
+
+    async def work(runtime: Runtime, painter: Painter) -> int:
+        container = runtime.container(given.container)
+        run = await find_run(container, given.run)
+        at = int(given.at) if given.at is not None and given.at.isdecimal() else given.at
+        cut = await cut_run(container, run.id, at, title=given.title)
+        await container.log.fork(cut.fork)
+        painter.line(
+            f"{cut.run.id} goes on from record {cut.fork.seq} of {run.id}, in session {cut.fork.id}. A process that "
+            f"has {run.definition!r} takes it, such as perdure worker."
+        )
         return 0
 
     return operate(given, work)

@@ -9,6 +9,7 @@ from perdure.cli.paint import Painter
 from perdure.cli.runs import print_json, text_of
 from perdure.cli.store import LOOKS_LIKE, moment, no_such, operate
 from perdure.cli.table import Cell, table
+from perdure.log.sessions import SessionRow
 from perdure.runtime.container import Container
 from perdure.runtime.runtime import Runtime
 from perdure.types.base import plain
@@ -37,7 +38,7 @@ def list_sessions(given: argparse.Namespace) -> int:
                 Cell(str(one.open), "cyan" if one.open else "dim", right=True),
                 Cell(str(one.head), right=True),
                 Cell(moment(one.created_at), "dim"),
-                one.title or one.user_id or "",
+                _about(one),
             )
             for one in shown
         ]
@@ -47,6 +48,11 @@ def list_sessions(given: argparse.Namespace) -> int:
         return 0
 
     return operate(given, work)
+
+
+def _about(row: SessionRow) -> str:
+    fork = f"fork of {row.base} #{row.base_seq}" if row.base is not None else ""
+    return "  ".join(filter(None, (row.title or row.user_id, fork)))
 
 
 def show_session(given: argparse.Namespace) -> int:
@@ -67,6 +73,34 @@ def show_session(given: argparse.Namespace) -> int:
                 painter.line(f"  {line}")
         if not said:
             painter.line("Nothing was said in a turn that has ended.")
+        return 0
+
+    return operate(given, work)
+
+
+def fork_session(given: argparse.Namespace) -> int:
+    """Make a session that goes on from a place in another one."""
+
+    async def work(runtime: Runtime, painter: Painter) -> int:
+        container = runtime.container(given.container)
+        await _known(container, given.session)
+        fork = await container.session(given.session).fork(given.at, title=given.title)
+        row = next(one for one in await container.sessions(limit=LOOKS_LIKE) if one.id == fork.id)
+        painter.line(f"{fork.id} goes on from record {row.base_seq} of {row.base}; nothing has changed there.")
+        return 0
+
+    return operate(given, work)
+
+
+def rewind_session(given: argparse.Namespace) -> int:
+    """Go on from the end of an earlier turn."""
+
+    async def work(runtime: Runtime, painter: Painter) -> int:
+        container = runtime.container(given.container)
+        await _known(container, given.session)
+        seq = await container.session(given.session).rewind(given.to, cancel=given.cancel)
+        painter.line(f"{given.session} goes on from record {given.to}; what came behind it is kept and does not count.")
+        painter.line(f"To take it back: perdure sessions rewind {given.session} --to {seq - 1}", "dim")
         return 0
 
     return operate(given, work)
@@ -119,7 +153,7 @@ def erase_session(given: argparse.Namespace) -> int:
         await _known(container, given.session)
         erased = await container.session(given.session).erase(cancel=given.cancel)
         count = len(erased.sessions) - 1
-        children = f" and {count} of child runs" if count else ""
+        children = f" and {count} of child runs and forks" if count else ""
         painter.line(f"{given.session}{children} erased: {erased.records:,} records keep their place and time only.")
         if not erased.complete:
             painter.line(

@@ -71,7 +71,7 @@ class _Clock:
 
     def see(self, record: rec.Record) -> float | None:
         at, payload, key = record.created_at, record.payload, record.key
-        if isinstance(payload, rec.Claimed):
+        if isinstance(payload, (rec.Claimed, rec.Forked)):
             self._owned = at
         elif isinstance(payload, (rec.Started, rec.AttemptFailed)):
             self._steps[payload.step] = at
@@ -160,6 +160,11 @@ def _note(payload: rec.Payload, closed: int, waits: Mapping[str, Wait]) -> dict[
             return {"what": f"{payload.reason}{f': {payload.detail}' if payload.detail else ''}", "status": "error"}
         case rec.Compacted():
             return {"what": f"the conversation was written down: {len(payload.messages)} messages"}
+        case rec.Forked():
+            at = f"forked from {payload.base} at #{payload.seq}"
+            return {"what": f"{at}; what stands above was done by {payload.origin}", "mark": True}
+        case rec.Rewound():
+            return {"what": f"rewound to #{payload.to}", "mark": True}
         case rec.Unparked():
             how = "taken from its owner by force" if payload.forced else "resumed by hand"
             return {"what": f"{how}, with changed code" if payload.accepted else how, "mark": True}

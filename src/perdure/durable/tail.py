@@ -51,7 +51,7 @@ class Tail:
         return self._wants(run_id) and run_id not in self._runs
 
     def _wants(self, run_id: str) -> bool:
-        return bool(run_id) and self._only in (None, run_id)  # what the session itself tells belongs to no run
+        return bool(run_id) and self._only in (None, run_id)
 
     def recall(self, run_id: str, records: Iterable[rec.Record]) -> None:
         """Take what a run has written before this reader's place, which shows nothing."""
@@ -85,7 +85,10 @@ class Tail:
             return []
         if not self._wants(record.run_id):
             self.seq = record.seq
-            return []
+            if record.run_id or self._only is not None:
+                return []
+            told = Projector("", self.session_id).record(record)  # what the session itself tells
+            return [_at(event, self._place(self.seq)) for event in told]
         run = self._runs.get(record.run_id)
         if run is None:
             run = self._runs[record.run_id] = _Run(Projector(record.run_id, self.session_id))

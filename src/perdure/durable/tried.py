@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from perdure.durable.fingerprint import accepted_places, places_of
 from perdure.durable.kernel import Clock
-from perdure.types.records import AttemptFailed, Record, Started
+from perdure.types.records import AttemptFailed, Forked, Record, Started
 
 
 class Tried:
@@ -41,6 +41,10 @@ class Tried:
         if type(payload) is Started:
             self.open[payload.step] = payload.arguments
             self.begun[payload.step] = self.begun.get(payload.step, 0) + 1
+        elif type(payload) is Forked:  # a new run, which has tried nothing
+            self.open.clear()
+            self.begun.clear()
+            self._attempts.clear()
         elif type(payload) is AttemptFailed:
             self.open.pop(payload.step, None)  # only what has certainly not happened is tried again
         elif record.key is not None:

@@ -29,14 +29,21 @@ _RULES = (
     ),
     (
         "records are missing between two others: restore a backup",
-        "SELECT container, session || ', ' || (MAX(seq) - COUNT(*)) || ' missing' FROM records "
-        "GROUP BY container, session HAVING MAX(seq) <> COUNT(*)",
+        "SELECT s.container, s.id || ', ' || (MAX(r.seq) - s.base_seq - COUNT(*)) || ' missing' FROM sessions s "
+        f"JOIN records r ON r.slot > s.number * {ROOM} AND r.slot < (s.number + 1) * {ROOM} "
+        "GROUP BY s.number, s.container, s.id, s.base_seq HAVING MAX(r.seq) - s.base_seq <> COUNT(*)",
     ),
     (
         "a record belongs to no session of that name",
         "SELECT r.container, r.session || ' #' || r.seq FROM records r LEFT JOIN sessions s ON "
         f"s.number = (r.slot - r.seq) / {ROOM} AND s.container = r.container AND s.id = r.session "
         "WHERE s.number IS NULL",
+    ),
+    (
+        "a fork has lost what it goes on from: restore a backup",
+        "SELECT s.container, s.id || ', of ' || s.base || ' #' || s.base_seq FROM sessions s "
+        "LEFT JOIN sessions b ON b.container = s.container AND b.id = s.base "
+        f"LEFT JOIN records r ON r.slot = b.number * {ROOM} + s.base_seq WHERE s.base IS NOT NULL AND r.slot IS NULL",
     ),
     (
         "a run has ended without its last record",

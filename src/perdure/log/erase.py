@@ -2,7 +2,7 @@
 
 The envelope of a record (its place, run, key, kind and time) is kept, its payload is replaced once by a mark. With it
 go blobs, prompt texts, inputs, outputs, answers to waits, the data of events that were sent from here, user ids and
-titles, and the sessions of child runs. A copy, a backup or an
+titles, the sessions of child runs, and forks, which read what was said here. A copy, a backup or an
 export that was made before is out of reach. The bytes leave a SQLite file with the commit and its write-ahead log with
 the checkpoint after it; PostgreSQL keeps old versions of rows until it vacuums.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from perdure.db.database import Row, Script, Sql, StoreBusy
+from perdure.log.forks import forks_of
 from perdure.log.log import ENDED
 from perdure.log.schema import ROOM
 from perdure.log.sessions import add_record, lock_session
@@ -29,7 +30,7 @@ _TRIES = 50
 
 
 class Erasure(Base):
-    """What was erased: the session and those of its child runs, and how many records.
+    """What was erased: the session, those of its child runs and its forks, and how many records.
 
     `complete` says that the bytes are gone from the store's files too; on PostgreSQL they go when it vacuums.
     """
@@ -47,7 +48,7 @@ class _Open(NamedTuple):
 
 
 async def erase_session(log: SqlLog, session_id: str, *, end: bool = False) -> Erasure:
-    """Erase a session and those of its child runs.
+    """Erase a session, those of its child runs, and its forks.
 
     Args:
         log: the container's log.
@@ -98,7 +99,7 @@ def still_open(session_id: str, runs: Sequence[tuple[str, str]]) -> Conflict:
 
 
 def _family(log: SqlLog, session_id: str) -> Script[dict[str, int]]:
-    """Lock a session and those of its child runs, children's children included; an older one has a lower number."""
+    """Lock a session and those of its child runs and forks, and of theirs; an older one has a lower number."""
     number = yield from lock_session(log.db, log.container, session_id)
     if number is None:
         raise UnknownName("session", session_id, [])
@@ -113,6 +114,7 @@ def _family(log: SqlLog, session_id: str) -> Script[dict[str, int]]:
                 (log.container, id),
             )
             children += [str(row[0]) for row in rows if row[0] not in found]
+            children += [one for one in (yield from forks_of(log.container, id)) if one not in found]
         for child in children:
             number = yield from lock_session(log.db, log.container, child)
             if number is not None:

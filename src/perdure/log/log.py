@@ -10,8 +10,18 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, Protocol, TypeAlias, cast
 
 from perdure.types.base import Base
-from perdure.types.errors import Conflict
-from perdure.types.records import Answered, CancelAsked, Compacted, Payload, Record, RunStatus
+from perdure.types.errors import Conflict, InvalidId
+from perdure.types.records import (
+    Answered,
+    CancelAsked,
+    Compacted,
+    Forked,
+    Payload,
+    Record,
+    Rewound,
+    RunFinished,
+    RunStatus,
+)
 from perdure.types.sent_event import SentEvent
 
 
@@ -89,6 +99,33 @@ class Accepted(Base):
     behind: str | None = None
 
 
+class Fork(Base):
+    """A session to be made that goes on from another one.
+
+    Args:
+        id: the new session.
+        base: the session that it goes on from.
+        seq: the last record that it reads of it.
+        title: its title; the base's if None.
+        run: the run that goes on, or was cut off, in the new session, if the cut is inside of one.
+        origin: the run of the base that it is a continuation of.
+        position: that one's first record.
+        entries: what is written of it at once; if there is an end among it, it has ended.
+    """
+
+    id: str
+    base: str
+    seq: int
+    title: str | None = None
+    run: NewRun | None = None
+    origin: str = ""
+    position: int = 0
+    entries: tuple[Entry, ...] = ()
+
+
+Point: TypeAlias = Compacted | Rewound
+"""What is written between two turns, for readers to start from."""
+
 OnBusy: TypeAlias = Literal["queue", "reject", "interrupt"]
 """What becomes of a run whose session is at work."""
 
@@ -130,20 +167,54 @@ def used_otherwise(run_id: str, definition: str) -> Conflict:
     )
 
 
-def still_open(session_id: str, run_id: str, status: str) -> Conflict:
-    """Make the error of a session that cannot be compacted because of one of its runs."""
+def still_open(session_id: str, run_id: str, status: str, what: Point) -> Conflict:
+    """Make the error of a session that cannot be compacted or rewound because of one of its runs."""
     return Conflict(
-        f"The session {session_id!r} cannot be compacted while its run {run_id!r} is {status}; wait for its end or "
-        "cancel it."
+        f"The session {session_id!r} cannot be {_done(what)} while its run {run_id!r} is {status}; wait for its end "
+        "or cancel it."
     )
 
 
-def written_since(session_id: str, head: int, last: int) -> Conflict:
-    """Make the error of a compaction that somebody was quicker than."""
+def written_since(session_id: str, head: int, last: int, what: Point) -> Conflict:
+    """Make the error of a compaction or a rewind that somebody was quicker than."""
     return Conflict(
-        f"The session {session_id!r} was written to while it was compacted (record {last} came behind {head}); do it "
-        "again."
+        f"The session {session_id!r} was written to while it was {_done(what)} (record {last} came behind {head}); do "
+        "it again."
     )
+
+
+def _done(what: Point) -> str:
+    return "rewound" if isinstance(what, Rewound) else "compacted"
+
+
+def forked_otherwise(session_id: str) -> Conflict:
+    """Make the error of a fork whose session is there and is not the same fork."""
+    return Conflict(
+        f"The session {session_id!r} is there already, and is not this fork: the same place forked again under the "
+        "same ids gives the same fork, so give another id."
+    )
+
+
+def is_erased(session_id: str, seq: int) -> Conflict:
+    """Make the error of a fork of what was erased."""
+    return Conflict(f"The record {seq} of the session {session_id!r} was erased; there is nothing to go on from.")
+
+
+def beyond(session_id: str, seq: int, head: int) -> InvalidId:
+    """Make the error of a place that a session does not have."""
+    if not head:
+        return InvalidId(f"The session {session_id!r} has no record yet, so there is nothing to go on from.")
+    return InvalidId(f"The session {session_id!r} has the records 1 to {head}, and no record {seq}; give one of them.")
+
+
+def fork_records(fork: Fork) -> list[Entry]:
+    """What a fork has as its own first records; they belong to its run, if it has one."""
+    return [Entry(None, Forked(fork.base, fork.seq, fork.origin)), *fork.entries]
+
+
+def ended_as(fork: Fork) -> RunStatus | None:
+    """How the run of a fork has ended, if it has no more to do."""
+    return next((one.payload.status for one in fork.entries if isinstance(one.payload, RunFinished)), None)
 
 
 class Log(Protocol):
@@ -220,13 +291,13 @@ class Log(Protocol):
         """
         ...
 
-    async def compact(self, session_id: str, payload: Compacted, head: int) -> int:
+    async def mark(self, session_id: str, payload: Point, head: int) -> int:
         """Write the point that readers of a session start from.
 
         Args:
             session_id: the session.
-            payload: what it says.
-            head: the last record that it covers.
+            payload: what stands for what was said, or where it goes on from.
+            head: the session's last record, as the caller knows it.
 
         Returns:
             Its sequence number.
@@ -237,8 +308,23 @@ class Log(Protocol):
         """
         ...
 
+    async def fork(self, fork: Fork) -> int:
+        """Make a session that goes on from a place in another one; nothing is copied.
+
+        The same fork again is the same.
+
+        Returns:
+            The sequence number of its last record.
+
+        Raises:
+            UnknownName: there is no such base.
+            InvalidId: the base has no such record.
+            Conflict: what was there was erased, or one of the ids is in use for something else.
+        """
+        ...
+
     async def compacted(self, session_id: str, before: int | None = None) -> int:
-        """Say the sequence number of a session's last compacted record; 0 if there is none.
+        """Say the sequence number of a session's last compacted record that no rewind hides; 0 if there is none.
 
         Args:
             session_id: the session.

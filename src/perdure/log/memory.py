@@ -13,11 +13,17 @@ from perdure.log.log import (
     Accepted,
     CancelWins,
     Entry,
+    Fork,
     NewRun,
     OnBusy,
+    Point,
     RunRow,
     Token,
     at_work,
+    beyond,
+    ended_as,
+    fork_records,
+    forked_otherwise,
     still_open,
     stops,
     used_otherwise,
@@ -34,6 +40,7 @@ from perdure.types.records import (
     decode_payload,
     encode_payload,
 )
+from perdure.types.visible import visible
 
 _nonces = itertools.count(1)
 
@@ -230,22 +237,54 @@ class MemoryLog:
                     self._post(one, payload)
         return seq
 
-    async def compact(self, session_id: str, payload: Compacted, head: int) -> int:
+    async def mark(self, session_id: str, payload: Point, head: int) -> int:
         """Write the point that readers of a session start from."""
-        session = self._sessions.get(session_id)
-        if session is None:
-            raise UnknownName("session", session_id, list(self._sessions)[:10])
+        session = self._session(session_id)
         for run in self._runs.values():
             if run.session is session and run.status not in ENDED:
-                raise still_open(session_id, run.new.id, run.status)
+                raise still_open(session_id, run.new.id, run.status, payload)
         if len(session.rows) != head:
-            raise written_since(session_id, head, len(session.rows))
+            raise written_since(session_id, head, len(session.rows), payload)
         session.rows.append(("", None, encode_payload(payload), self._now()))
         return len(session.rows)
 
+    async def fork(self, fork: Fork) -> int:
+        """Make a session that goes on from a place in another one; the rows are shared."""
+        base, new = self._session(fork.base), fork.run
+        if not 0 < fork.seq <= len(base.rows):
+            raise beyond(fork.base, fork.seq, len(base.rows))
+        now = self._now()
+        name = new.id if new is not None else ""
+        own = [
+            (name, one.key, encode_payload(one.payload), now if one.at is None else one.at)
+            for one in fork_records(fork)
+        ]
+        if fork.id in self._sessions or (new is not None and new.id in self._runs):
+            known = self._sessions.get(fork.id)
+            if known is None or known.rows[fork.seq : fork.seq + 1] == [] or known.rows[fork.seq][:3] != own[0][:3]:
+                raise forked_otherwise(fork.id)
+            return len(known.rows)
+        session = self._sessions[fork.id] = _Session()
+        shared = base.rows[: fork.seq]
+        session.rows += [(name if one[0] == fork.origin and fork.origin else one[0], *one[1:]) for one in shared]
+        session.rows += own
+        if new is not None:
+            run = self._runs[new.id] = _Run(new, session, fork.position, now)
+            run.status = ended_as(fork) or "queued"
+            run.claimed_at = len(session.rows)
+            run.closed = {key: data for _, key, data, _ in own if key is not None}
+            session.turn = new.id if run.status == "queued" else None
+        return len(session.rows)
+
+    def _session(self, session_id: str) -> _Session:
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise UnknownName("session", session_id, list(self._sessions)[:10])
+        return session
+
     async def compacted(self, session_id: str, before: int | None = None) -> int:
-        """Say the sequence number of a session's last compacted record; 0 if there is none."""
-        records = await self.read_session(session_id, 0, before)
+        """Say the sequence number of a session's last compacted record that no rewind hides; 0 if there is none."""
+        records = visible(await self.read_session(session_id, 0, before))
         return max((one.seq for one in records if type(one.payload) is Compacted), default=0)
 
     async def read_run(self, run_id: str, after: int = 0) -> list[Record]:

@@ -8,6 +8,9 @@ write at the same time fill the same pages. A run that is parked because its sto
 that it will have again. What is asked of open runs again and again has small indexes of their own, for which a query
 names the status as they do; runs that are over are in none of them.
 
+A session that is a fork reads the records of its `base` up to `base_seq` as its own first ones, and has only what
+follows; what the run `base_run` did there it reads as done by `fork_run`.
+
 `woken` is the last record by which a wait of a run ended, or 1 if it only has waits; `event` the last event that was
 there before the run. Waits are kept by the run that drives: a child that is not `detached` is driven by its parent and
 waits with it; `asker` is the run that asks, `place` orders the waits of one run. `answers` has how each wait ended
@@ -38,9 +41,14 @@ MIGRATIONS = (
                 user_id TEXT,
                 title TEXT,
                 parent TEXT,
+                base TEXT,
+                base_seq {int} NOT NULL DEFAULT 0,
+                base_run TEXT,
+                fork_run TEXT,
                 created_at {real} NOT NULL,
                 UNIQUE (container, id)
             )""",
+            "CREATE INDEX sessions_base ON sessions (container, base) WHERE base IS NOT NULL",
             """CREATE TABLE runs (
                 container TEXT NOT NULL,
                 id TEXT NOT NULL,
@@ -85,7 +93,7 @@ MIGRATIONS = (
                 created_at {real} NOT NULL
             )""",
             "CREATE UNIQUE INDEX records_key ON records (container, run, key) WHERE key IS NOT NULL",
-            "CREATE INDEX records_compacted ON records (slot) WHERE kind = 'compacted'",
+            "CREATE INDEX records_points ON records (slot) WHERE kind IN ('compacted', 'rewound')",
             "CREATE TABLE blobs (slot {int} PRIMARY KEY, container TEXT NOT NULL, payload {blob})",
             """CREATE {unlogged} TABLE live (
                 container TEXT NOT NULL,

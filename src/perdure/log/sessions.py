@@ -18,7 +18,10 @@ PAGE = 100
 
 
 class SessionRow(Base):
-    """A session as the log knows it; `parent` is the run that started it, `head` its last record's number."""
+    """A session as the log knows it; `parent` is the run that started it, `head` its last record's number.
+
+    A fork goes on from the record `base_seq` of its `base`.
+    """
 
     id: str
     user_id: str | None
@@ -28,6 +31,8 @@ class SessionRow(Base):
     head: int
     runs: int
     open: int
+    base: str | None = None
+    base_seq: int = 0
 
 
 async def list_sessions(log: SqlLog, *, after: str | None = None, limit: int = PAGE) -> list[SessionRow]:
@@ -53,17 +58,22 @@ async def list_sessions(log: SqlLog, *, after: str | None = None, limit: int = P
             yield Sql(
                 "SELECT s.id, s.user_id, s.title, s.parent, s.created_at, COALESCE((SELECT MAX(slot) FROM records "
                 f"WHERE slot > s.number * {ROOM} AND slot < (s.number + 1) * {ROOM}), 0), COUNT(r.id), "
-                "COALESCE(SUM(CASE WHEN r.status IN ('completed', 'failed', 'cancelled') THEN 0 ELSE 1 END), 0) "
+                "COALESCE(SUM(CASE WHEN r.status IN ('completed', 'failed', 'cancelled') THEN 0 ELSE 1 END), 0), "
+                "s.base, s.base_seq "
                 "FROM (SELECT * FROM sessions WHERE container = ? AND number < ? AND parent IS NULL "
                 "ORDER BY number DESC LIMIT ?) s LEFT JOIN runs r ON r.container = s.container AND r.session = s.id "
-                "GROUP BY s.number, s.id, s.user_id, s.title, s.parent, s.created_at ORDER BY s.number DESC",
+                "GROUP BY s.number, s.id, s.user_id, s.title, s.parent, s.created_at, s.base, s.base_seq "
+                "ORDER BY s.number DESC",
                 (log.container, below, limit),
             )
         )
 
     return [
-        SessionRow(id, user, title, parent, float(at), int(slot) % ROOM, int(runs), int(opened) if runs else 0)
-        for id, user, title, parent, at, slot, runs, opened in await log.db.read(script)
+        SessionRow(
+            *(id, user, title, parent, float(at), int(slot) % ROOM, int(runs), int(opened) if runs else 0),
+            *(base, int(base_seq)),
+        )
+        for id, user, title, parent, at, slot, runs, opened, base, base_seq in await log.db.read(script)
     ]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from perdure.db.database import Database, Exists, Row, Script, Sql, StoreFull
 from perdure.log.events import Events, Outside
+from perdure.log.forks import Forks
 from perdure.log.live import LiveTable
 from perdure.log.log import (
     ENDED,
@@ -26,10 +27,8 @@ from perdure.log.log import (
     Token,
     at_work,
     seen_beat,
-    still_open,
     stops,
     used_otherwise,
-    written_since,
 )
 from perdure.log.reads import Reads
 from perdure.log.rows import (
@@ -51,7 +50,6 @@ from perdure.types.records import (
     SCHEMA_VERSION,
     Answered,
     CancelAsked,
-    Compacted,
     Payload,
     RunFinished,
     RunStatus,
@@ -73,7 +71,7 @@ _OUTSIDE = frozenset((WaitOpened, Answered))
 """What the owner of a run appends that others have to do with."""
 
 
-class SqlLog(Reads, Transactions, Events):
+class SqlLog(Reads, Transactions, Events, Forks):
     """One container's records in a database.
 
     Args:
@@ -374,37 +372,6 @@ class SqlLog(Reads, Transactions, Events):
             yield from self._cancel(child, its, payload, now, asked)
         return seq
 
-    async def compact(self, session_id: str, payload: Compacted, head: int) -> int:
-        """Write the point that readers of a session start from.
-
-        Raises:
-            UnknownName: there is no such session.
-            Conflict: a run of the session has not ended, or another record has come behind `head`.
-        """
-        coded = Coded(None, kind_of(payload), encode_payload(payload))
-        mine, now = (self.container, session_id), self.now()
-
-        def script() -> Script[int]:
-            if self._locks:
-                yield self._lock(session_id)
-            rows = yield Sql(f"SELECT {LAST_SLOT} FROM sessions WHERE container = ? AND id = ?", mine)
-            if not rows:
-                raise UnknownName("session", session_id, [])
-            last = int(rows[0][0])
-            rows = yield Sql(
-                "SELECT id, status FROM runs WHERE container = ? AND session = ? AND status NOT IN "
-                f"{ENDED} ORDER BY position LIMIT 1",
-                mine,
-            )
-            if rows:
-                raise still_open(session_id, *rows[0])
-            if last % ROOM != head:
-                raise written_since(session_id, head, last % ROOM)
-            yield from self._insert(last, session_id, "", [coded], now)
-            return head + 1
-
-        return await self.db.write(script, notify=True)
-
     def _lock_of(self, run_id: str) -> Script[str]:
         """Lock a run's session, and name it."""
         rows = yield Sql("SELECT session FROM runs WHERE container = ? AND id = ?", (self.container, run_id))
@@ -459,7 +426,7 @@ class SqlLog(Reads, Transactions, Events):
             marks = ", ".join("?" * len(keys))
             rows = yield Sql(f"{RECORD} WHERE r.container = ? AND r.run = ? AND r.key IN ({marks})", (*mine, *keys))
         by_key = {row[3]: row for row in rows}
-        start, end = yield from self._bounds(token.run_id)
+        start, end, *_ = yield from self._bounds(token.run_id)
         rows = yield Sql("SELECT claimed_at FROM runs WHERE container = ? AND id = ?", mine)
         since = start - start % ROOM + int(rows[0][0])
         rows = yield Sql(

@@ -1,5 +1,8 @@
 """A session as lines of JSON: written out whole, with the sessions of its child runs, and taken in again.
 
+Of a fork the sessions that it goes on from are written before it, whole, as it reads them; where one of these is there
+already when it is taken in, and is the same, it is left as it is.
+
 The first line says what the file is; then comes, for each session, a line of its own, its runs, and its records in
 order, payloads as they are stored, whether beside their record or in it; the last line counts and hashes what stands
 before it, so that a file that was cut off or changed is seen. What is taken in keeps its ids, so that nothing that
@@ -8,7 +11,7 @@ refers to it breaks: if one is taken, nothing is taken in. Runs that were open a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ import msgspec
 
 from perdure.db.database import Exists, Script, Sql
 from perdure.log.log import ENDED
+from perdure.log.parts import parts_of
 from perdure.log.rows import INLINE
 from perdure.log.schema import ROOM
 from perdure.log.sessions import insertion
@@ -50,6 +54,10 @@ class SessionLine(Base, tag="session", tag_field="line"):
     user_id: str | None = None
     title: str | None = None
     parent: str | None = None
+    base: str | None = None
+    base_seq: int = 0
+    base_run: str | None = None
+    fork_run: str | None = None
 
 
 class RunLine(Base, tag="run", tag_field="line"):
@@ -94,6 +102,7 @@ class End(Base, tag="end", tag_field="line"):
 
 Line = Head | SessionLine | RunLine | RecordLine | End
 _read_line = msgspec.json.Decoder(Line).decode
+_SESSION = tuple(name for name in SessionLine.__struct_fields__)
 _RUN = tuple(name for name in RunLine.__struct_fields__)
 _RECORD = "r.seq, r.run, r.kind, r.version, r.created_at, COALESCE(r.payload, b.payload), r.key"
 
@@ -137,14 +146,15 @@ async def export_session(log: SqlLog, session_id: str, target: Path) -> int:
     file = _File(target)
     try:
         file.write(Head(FORMAT, session_id))
-        waiting = [session_id]
+        parts = await log.db.read(lambda: parts_of(log.container, session_id))
+        waiting = [one.session for one in reversed(parts)] or [session_id]
         for id in waiting:
-            number, head, lines = await log.db.read(lambda id=id: _outline(log, id))
+            start, head, lines = await log.db.read(lambda id=id: _outline(log, id))
             for line in lines:
                 file.write(line)
             waiting += await log.db.read(lambda id=id: _children(log, id))
-            for start in range(number * ROOM, head, _PAGE):  # no snapshot is held for long, as records stay
-                for record in await log.db.read(lambda a=start, b=head: _records(a, b)):
+            for at in range(start, head, _PAGE):  # no snapshot is held for long, as records stay
+                for record in await log.db.read(lambda a=at, b=head: _records(a, b)):
                     file.write(record)
         file.finish()
     finally:
@@ -153,19 +163,19 @@ async def export_session(log: SqlLog, session_id: str, target: Path) -> int:
 
 
 def _outline(log: SqlLog, id: str) -> Script[tuple[int, int, list[Base]]]:
-    """A session's number, its last slot, and the lines of itself and its runs, all of one moment."""
+    """The slot before a session's first, its last one, and the lines of itself and its runs, all of one moment."""
     mine = (log.container, id)
-    rows = yield Sql(
-        "SELECT number, id, created_at, user_id, title, parent FROM sessions WHERE container = ? AND id = ?", mine
-    )
+    rows = yield Sql(f"SELECT number, {', '.join(_SESSION)} FROM sessions WHERE container = ? AND id = ?", mine)
     if not rows:
         raise UnknownName("session", id, [])
     number = int(rows[0][0])
-    lines: list[Base] = [SessionLine(*rows[0][1:])]
+    line = SessionLine(*rows[0][1:])
+    lines: list[Base] = [line]
+    start = number * ROOM + line.base_seq
     text = f"SELECT {', '.join(_RUN)} FROM runs WHERE container = ? AND session = ? ORDER BY position"
     lines += [RunLine(*row) for row in (yield Sql(text, mine))]
     rows = yield Sql("SELECT MAX(slot) FROM records WHERE slot > ? AND slot < ?", (number * ROOM, (number + 1) * ROOM))
-    return number, int(rows[0][0] or number * ROOM), lines
+    return start, int(rows[0][0] or start), lines
 
 
 def _children(log: SqlLog, id: str) -> Script[list[str]]:
@@ -203,11 +213,11 @@ async def import_session(log: SqlLog, source: Path) -> str:
         OSError: the file cannot be read.
     """
     head = _check(source)
-    log_lines = [line for line in _lines(source) if isinstance(line, (SessionLine, RunLine))]
-    taken = await log.db.read(lambda: _taken(log, log_lines))
+    known = await log.db.read(lambda: _known(log, source, head.session))
+    taken = await log.db.read(lambda: _taken(log, list(_lines_but(source, known))))
     if taken is None:
         try:
-            await log.db.write(lambda: _take_in(log, source), notify=True)
+            await log.db.write(lambda: _take_in(log, _lines_but(source, known)), notify=True)
             return head.session
         except Exists as error:
             taken = str(error)
@@ -226,6 +236,37 @@ def _lines(source: Path) -> Iterator[Line]:
                 raise ImportRefused(
                     f"{source}, line {number}: this is no line of an exported session ({error})."
                 ) from error
+
+
+def _lines_but(source: Path, known: Collection[str]) -> Iterator[Line]:
+    """The lines of a file, without those of sessions that are there already, and of their child runs."""
+    runs: set[str] = set()
+    left_out = False
+    for line in _lines(source):
+        if isinstance(line, SessionLine):
+            left_out = line.id in known or line.parent in runs
+        if not left_out:
+            yield line
+        elif isinstance(line, RunLine):
+            runs.add(line.id)
+
+
+def _known(log: SqlLog, source: Path, session_id: str) -> Script[set[str]]:
+    """Which of the sessions that a fork goes on from are there already: the same ones, and no less of them."""
+    lines = {line.id: line for line in _lines(source) if isinstance(line, SessionLine)}
+    known: set[str] = set()
+    high, id = 0, session_id
+    while id in lines:
+        if id != session_id:
+            rows = yield Sql(
+                f"SELECT 1 FROM sessions s JOIN records r ON r.slot = s.number * {ROOM} + ? WHERE s.container = ? AND "
+                "s.id = ? AND s.created_at = ?",
+                (high, log.container, id, lines[id].created_at),
+            )
+            if rows:
+                known.add(id)
+        high, id = lines[id].base_seq, lines[id].base or ""
+    return known
 
 
 def _check(source: Path) -> Head:
@@ -251,7 +292,9 @@ def _check(source: Path) -> Head:
                     )
             elif isinstance(line, SessionLine):
                 sessions.add(check_id(line.id, "session"))
-                last = 0
+                last = line.base_seq
+                if line.base is not None and line.base not in sessions:
+                    raise ImportRefused(f"{where}: {line.id!r} goes on from {line.base!r}, which is not there.")
             elif isinstance(line, RunLine):
                 check_id(line.id, "run")
             elif isinstance(line, RecordLine):
@@ -272,20 +315,22 @@ def _check(source: Path) -> Head:
     return head
 
 
-def _taken(log: SqlLog, lines: list[SessionLine | RunLine]) -> Script[str | None]:
+def _taken(log: SqlLog, lines: Sequence[Line]) -> Script[str | None]:
     for line in lines:
+        if not isinstance(line, (SessionLine, RunLine)):
+            continue
         table, kind = ("sessions", "session") if isinstance(line, SessionLine) else ("runs", "run")
         if (yield Sql(f"SELECT 1 FROM {table} WHERE container = ? AND id = ?", (log.container, line.id))):
             return f"the {kind} {line.id!r}"
     return None
 
 
-def _take_in(log: SqlLog, source: Path) -> Script[None]:
+def _take_in(log: SqlLog, lines: Iterable[Line]) -> Script[None]:
     container = log.container
     number, session = 0, ""
     turn: str | None = None
     waits = _Waits()
-    for line in _lines(source):
+    for line in lines:
         if isinstance(line, SessionLine):
             session, turn = line.id, None
             names = ("container", *(name for name in line.__struct_fields__))

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from perdure.durable.fork import closings, spent
 from perdure.log.log import Entry
 from perdure.types.errors import RunError
-from perdure.types.messages import ToolCallMessage, ToolResultMessage
-from perdure.types.records import InferenceDone, Record, RunFinished, ToolDone
-from perdure.types.usage import NOTHING
-
-_WHY = {"error": {"name": "interrupted", "message": "The run was cancelled before this call was answered."}}
+from perdure.types.records import Record, RunFinished
 
 
 def left_at_close(run_id: str) -> RunError:
@@ -27,18 +24,6 @@ def ending(records: Sequence[Record]) -> list[Entry]:
     Args:
         records: all that the log has of the run.
     """
-    closed = {one.key for one in records}
-    entries: list[Entry] = []
-    usage = NOTHING
-    for record in records:
-        done = record.payload
-        if not isinstance(done, InferenceDone):
-            continue
-        usage += done.usage
-        answered = {one.tool.id for one in done.answered}
-        calls = [call for one in done.messages if isinstance(one, ToolCallMessage) for call in one.tools]
-        for n, call in enumerate(calls):
-            key = f"{record.key}/tool/{n}"
-            if key not in closed and call.id not in answered:
-                entries.append(Entry(key, ToolDone(done.agent, ToolResultMessage(call, _WHY), "interrupted")))
-    return [*entries, Entry(None, RunFinished("cancelled", "cancelled", usage=usage))]
+    why = "The run was cancelled before this call was answered."
+    end = RunFinished("cancelled", "cancelled", usage=spent(records))
+    return [*closings(records, "interrupted", why, "interrupted"), Entry(None, end)]

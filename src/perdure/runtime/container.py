@@ -24,7 +24,7 @@ from perdure.agents.stream import RunStream
 from perdure.db.database import StoreError
 from perdure.durable.endings import Left as Leaving
 from perdure.durable.endings import Parked
-from perdure.durable.fingerprint import has_changed, what_to_do
+from perdure.durable.fingerprint import has_changed
 from perdure.durable.kernel import Kernel
 from perdure.durable.live import Live
 from perdure.durable.patience import patiently
@@ -41,6 +41,8 @@ from perdure.log.unpark import unpark
 from perdure.runtime.closing import ending, left_at_close
 from perdure.runtime.conversations import Conversations
 from perdure.runtime.follow import Follower, follow
+from perdure.runtime.forks import Forks
+from perdure.runtime.parked import lonely_deaths, why_parked
 from perdure.runtime.people import People
 from perdure.runtime.session import Session
 from perdure.runtime.spent import Spending
@@ -51,7 +53,7 @@ from perdure.types.events import AnyEvent
 from perdure.types.ids import check_id
 from perdure.types.live import Cursor
 from perdure.types.messages import Input
-from perdure.types.records import CancelAsked, Claimed, Erased, ErrorInfo, Record, RunStarted, Unparked
+from perdure.types.records import CancelAsked, Claimed, Erased, ErrorInfo, Forked, Record, RunStarted
 from perdure.types.sent_event import SentEvent, new_event
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ _OPEN = (*_DRIVEN, "waiting")
 _log = logging.getLogger("perdure")
 
 
-class Container(People):
+class Container(People, Forks):
     """A handle on one tenant of a runtime.
 
     Args:
@@ -126,7 +128,7 @@ class Container(People):
         """
         taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         running = self._running(definition, input, cast("dict[str, Any]", options))
-        run: Run[Out, S] = self._launch(running, taken)
+        run: Run[Out, S] = self.launch(running, taken)
         run.goes_on = lambda: self._to_end(running)
         await taken
         return run
@@ -135,7 +137,7 @@ class Container(People):
         self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]
     ) -> RunStream[Out, S]:
         """Run a registered definition and stream its events."""
-        return RunStream(self._running(definition, input, cast("dict[str, Any]", options)), self._launch)
+        return RunStream(self._running(definition, input, cast("dict[str, Any]", options)), self.launch)
 
     def run_sync(
         self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]
@@ -261,9 +263,12 @@ class Container(People):
         return await erase_session(self.log, session_id)
 
     async def _stop(self, session_id: str, asked: set[str]) -> bool:
-        """Cancel what goes on in a session, each run once, and say whether somebody still drives one of them."""
-        queued = await self.log.runs(session_id=session_id, status="queued")
-        running = await self.log.runs(session_id=session_id, status="running")
+        """Cancel what goes on in a session and its forks, each run once, and say whether somebody still drives some."""
+        queued: list[RunRow] = []
+        running: list[RunRow] = []
+        for id in (session_id, *await self.log.forks(session_id)):
+            queued += await self.log.runs(session_id=id, status="queued")
+            running += await self.log.runs(session_id=id, status="running")
         for one in [*queued, *running]:  # in this order, so that none begins when its turn comes
             if one.id not in asked:
                 asked.add(one.id)
@@ -280,13 +285,26 @@ class Container(People):
         running.door = self.resumed
         return running
 
-    def _launch(self, running: Running, taken: asyncio.Future[None] | None = None) -> Run[Any, Any]:
+    def launch(
+        self,
+        running: Running,
+        taken: asyncio.Future[None] | None = None,
+        accept: Callable[[Running], Awaitable[Accepted]] | None = None,
+    ) -> Run[Any, Any]:
+        """Take a run in and drive it in the background; `taken` is told when the log has it."""
         id = running.env.run_id
-        run: Run[Any, Any] = Run(running, lambda: self._whole(running, taken), lambda: self.cancel(id))
+        run: Run[Any, Any] = Run(
+            running, lambda: self._whole(running, taken, accept or self._accept), lambda: self.cancel(id)
+        )
         self.runtime.keep(run)
         return run
 
-    async def _whole(self, running: Running, taken: asyncio.Future[None] | None) -> RunResult[Any, Any]:
+    async def _whole(
+        self,
+        running: Running,
+        taken: asyncio.Future[None] | None,
+        accept: Callable[[Running], Awaitable[Accepted]],
+    ) -> RunResult[Any, Any]:
         """Take a run in, wait for its turn if need be, and drive it; a repetition follows the run that it repeats."""
         id = running.env.run_id
         first = id not in self.live
@@ -294,7 +312,7 @@ class Container(People):
             self.live[id] = running
         try:
             try:
-                accepted = await self._accept(running)
+                accepted = await accept(running)
             except BaseException as error:
                 if taken is not None and not taken.done():
                     taken.set_exception(error)
@@ -459,9 +477,14 @@ class Container(People):
         running = self.live.get(run_id)
         if running is None or running.io is None or running.io.stop is not None:
             return
+        asked: CancelAsked | None = None
         for record in await self.log.read_run(run_id):
-            if isinstance(record.payload, CancelAsked):
-                return running.io.ask_stop(record.payload.reason, record.payload.detail)
+            if isinstance(record.payload, Forked):
+                asked = None  # it was the run that this one goes on from
+            elif isinstance(record.payload, CancelAsked):
+                asked = asked or record.payload
+        if asked is not None:
+            running.io.ask_stop(asked.reason, asked.detail)
 
     def notice_answer(self, run_id: str, seq: int) -> None:
         """Let a run that is driven here look at what has ended one of its waits, if it has not seen it."""
@@ -519,7 +542,7 @@ class Container(People):
             await self._park(token, claimed, has_changed(other))
             return
         try:
-            running = self._revived(run, records)
+            running = self.revived(run, records)
             running.gaps = gaps
             verdict = compare(running.env, records)
             claimed = structs.replace(claimed, changes=verdict.differences, fingerprints=verdict.prints)
@@ -545,7 +568,7 @@ class Container(People):
         _log.error("Run %s is parked: %s.", token.run_id, why)
         await self.log.append(token, [Entry(None, structs.replace(claimed, parked=sound(why)))], "parked")
 
-    def _revived(self, run: RunRow, records: Sequence[Record]) -> Running:
+    def revived(self, run: RunRow, records: Sequence[Record]) -> Running:
         """Make the live side of a run again, from its first record."""
         started = records[0].payload
         assert isinstance(started, RunStarted)
@@ -572,24 +595,3 @@ class Container(People):
         return f"Container({self.name!r})"
 
 
-def lonely_deaths(records: Sequence[Record]) -> int:
-    """Count the processes that died since anything of a run was finished, and that drove nothing but it."""
-    count = 0
-    for record in records:
-        if record.key is not None or isinstance(record.payload, Unparked):
-            count = 0
-        elif isinstance(record.payload, Claimed):
-            count += record.payload.alone
-    return count
-
-
-def why_parked(run: RunRow, records: Sequence[Record]) -> str:
-    """Say why a run is parked, and what to do."""
-    if run.held is not None:
-        return (
-            "its store is a copy, and the original may go on with it. Open the copy with Runtime(…, take_over=True) if "
-            "it takes the original's place."
-        )
-    said = [one.payload.parked for one in records if isinstance(one.payload, Claimed) and one.payload.parked]
-    why = said[-1] if said else "nobody could go on with it"
-    return f"{why}. {what_to_do(run.id, why)}."

@@ -14,14 +14,24 @@ from typing import TYPE_CHECKING
 from perdure.log.log import ENDED, Accepted, Log, RunRow
 from perdure.models.prefix import PREFIXES
 from perdure.types.messages import Message
-from perdure.types.records import Compacted, Record, RunFinished, RunStarted
+from perdure.types.records import Compacted, Record, Rewound, RunFinished, RunStarted
 from perdure.types.transcript import Transcript
+from perdure.types.visible import visible
 
 if TYPE_CHECKING:
     from perdure.agents.running import Running
 
 KNOWN = 256
 """How many conversations are kept at hand."""
+
+
+async def seen(log: Log, session_id: str, before: int | None = None) -> list[Record]:
+    """Read what counts of a session, before a record if it is given: from its last compacted record on."""
+    while True:
+        start = max(await log.compacted(session_id, before) - 1, 0)
+        records = visible(await log.read_session(session_id, start, before))
+        if all(one.payload.to >= start for one in records if isinstance(one.payload, Rewound)):
+            return records  # else it was rewound in between, to before where it was read from
 
 
 class Conversations:
@@ -38,8 +48,11 @@ class Conversations:
     async def of(self, session_id: str) -> Transcript:
         """The conversation of all turns that have ended."""
         known = self._at_hand(session_id)
-        start = known.seq or max(await self._log.compacted(session_id) - 1, 0)
-        for record in await self._log.read_session(session_id, start):
+        records = await self._log.read_session(session_id, known.seq) if known.seq else []
+        if not known.seq or any(type(one.payload) is Rewound for one in records):
+            known = self._known[session_id] = Transcript()
+            records = await seen(self._log, session_id)
+        for record in records:
             if record.seq > known.seq:
                 known.add(record)
         return known
@@ -87,14 +100,17 @@ class Conversations:
 
     async def before(self, run: RunRow) -> tuple[Message, ...]:
         """What was said in the turns before a run's; nothing, if its caller knew better."""
-        transcript = Transcript()
         start = max(await self._log.compacted(run.session_id, run.position) - 1, 0)
+        records: list[Record] = []
         for record in await self._log.read_session(run.session_id, start):
             if record.run_id == run.id:
                 if isinstance(record.payload, RunStarted) and record.payload.history:
                     return ()
                 if isinstance(record.payload, RunFinished):
                     break
+            records.append(record)
+        transcript = Transcript()
+        for record in visible(records):
             transcript.add(record)
         return tuple(transcript.messages)
 
@@ -109,4 +125,4 @@ class Conversations:
         """
         known = await self.of(session_id)
         payload = Compacted(tuple(known.messages if messages is None else messages))
-        return await self._log.compact(session_id, payload, known.seq)
+        return await self._log.mark(session_id, payload, known.seq)

@@ -301,6 +301,18 @@ class Runtime(BusDoors):
         """Let a parked run go on; see `Container.resume`."""
         return await self.container("default").resume(run_id, force=force, accept=accept)
 
+    async def fork(
+        self,
+        run_id: str,
+        at: int | str | None = None,
+        *,
+        id: str | None = None,
+        session_id: str | None = None,
+        title: str | None = None,
+    ) -> Run[Any, Any]:
+        """Go on from inside a run, in a session of its own; see `Container.fork`."""
+        return await self.container("default").fork(run_id, at, id=id, session_id=session_id, title=title)
+
     async def runs(
         self, *, status: str | None = None, session_id: str | None = None, after: str | None = None, limit: int = PAGE
     ) -> list[RunRow]:

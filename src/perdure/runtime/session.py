@@ -16,6 +16,7 @@ from perdure.agents.outcome import RunResult
 from perdure.agents.stream import RunStream
 from perdure.log.erase import Erasure
 from perdure.log.transfer import export_session
+from perdure.runtime.forks import fork_session, rewind
 from perdure.types.errors import DefinitionError
 from perdure.types.events import AnyEvent
 from perdure.types.live import Cursor
@@ -67,8 +68,49 @@ class Session:
         """
         return await self._container.conversations.compact(self.id, messages)
 
+    async def fork(self, at: int | None = None, *, id: str | None = None, title: str | None = None) -> Session:
+        """Make a session that goes on from a place in this one; nothing is copied, and nothing changes here.
+
+        It reads what counts here up to that place, then its own records. Waits, timers, queued messages and cancels are
+        not carried over; a turn that is open there is ended in it, and its open calls are closed as not carried over. A
+        session that is erased takes its forks with it. The same place forked again under the same id is the same.
+
+        Args:
+            at: the number of the last record that it reads; the last one there is unless given.
+            id: its id.
+            title: its title; unless given, that of this one.
+
+        Raises:
+            UnknownName: this session has never been.
+            InvalidId: it has no such record.
+            Conflict: the id belongs to something else, or what was there was erased.
+        """
+        return Session(self._container, await fork_session(self._container, self.id, at, id, title))
+
+    async def rewind(self, to: int, *, cancel: bool = False) -> int:
+        """Go on from the end of an earlier turn: what was said since is not looked at any more.
+
+        Nothing is removed: what is hidden stays in the log, has been paid for, and is told to who follows from the
+        beginning, with `SessionRewound` behind it. A rewind to just before an earlier one takes that one back.
+
+        Args:
+            to: the number of the last record that still counts; 0 for the beginning.
+            cancel: whether open runs are cancelled first.
+
+        Returns:
+            The number of the record that says so.
+
+        Raises:
+            UnknownName: this session has never been.
+            InvalidId: it has no such record, or nothing behind it.
+            Conflict: the record is inside a turn, a run has not ended, or somebody has written to it meanwhile.
+        """
+        return await rewind(self._container, self.id, to, cancel=cancel)
+
     async def export(self, path: str | Path) -> int:
         """Write all of it, with the sessions of its child runs, to a file of JSON lines.
+
+        Of a fork the sessions that it goes on from are written too, whole, so that the file is; forks of it are not.
 
         Returns:
             How many lines were written.
@@ -80,7 +122,9 @@ class Session:
         return await export_session(self._container.log, self.id, Path(path))
 
     async def erase(self, *, cancel: bool = False) -> Erasure:
-        """Erase what was said, with the sessions of its child runs; that there were runs and steps, and when, stays.
+        """Erase what was said; that there were runs and steps, and when, stays.
+
+        The sessions of its child runs and its forks go with it; a session that it is a fork of does not.
 
         Copies, backups and exports are out of reach. On SQLite the bytes are gone from the file when this returns; on
         PostgreSQL when it has vacuumed.

@@ -15,11 +15,22 @@ are coroutines, so pytest needs `asyncio_mode = "auto"`. To be told what was wro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from itertools import pairwise
-from typing import Any, Protocol, cast, get_args
+from typing import cast, get_args
 
-from perdure.log.log import Accepted, CancelWins, Entry, Log, NewRun, Token
+from perdure.log.log import CancelWins, Entry, NewRun, Token
+from perdure.testing.fork_conformance import ForkConformance
+from perdure.testing.log_acts import CANCELLED as CANCELLED
+from perdure.testing.log_acts import DONE as DONE
+from perdure.testing.log_acts import MakeLog as MakeLog
+from perdure.testing.log_acts import begin as begin
+from perdure.testing.log_acts import claimed as claimed
+from perdure.testing.log_acts import gapless as gapless
+from perdure.testing.log_acts import kinds as kinds
+from perdure.testing.log_acts import owned as owned
+from perdure.testing.log_acts import raises as raises
+from perdure.testing.log_acts import step as step
 from perdure.types import records as rec
 from perdure.types.errors import Conflict, UnknownName
 from perdure.types.messages import TextMessage, ToolCall, ToolResultMessage
@@ -47,67 +58,15 @@ PAYLOADS: tuple[rec.Payload, ...] = (
     rec.Answered("wait_1", Answer("yes", "ada")),
     rec.CancelAsked("deadline", "after 5 s"),
     rec.Compacted((TextMessage("user", "so far"),)),
+    rec.Forked("ses_0", 7, "run_0"),
+    rec.Rewound(3),
     rec.Unparked(forced=True),
     rec.Erased("tool"),
 )
 """One of each kind."""
 
-DONE = Entry(None, rec.RunFinished("completed", "answer"))
-CANCELLED = Entry(None, rec.RunFinished("cancelled", "cancelled"))
 
-
-class MakeLog(Protocol):
-    """Makes logs over one store; a container sees nothing of another, owners of one container see the same."""
-
-    def __call__(self, container: str = "default", owner: str = "one") -> Log: ...
-
-
-def step(key: str, result: Any = None) -> Entry:
-    """Make an entry that closes a step."""
-    return Entry(key, rec.StepDone(key, result))
-
-
-async def begin(log: Log, run_id: str = "run_1", session_id: str = "ses_1", input_hash: str = "") -> Accepted:
-    """Hand a run in."""
-    new = NewRun(run_id, session_id, "A", input_hash, "ada")
-    return await log.accept(new, rec.RunStarted("A", "agent", (TextMessage("user", run_id),)))
-
-
-async def owned(log: Log, run_id: str = "run_1", session_id: str = "ses_1") -> Token:
-    """Hand a run in and own it."""
-    accepted = await begin(log, run_id, session_id)
-    assert accepted.token is not None, "the session was not free"
-    return accepted.token
-
-
-async def claimed(log: Log, run_id: str = "run_1", *, dead: bool = False) -> Token:
-    """Claim a run, its owner being dead or not."""
-    owner = (await log.run(run_id)).owner
-    found = await log.claim(run_id, dead=[owner] if dead and owner is not None else [])
-    assert found is not None, f"{run_id} was not to be had"
-    return found[0]
-
-
-async def raises(kind: type[Exception], doing: Awaitable[object]) -> Exception:
-    """See that something is refused, and give the error."""
-    try:
-        got = await doing
-    except kind as error:
-        return error
-    raise AssertionError(f"It gave {got!r}, but should have raised {kind.__name__}.")
-
-
-async def kinds(log: Log, session_id: str = "ses_1") -> list[str]:
-    """List the keys, or else the kinds, of a session's records."""
-    return [one.key or one.kind for one in await log.read_session(session_id)]
-
-
-def gapless(seqs: Sequence[int]) -> bool:
-    """Whether sequence numbers begin with 1 and follow each other."""
-    return list(seqs) == list(range(1, len(seqs) + 1))
-
-
-class LogConformance:
+class LogConformance(ForkConformance):
     """The rules of a log; a subclass has a fixture `logs`."""
 
     # -- taking runs in ----------------------------------------------------------------------------------------------
@@ -489,17 +448,31 @@ class LogConformance:
         log = logs()
         token = await owned(log)
         point = rec.Compacted((TextMessage("user", "so far"),))
-        assert "run_1" in str(await raises(Conflict, log.compact("ses_1", point, 1)))
+        assert "run_1" in str(await raises(Conflict, log.mark("ses_1", point, 1)))
         await log.append(token, [DONE])
         assert await log.compacted("ses_1") == 0
-        await raises(Conflict, log.compact("ses_1", point, 1))
-        await raises(UnknownName, log.compact("ses_2", point, 0))
-        assert [await log.compact("ses_1", point, head) for head in (2, 3)] == [3, 4]
+        await raises(Conflict, log.mark("ses_1", point, 1))
+        await raises(UnknownName, log.mark("ses_2", point, 0))
+        assert [await log.mark("ses_1", point, head) for head in (2, 3)] == [3, 4]
         found = [await log.compacted("ses_1", before) for before in (None, 5, 4, 3)]
         assert (found, await log.compacted("ses_2")) == ([4, 4, 3, 0], 0)
         *_, last = await log.read_session("ses_1")
         assert (last.seq, last.run_id, last.key, last.payload) == (4, "", None, point)
         assert (await begin(log, "run_2")).run.position == 5
+
+    async def test_a_session_is_rewound_between_its_turns(self, logs: MakeLog) -> None:
+        log = logs()
+        token = await owned(log)
+        assert "rewound" in str(await raises(Conflict, log.mark("ses_1", rec.Rewound(0), 1)))
+        await log.append(token, [DONE])
+        point = rec.Compacted((TextMessage("user", "so far"),))
+        assert [await log.mark("ses_1", one, head) for one, head in ((point, 2), (point, 3))] == [3, 4]
+        assert await log.mark("ses_1", rec.Rewound(3), 4) == 5
+        assert [await log.compacted("ses_1"), await log.compacted("ses_1", 5)] == [3, 4]
+        assert await log.mark("ses_1", rec.Rewound(4), 5) == 6, "which takes the first one back"
+        assert await log.mark("ses_1", rec.Rewound(2), 6) == 7
+        assert [await log.compacted("ses_1"), await log.compacted("ses_1", 7)] == [0, 4]
+        assert gapless([one.seq for one in await log.read_session("ses_1")]), "nothing is taken away"
 
     async def test_a_run_reads_its_own_records_only(self, logs: MakeLog) -> None:
         log = logs()

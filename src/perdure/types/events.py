@@ -238,6 +238,19 @@ class BudgetExceeded(Event, tag=True, kw_only=True):
     detail: str
 
 
+class SessionForked(Event, tag=True, kw_only=True):
+    """This session goes on from record `base_seq` of the session `base`; what came before this event is that one's."""
+
+    base: str
+    base_seq: int
+
+
+class SessionRewound(Event, tag=True, kw_only=True):
+    """The session goes on from record `to`: whatever has a higher `seq` than that, up to this event, is void."""
+
+    to: int
+
+
 AnyEvent: TypeAlias = (
     RunStarted
     | RunCompleted
@@ -268,6 +281,8 @@ AnyEvent: TypeAlias = (
     | StateConflict
     | UsageUpdated
     | BudgetExceeded
+    | SessionForked
+    | SessionRewound
 )
 Sink: TypeAlias = Callable[[AnyEvent], None]
 """Where events go; it must not raise and must not block."""
@@ -276,6 +291,7 @@ TERMINAL = (RunCompleted, RunWaiting, RunFailed, RunCancelled)
 
 _GROUPS = {
     "run": "lifecycle",
+    "session": "lifecycle",
     "agent": "lifecycle",
     "message": "message",
     "text": "stream",

@@ -124,6 +124,10 @@ class Projector:
                 | rec.AttemptLost()
             ):
                 return []
+            case rec.Forked():
+                return [ev.SessionForked(base=payload.base, base_seq=payload.seq, **self._at(None, None, seq))]
+            case rec.Rewound():
+                return [ev.SessionRewound(to=payload.to, **self._at(None, None, seq))]
             case rec.Unparked() | rec.Erased():
                 return []
 

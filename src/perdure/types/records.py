@@ -257,6 +257,26 @@ class Compacted(Base, tag="compacted"):
     messages: tuple[Message, ...]
 
 
+class Forked(Base, tag="forked"):
+    """A session goes on from another one, whose records up to `seq` it reads as its own first ones.
+
+    `origin` is the run that was at work there, if one was; it is read here as the run that this record belongs to.
+    """
+
+    base: str
+    seq: int
+    origin: str = ""
+
+
+class Rewound(Base, tag="rewound"):
+    """A session goes on from its record `to`: what came behind that is still there, and is not looked at any more.
+
+    It belongs to no run (its `run_id` is empty), and all that were there before have ended.
+    """
+
+    to: int
+
+
 class Answered(Base, tag="answer"):
     """Inbox: a wait was answered."""
 
@@ -304,6 +324,8 @@ Payload: TypeAlias = (
     | AttemptLost
     | RunFinished
     | Compacted
+    | Forked
+    | Rewound
     | Answered
     | CancelAsked
     | Unparked

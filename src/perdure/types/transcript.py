@@ -20,6 +20,7 @@ from perdure.types.records import (
     RunStarted,
     ToolDone,
 )
+from perdure.types.visible import visible
 
 
 class _Turn:
@@ -82,7 +83,7 @@ class _Run:
 
 
 class Transcript:
-    """A session's conversation, kept up to date record by record."""
+    """A session's conversation, kept up to date record by record; those that are `visible` are what it takes."""
 
     __slots__ = ("_driven", "_open", "messages", "seq")
 
@@ -149,7 +150,7 @@ def said_before(records: Sequence[Record], run_id: str, key: str) -> list[Messag
     """
     conversation = Transcript()
     run: _Run | None = None
-    for record in records:
+    for record in visible(records):
         conversation.add(record)
         payload = record.payload
         if record.run_id != run_id:

@@ -593,5 +593,3 @@ class Container(People, Forks):
 
     def __repr__(self) -> str:
         return f"Container({self.name!r})"
-
-

@@ -32,7 +32,7 @@ class People(ABC):
     log: SqlLog
 
     @abstractmethod
-    def _revived(self, run: RunRow, records: Sequence[Record]) -> Running: ...
+    def revived(self, run: RunRow, records: Sequence[Record]) -> Running: ...
 
     @abstractmethod
     async def _follow(self, running: Running, run: RunRow, going: Collection[str] = _DRIVEN) -> RunResult[Any, Any]: ...
@@ -162,7 +162,7 @@ class People(ABC):
     async def _reached(self, run: RunRow) -> RunResult[Any, Any]:
         if run.status == "queued":
             self.runtime.worker.drive_on(self.name, run.id)
-        running = self._revived(run, await self.log.read_run(run.id))
+        running = self.revived(run, await self.log.read_run(run.id))
         result = await self._follow(running, await self.log.run(run.id))
         raise_for(result, run.definition, running.cause, running.loop.error)
         return result

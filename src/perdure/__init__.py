@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     from perdure.agents.budget import Budget as Budget
     from perdure.agents.context import Context as Context
     from perdure.agents.context import NetworkRun as NetworkRun
+    from perdure.agents.function import Function as Function
+    from perdure.agents.function import function as function
     from perdure.agents.handle import Run as Run
     from perdure.agents.hooks import Hooks as Hooks
     from perdure.agents.hooks import Stop as Stop
     from perdure.agents.mcp import MCPServer as MCPServer
     from perdure.agents.mcp import mcp as mcp
     from perdure.agents.network import Network as Network
+    from perdure.agents.options import FunctionOptions as FunctionOptions
     from perdure.agents.options import RunOptions as RunOptions
     from perdure.agents.outcome import RunResult as RunResult
     from perdure.agents.patch import add as add
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
     from perdure.models.model import ModelRequest as ModelRequest
     from perdure.models.model import ModelSettings as ModelSettings
     from perdure.runtime.runtime import Runtime as Runtime
+    from perdure.types.concurrency import Concurrency as Concurrency
     from perdure.types.errors import AmbiguousStep as AmbiguousStep
     from perdure.types.errors import AuthenticationFailed as AuthenticationFailed
     from perdure.types.errors import BadRequest as BadRequest
@@ -66,6 +70,8 @@ if TYPE_CHECKING:
     from perdure.types.errors import ContextTooLong as ContextTooLong
     from perdure.types.errors import DefinitionError as DefinitionError
     from perdure.types.errors import InvalidId as InvalidId
+    from perdure.types.errors import InvokeError as InvokeError
+    from perdure.types.errors import InvokeTimeout as InvokeTimeout
     from perdure.types.errors import MissingExtra as MissingExtra
     from perdure.types.errors import MissingKey as MissingKey
     from perdure.types.errors import ModelError as ModelError
@@ -74,11 +80,14 @@ if TYPE_CHECKING:
     from perdure.types.errors import ModelUnreachable as ModelUnreachable
     from perdure.types.errors import NeedsRuntime as NeedsRuntime
     from perdure.types.errors import NoModel as NoModel
+    from perdure.types.errors import NonRetriable as NonRetriable
     from perdure.types.errors import NotDone as NotDone
     from perdure.types.errors import OutputInvalid as OutputInvalid
+    from perdure.types.errors import OverBudget as OverBudget
     from perdure.types.errors import Overloaded as Overloaded
     from perdure.types.errors import PerdureError as PerdureError
     from perdure.types.errors import RateLimited as RateLimited
+    from perdure.types.errors import RetryAfter as RetryAfter
     from perdure.types.errors import RunCancelled as RunCancelled
     from perdure.types.errors import RunError as RunError
     from perdure.types.errors import RunFailed as RunFailed
@@ -157,11 +166,12 @@ _ROOMS: dict[str, str] = {
     "perdure.agents.ask_human": "ask_human human_tool",
     "perdure.agents.budget": "Budget",
     "perdure.agents.context": "Context NetworkRun",
+    "perdure.agents.function": "Function function",
     "perdure.agents.handle": "Run",
     "perdure.agents.hooks": "Hooks Stop",
     "perdure.agents.mcp": "MCPServer mcp",
     "perdure.agents.network": "Network",
-    "perdure.agents.options": "RunOptions",
+    "perdure.agents.options": "FunctionOptions RunOptions",
     "perdure.agents.outcome": "RunResult",
     "perdure.agents.patch": "add extend",
     "perdure.agents.result": "AgentResult",
@@ -175,9 +185,11 @@ _ROOMS: dict[str, str] = {
     "perdure.history.trim": "drop_tool_chatter fit_tokens keep_last",
     "perdure.models.model": "Model ModelRequest ModelSettings",
     "perdure.runtime.runtime": "Runtime",
+    "perdure.types.concurrency": "Concurrency",
     "perdure.types.errors": (
         "AmbiguousStep AuthenticationFailed BadRequest BadResponse ConfigurationError Conflict ContentRefused "
-        "ContextTooLong DefinitionError InvalidId MissingExtra MissingKey ModelError ModelRetry ModelTimeout "
+        "ContextTooLong DefinitionError InvalidId InvokeError InvokeTimeout NonRetriable OverBudget RetryAfter "
+        "MissingExtra MissingKey ModelError ModelRetry ModelTimeout "
         "ModelUnreachable NeedsRuntime NoModel NotDone OutputInvalid Overloaded PerdureError RateLimited "
         "RunCancelled RunError RunFailed RunWaiting StepError StepInDoubt StepOutsideSteps StepUndone ToolServerError "
         "ToolServerUnreachable TransactionError UnknownName Unserialisable"

@@ -224,7 +224,10 @@ async def test_something_else_than_a_definition_is_refused():
         await ctx.run("Helper", "x")  # type: ignore[arg-type]
 
     result = await Agent("A", tools=[ask]).run("x", model=ScriptedModel(call("ask"), "ok"))
-    assert "takes an agent or a network, not 'Helper'" in result.results[0].tool_calls[0].content["error"]["message"]
+    assert (
+        "takes an agent, a network or a function, not 'Helper'"
+        in result.results[0].tool_calls[0].content["error"]["message"]
+    )
 
 
 async def test_a_plain_run_inside_a_tool_is_independent():

@@ -251,11 +251,12 @@ async def main(url: str, verb: str, *arguments: str) -> None:
     noting_refusals()
     from tests.runtime.acts import ACTOR, CHAINED
     from tests.runtime.payers import PAYERS
+    from tests.runtime.jobs import JOBS
     from tests.runtime.till import CASHIER
     from tests.runtime.waiter import WAITER
     from tests.runtime.whole import WHOLE
 
-    rt = runtime(url, DESK, TALKER, CASHIER, ACTOR, CHAINED, WAITER, WHOLE, *FAMILY, *PAYERS)
+    rt = runtime(url, DESK, TALKER, CASHIER, ACTOR, CHAINED, WAITER, WHOLE, *FAMILY, *PAYERS, *JOBS)
     if "CLOCK" in os.environ:
         rt.clock = Jumping()
     async with rt:
@@ -320,6 +321,8 @@ async def main(url: str, verb: str, *arguments: str) -> None:
             await rt.approve(arguments[0], by="ada")
         elif verb == "answer":
             await rt.answer(arguments[0], arguments[1], by="ada")
+        elif verb == "job":
+            await rt.run(rt.registry.get(arguments[0]), json.loads(arguments[1]), run_id="job")
         elif verb == "drain":
             await until(lambda: nothing_open(rt))
         elif verb == "serve":

@@ -151,7 +151,7 @@ async def test_a_definition_that_is_not_registered_is_refused(url: str):
 async def test_names_must_differ_and_definitions_be_definitions(url: str):
     with pytest.raises(DefinitionError, match="Two definitions"):
         Runtime(url, [echo(), echo()])
-    with pytest.raises(DefinitionError, match="give agents and networks"):
+    with pytest.raises(DefinitionError, match="give agents, networks and functions"):
         Runtime(url, ["Echo"])  # type: ignore[list-item]
 
 

@@ -37,6 +37,7 @@ PAYLOADS: dict[str, list[rec.Payload]] = {
             "A", "agent", (), (user("a"), assistant("b")), "Brief.", {"n": [1]}, {"max_iter": 3}, "ada", "run_0", "x",
             {"router": "route"},
         ),
+        rec.RunStarted("F", "function", (), input={"amount": 5}),
     ],
     "inference": [
         rec.InferenceDone("A"),
@@ -63,7 +64,8 @@ PAYLOADS: dict[str, list[rec.Payload]] = {
     "claim": [rec.Claimed(2), rec.Claimed(3, True, True, "it cannot be gone on with", ("router is gone",), {})],
     "step": [rec.StepDone("charge"), rec.StepDone("charge", {"id": 5}, "ab12", ERROR)],
     "transaction": [rec.TransactionDone("pay", {"id": 5}, "ab12", ERROR)],
-    "child": [rec.ChildDone("run_2", "completed"), rec.ChildDone("run_2", "failed", USAGE)],
+    "infer": [rec.InferDone("ask", {"id": 5}, "ab12", ERROR, SAID, SAID, "m", "p", USAGE)],
+    "child": [rec.ChildDone("run_2", "completed"), rec.ChildDone("run_2", "failed", USAGE, {"a": 1}, ERROR, "ab12")],
     "wait": [rec.WaitOpened("A", (APPROVAL,), {"amount": 5}, PATCH, ("B",))],
     "failed": [rec.StepFailed("agent/0/infer/0", ERROR)],
     "attempt": [rec.AttemptFailed("agent/0/infer/0", 2, ERROR, 1.5, "openai:gpt-5")],

@@ -6,18 +6,22 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from perdure.agents.agent_loop import AgentLoop
-from perdure.agents.definition import AgentDefinition, NetworkDefinition
+from perdure.agents.definition import Definition, NetworkDefinition
 from perdure.agents.env import Env, output_of
 from perdure.agents.fingerprints import prints_of
+from perdure.agents.function_definition import FunctionDefinition
 from perdure.agents.network_loop import NetworkLoop
 from perdure.agents.routing import recall_routing
+from perdure.agents.run_loop import RunLoop
 from perdure.durable.fingerprint import Prints, Verdict, accepted_places, differences, last_prints, part
 from perdure.types.records import Record, RunStarted
 
 
-def judge_definition(definition: AgentDefinition | NetworkDefinition, started: RunStarted) -> str:
+def judge_definition(definition: Definition, started: RunStarted) -> str:
     """Say why a definition cannot go on with what a run of its name has; nothing if it can."""
     kind = "network" if isinstance(definition, NetworkDefinition) else "agent"
+    if isinstance(definition, FunctionDefinition):
+        kind = "function"
     return "" if kind == started.program else f"{started.definition!r} was {_a(started.program)} and is {_a(kind)} now"
 
 
@@ -28,7 +32,7 @@ def compare(env: Env, records: Sequence[Record]) -> Verdict:
     return Verdict(found, (), new if found else None)
 
 
-async def judge(env: Env, loop: NetworkLoop, records: Sequence[Record], *, accepts: bool = False) -> Verdict:
+async def judge(env: Env, loop: RunLoop, records: Sequence[Record], *, accepts: bool = False) -> Verdict:
     """Judge the code that shall go on with a run.
 
     Args:
@@ -38,6 +42,8 @@ async def judge(env: Env, loop: NetworkLoop, records: Sequence[Record], *, accep
         accepts: whether all that is there is accepted, because the run that has started this one was accepted.
     """
     verdict = compare(env, records)
+    if not isinstance(loop, NetworkLoop):
+        return verdict  # a function's code is judged when it is entered: by the steps that it asks for
     accepted = accepted_places(records)
     needed = [*_agents(env, loop), *_values(env, loop)]
     asking = loop.asking

@@ -9,8 +9,9 @@ from typing import Any, TypeGuard, cast, get_args, get_type_hints
 from typing_extensions import is_protocol, is_typeddict
 
 from perdure.agents.hints import innermost
+from perdure.agents.runnable import ToolSource
 from perdure.agents.tool import Tool
-from perdure.agents.toolsets import ToolLike, Toolset
+from perdure.agents.toolsets import Offered, Toolset
 from perdure.models.model import ModelSettings
 from perdure.types.errors import DefinitionError
 
@@ -50,12 +51,13 @@ def check_model(model: Any, where: str) -> Any:
     raise DefinitionError(f'{where}: model= takes a model or "provider:name", not {model!r}.')
 
 
-def check_tools(tools: Any, where: str) -> tuple[ToolLike[Any], ...]:
+def check_tools(tools: Any, where: str) -> tuple[Offered[Any], ...]:
     """Refuse what is no tool, and two tools of one name."""
     if isinstance(tools, (str, Tool, Toolset)) or not isinstance(tools, Sequence):
         raise DefinitionError(f"{where}: tools= takes a list of tools, not {tools!r}.")
     names: set[str] = set()
     given: list[Any] = list(tools)  # pyright: ignore[reportUnknownArgumentType,reportUnknownVariableType]
+    given = [one.as_tool() if isinstance(one, ToolSource) else one for one in given]
     for one in given:
         if isinstance(one, Tool):
             if one.name in names:

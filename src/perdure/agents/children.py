@@ -13,10 +13,12 @@ from typing import Any, cast
 
 from perdure.agents.context import Context
 from perdure.agents.definition import AgentDefinition, NetworkDefinition
-from perdure.agents.env import Env
+from perdure.agents.env import Child, Env
+from perdure.agents.function_definition import FunctionDefinition
 from perdure.agents.outcome import RunResult, raise_for
-from perdure.agents.tool import Tool
+from perdure.agents.tool import Tool, tool_name
 from perdure.durable.endings import Parked
+from perdure.durable.step import Body
 from perdure.types.base import encode_json, plain
 from perdure.types.errors import DefinitionError
 from perdure.types.ids import derive_id
@@ -34,49 +36,28 @@ async def run_child(
         DefinitionError: what is to be run is no definition, or an option is not for children.
         RunFailed: the child failed.
     """
-    if not isinstance(definition, (AgentDefinition, NetworkDefinition)):
-        raise DefinitionError(f"ctx.run(…) takes an agent or a network, not {definition!r}.")
+    if not isinstance(definition, (AgentDefinition, NetworkDefinition, FunctionDefinition)):
+        raise DefinitionError(f"ctx.run(…) takes an agent, a network or a function, not {definition!r}.")
     for name in ("session_id", "run_id", "session_budget"):
         if options.get(name) is not None:
             raise DefinitionError(
                 f"ctx.run(…) takes no {name}: a child run has its own session, derived from its parent's place."
             )
-    messages, _ = read_input(input)
+    given = definition.read(input) if isinstance(definition, FunctionDefinition) else read_input(input)[0]
     body = ctx.body
-    mark = blake2b(encode_json(messages), digest_size=4).hexdigest()
+    mark = blake2b(encode_json(given), digest_size=4).hexdigest()
     with body.enter(f"run:{definition.name}:{mark}", f"ctx.run({definition.name!r})") as key:
-        child_id = derive_id("run", env.run_id, key)
-        running = env.children.get(child_id)
-        if running is None:
-            inherited = {
-                "user_id": env.user_id,
-                "resources": env.resources,
-                "model": env.model,
-                "settings": env.settings,
-                **options,
-                "run_id": child_id,
-            }
-            place = (env.ledger, env.run_id, key)
-            running = env.launch(env, definition, input, inherited, place, _fallback(env, ctx))
-            running.accepts = body.key in body.io.tried.accepted
-            env.children[child_id] = running
-            go_on = running.drive()
-        else:
-            go_on = None
-        try:
-            result = await go_on if go_on is not None else running.result()
-            while given := _answers(env, running):  # waits of the child that were answered, each by this run's log
-                result = await running.answer(given)
-        except Parked as why:
-            raise Parked(f"{why} (in its child run {child_id})") from None
-        except asyncio.CancelledError:
-            ctx.children[child_id] = running.loop.total_usage  # what was spent until it was cut off
-            raise
-        if result.status == "waiting":
-            await body.park(result.waits)
-        ctx.children[child_id] = result.usage
+        inherited = {
+            "user_id": env.user_id,
+            "resources": env.resources,
+            "model": env.model,
+            "settings": env.settings,
+            **options,
+            "run_id": derive_id("run", env.run_id, key),
+        }
+        running, result = await drive_child(env, ctx, body, key, definition, input, inherited)
         if key not in body.done:
-            await body.io.keep(key, ChildDone(child_id, result.status, result.usage))
+            await body.io.keep(key, ChildDone(result.run_id, result.status, result.usage))
         raise_for(result, definition.name, running.cause, running.loop.error)
         return result
 
@@ -88,9 +69,47 @@ def _answers(env: Env, running: Any) -> dict[str, WaitAnswer]:
     return {id: known[id] for id in open if id in known}
 
 
+async def drive_child(
+    env: Env, ctx: Context[Any], body: Body, key: str, definition: Any, input: Any, options: Mapping[str, Any]
+) -> tuple[Child, RunResult[Any, Any]]:
+    """Drive a child to its end in this process; while it waits, the body of its parent waits with it.
+
+    Args:
+        env: the parent's live side.
+        ctx: the context of the step that runs it.
+        body: the body that the step belongs to.
+        key: the step's place.
+        definition: what to run.
+        input: what it is asked or given.
+        options: its options, with the id that follows from its place.
+    """
+    child_id: str = options["run_id"]
+    running = env.children.get(child_id)
+    if running is None:
+        running = env.launch(env, definition, input, options, (env.ledger, env.run_id, key), _fallback(env, ctx))
+        running.accepts = body.key in body.io.tried.accepted
+        env.children[child_id] = running
+        go_on = running.drive()
+    else:
+        go_on = None
+    try:
+        result = await go_on if go_on is not None else running.result()
+        while given := _answers(env, running):  # waits of the child that were answered, each by this run's log
+            result = await running.answer(given)
+    except Parked as why:
+        raise Parked(f"{why} (in its child run {child_id})") from None
+    except asyncio.CancelledError:
+        ctx.children[child_id] = running.loop.total_usage  # what was spent until it was cut off
+        raise
+    if result.status == "waiting":
+        await body.park(result.waits)
+    ctx.children[child_id] = result.usage
+    return running, result
+
+
 def _fallback(env: Env, ctx: Context[Any]) -> Any:
     """The model of a child that names none: its parent agent's."""
-    return env.model_for(cast("AgentDefinition", ctx.agent)) if ctx.call is not None else None
+    return env.model_for(cast("AgentDefinition", ctx.agent)) if ctx.call is not None else env.fallback
 
 
 def agent_tool(agent: AgentDefinition, name: str | None, description: str | None) -> Tool[Any, Any, object]:
@@ -101,7 +120,5 @@ def agent_tool(agent: AgentDefinition, name: str | None, description: str | None
         return plain(result.output, "output")
 
     ask.__doc__ = f"Ask {agent.name}.\n\nArgs:\n    request: what it shall do, with everything it must know"
-    safe = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in agent.name.lower())[:64]
-    return Tool(
-        ask, name=name or safe, description=description or agent.description or f"Ask {agent.name}.", effect="steps"
-    )
+    said = description or agent.description or f"Ask {agent.name}."
+    return Tool(ask, name=name or tool_name(agent.name), description=said, effect="steps")

@@ -11,8 +11,9 @@ from typing_extensions import TypeVar
 from perdure.agents.patch import apply, diff
 from perdure.agents.runnable import AgentView, Runnable
 from perdure.agents.state import State
+from perdure.agents.steps import ContextStep, Invocation, Question
 from perdure.durable import people
-from perdure.durable.step import Body, Step
+from perdure.durable.step import Body
 from perdure.types.base import Json, plain
 from perdure.types.errors import UnknownName
 from perdure.types.events import ToolProgress
@@ -93,6 +94,14 @@ class Surroundings(Protocol):
         self, ctx: Context[Any], definition: Any, input: Any, options: Mapping[str, Any]
     ) -> RunResult[Any, Any]:
         """Run a definition as a child of this run."""
+        ...
+
+    async def invoked(self, ctx: Context[Any], body: Body, what: Invocation) -> Any:
+        """Have a definition run as a run of its own, and give what it returns."""
+        ...
+
+    async def inferred(self, ctx: Context[Any], body: Body, what: Question) -> Any:
+        """Ask a model as a step, and give its answer."""
         ...
 
 
@@ -338,9 +347,9 @@ class Context(Generic[S]):
         return ", ".join(repr(one.removeprefix(f"{self._key}/")) for one in left)
 
     @property
-    def step(self) -> Step:
-        """Steps inside this tool, which are done once and kept."""
-        return Step(self.body)
+    def step(self) -> ContextStep:
+        """Steps inside this tool or function, which are done once and kept."""
+        return ContextStep(self.body, self, self._env)
 
     async def approve(
         self,

@@ -31,7 +31,7 @@ from perdure.agents.context import Context
 from perdure.agents.hooks import Hook, Hooks, HooksLike, read_hooks
 from perdure.agents.state_kind import StateKind
 from perdure.agents.tool import Tool
-from perdure.agents.toolsets import ToolLike
+from perdure.agents.toolsets import Offered, ToolLike
 from perdure.models.model import Model, ModelSettings
 from perdure.types.errors import DefinitionError
 
@@ -51,6 +51,7 @@ class Definition:
 
     __slots__ = ("_caches", "name")
     name: str
+    output_type: Any
     _caches: dict[str, Any]
 
     def __init__(self, name: str, what: str) -> None:
@@ -107,7 +108,7 @@ class AgentDefinition(Definition):
     system: Prompt[Any]
     description: str
     model: Model | str | None
-    tools: tuple[ToolLike[Any], ...]
+    tools: tuple[Offered[Any], ...]
     tool_choice: str
     output_type: Any
     hooks: tuple[Hooks, ...]

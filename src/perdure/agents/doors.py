@@ -15,10 +15,9 @@ from perdure.agents.outcome import RunResult, raise_for
 from perdure.agents.running import Running
 from perdure.agents.stream import RunStream
 from perdure.types.errors import DefinitionError
-from perdure.types.messages import Input
 
 
-async def run(definition: Any, input: Input, options: Mapping[str, Any]) -> RunResult[Any, Any]:
+async def run(definition: Any, input: Any, options: Mapping[str, Any]) -> RunResult[Any, Any]:
     """Run a definition to its end, or until it waits."""
     running = Running(definition, input, options)
     result = await running.drive()
@@ -27,7 +26,7 @@ async def run(definition: Any, input: Input, options: Mapping[str, Any]) -> RunR
     return result
 
 
-def start(definition: Any, input: Input, options: Mapping[str, Any]) -> Run[Any, Any]:
+def start(definition: Any, input: Any, options: Mapping[str, Any]) -> Run[Any, Any]:
     """Start a run in the background."""
     try:
         asyncio.get_running_loop()
@@ -36,12 +35,12 @@ def start(definition: Any, input: Input, options: Mapping[str, Any]) -> Run[Any,
     return Run(Running(definition, input, options))
 
 
-def stream(definition: Any, input: Input, options: Mapping[str, Any]) -> RunStream[Any, Any]:
+def stream(definition: Any, input: Any, options: Mapping[str, Any]) -> RunStream[Any, Any]:
     """Run a definition and stream its events."""
     return RunStream(Running(definition, input, options))
 
 
-def run_sync(definition: Any, input: Input, options: Mapping[str, Any]) -> RunResult[Any, Any]:
+def run_sync(definition: Any, input: Any, options: Mapping[str, Any]) -> RunResult[Any, Any]:
     """Run a definition from sync code; where an event loop runs already, in a thread with a loop of its own."""
     try:
         asyncio.get_running_loop()

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from perdure.agents.agent_loop import AgentLoop
 from perdure.agents.budget import Ledger
 from perdure.agents.context import Context
-from perdure.agents.definition import AgentDefinition, NetworkDefinition
+from perdure.agents.definition import AgentDefinition, Definition, NetworkDefinition
 from perdure.agents.hooks import HookChain, Hooks, settle
 from perdure.agents.roster import Roster
 from perdure.agents.state_kind import StateKind
+from perdure.agents.steps import Invocation, Question
 from perdure.agents.tool import Tool
 from perdure.agents.toolbox import EMPTY_TOOLBOX, Toolbox, make_toolbox
 from perdure.agents.toolsets import Toolset
@@ -26,10 +27,10 @@ from perdure.types.errors import DefinitionError, NoModel
 from perdure.types.messages import Message, TextMessage, ToolCall
 
 if TYPE_CHECKING:
-    from perdure.agents.network_loop import NetworkLoop
     from perdure.agents.outcome import RunResult
     from perdure.agents.output import Output
     from perdure.agents.result import AgentResult
+    from perdure.agents.run_loop import RunLoop
     from perdure.durable.kernel import Kernel
     from perdure.durable.program import Waiting
     from perdure.types.waits import WaitAnswer
@@ -103,7 +104,7 @@ class Child(Protocol):
         ...
 
     @property
-    def loop(self) -> NetworkLoop:
+    def loop(self) -> RunLoop:
         """Its state."""
         ...
 
@@ -145,10 +146,13 @@ class Env:
         "_acquiring",
         "_plans",
         "acquired",
+        "charged",
         "children",
         "definition",
         "fallback",
         "hooks",
+        "infer",
+        "invoke",
         "kernel",
         "kind",
         "launch",
@@ -173,7 +177,7 @@ class Env:
         self,
         *,
         kernel: Kernel,
-        definition: AgentDefinition | NetworkDefinition,
+        definition: Definition,
         kind: StateKind[Any],
         hooks: tuple[Hooks, ...],
         ledger: Ledger,
@@ -182,8 +186,12 @@ class Env:
         options: Mapping[str, Any],
         launch: Callable[[Env, Any, Any, Mapping[str, Any], tuple[Ledger, str, str], Model | None], Child],
         run_child: Callable[[Env, Context[Any], Any, Any, Mapping[str, Any]], Awaitable[RunResult[Any, Any]]],
+        invoke: Callable[[Env, Context[Any], Body, Invocation], Awaitable[Any]],
+        infer: Callable[[Env, Context[Any], Body, Question], Awaitable[Any]],
     ) -> None:
         self.run_child = run_child
+        self.invoke = invoke
+        self.infer = infer
         self.launch = launch
         self.kernel = kernel
         self.definition = definition
@@ -210,7 +218,8 @@ class Env:
         self.turn_prompt: str | None = None
         self.fallback: Model | None = None
         self.children: dict[str, Child] = {}
-        self.loop: NetworkLoop | None = None
+        self.charged: set[str] = set()
+        self.loop: RunLoop | None = None
         self._plans: dict[str, Plan] = {}
         self.acquired: tuple[Toolset[Any], ...] = ()
         self._acquiring: asyncio.Lock | None = None
@@ -303,6 +312,14 @@ class Env:
         """Run a definition as a child of this run."""
         return await self.run_child(self, ctx, definition, input, options)
 
+    async def invoked(self, ctx: Context[Any], body: Body, what: Invocation) -> Any:
+        """Have a definition run as a run of its own, and give what it returns."""
+        return await self.invoke(self, ctx, body, what)
+
+    async def inferred(self, ctx: Context[Any], body: Body, what: Question) -> Any:
+        """Ask a model as a step, and give its answer."""
+        return await self.infer(self, ctx, body, what)
+
     async def available(self, ctx: Context[Any]) -> list[AgentDefinition]:
         """The agents of the network that are enabled now."""
         found: list[AgentDefinition] = []
@@ -369,6 +386,8 @@ class Env:
             raise DefinitionError("Steps need a run: this context was made for testing a tool alone.")
         name = call.name if call is not None else key
         effect = "steps"
+        if call is None and not isinstance(self.definition, (AgentDefinition, NetworkDefinition)):
+            name = self.definition.name
         if call is not None:
             plan = self._plans.get(key.partition("/infer/")[0])
             tool = plan.toolbox.tools.get(name) if plan is not None else None
@@ -376,9 +395,7 @@ class Env:
         return Body(io, key, effect, self.loop.steps, self.loop.answers, self.loop.waits, name)
 
 
-def _roster(
-    definition: AgentDefinition | NetworkDefinition, hooks: tuple[Hooks, ...], options: Mapping[str, Any]
-) -> Roster:
+def _roster(definition: Definition, hooks: tuple[Hooks, ...], options: Mapping[str, Any]) -> Roster:
     """Who takes part: one roster for all runs of an agent that say nothing about it, else one of the run's own."""
     if isinstance(definition, NetworkDefinition) or hooks or "max_iter" in options:
         return Roster(definition, hooks, (options["max_iter"],) if "max_iter" in options else ())

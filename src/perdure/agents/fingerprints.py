@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from perdure.agents.definition import AgentDefinition, NetworkDefinition, RoutingDefinition
+from perdure.agents.definition import AgentDefinition, Definition, NetworkDefinition, RoutingDefinition
 from perdure.agents.env import output_of
+from perdure.agents.function_definition import FunctionDefinition
 from perdure.agents.state_shape import fields_of
 from perdure.agents.tool import Tool
 from perdure.durable.fingerprint import REST, Prints, hashed
@@ -13,7 +14,7 @@ from perdure.models.model import Model
 from perdure.types.base import Json, encode_json
 
 
-def prints_of(definition: AgentDefinition | NetworkDefinition, fallback: Model | None = None) -> Prints:
+def prints_of(definition: Definition, fallback: Model | None = None) -> Prints:
     """What a run keeps of its definition, to tell later what differs.
 
     Args:
@@ -24,9 +25,12 @@ def prints_of(definition: AgentDefinition | NetworkDefinition, fallback: Model |
     return definition.cached(f"prints:{last}", lambda: _prints(definition, last))
 
 
-def _prints(definition: AgentDefinition | NetworkDefinition, fallback: str) -> Prints:
+def _prints(definition: Definition, fallback: str) -> Prints:
+    if isinstance(definition, FunctionDefinition):
+        return {f"function {definition.name}": _function(definition)}
     if isinstance(definition, AgentDefinition):
         return {f"agent {definition.name}": _agent(definition, fallback)}
+    assert isinstance(definition, NetworkDefinition)
     model = _model(definition.model) or fallback
     found: Prints = {f"agent {name}": _agent(agent, model) for name, agent in definition.agents.items()}
     router = definition.router
@@ -57,12 +61,23 @@ def _agent(agent: AgentDefinition, fallback: str) -> Prints:
     return found
 
 
+def _function(one: FunctionDefinition) -> Prints:
+    if one.signature is None:
+        return {"event": one.event, "cron": one.cron}
+    return _parameters(one.signature.parameters)
+
+
+def _parameters(schema: dict[str, Any]) -> Prints:
+    needed = schema.get("required", ())
+    return {
+        f"parameter {name}": _type(rules) + ("" if name in needed else ", optional")
+        for name, rules in schema["properties"].items()
+    }
+
+
 def _tool(one: Tool[..., Any, Any]) -> Prints:
     schema: dict[str, Any] = one.parameters
-    needed = schema.get("required", ())
-    found: Prints = {"effect": one.effect}
-    for name, rules in schema["properties"].items():
-        found[f"parameter {name}"] = _type(rules) + ("" if name in needed else ", optional")
+    found: Prints = {"effect": one.effect, **_parameters(schema)}
     found[REST] = hashed(encode_json([one.description, schema]))
     return found
 

@@ -69,7 +69,7 @@ async def infer(env: Env, loop: AgentLoop, key: str, io: RunIO) -> InferenceDone
             changed = True
 
     request = _request(env, plan, toolbox, loop, prompt)
-    answer = _Answer(io, key, agent.name, plan.model)
+    answer = Answer(io, key, agent.name, plan.model)
     ledger = env.ledger
     if ledger is not UNLIMITED:
         ledger.begin(1)
@@ -90,7 +90,7 @@ async def infer(env: Env, loop: AgentLoop, key: str, io: RunIO) -> InferenceDone
     said = answer.assembler.messages()
     finished = answer.assembler.finished
     assert finished is not None  # collect() raises without it
-    usage = _usage(finished.usage, plan.model, env)
+    usage = counted(finished.usage, plan.model, env)
     env.ledger.charge(usage)
     if plan.chain.on_response:
         result = AgentResult(agent.name, said, f"{env.run_id}/{key}", io.kernel.clock.now(), usage=usage)
@@ -161,12 +161,13 @@ def _choice(env: Env, agent: AgentDefinition, toolbox: Toolbox, loop: AgentLoop)
 _CHOICES = ("auto", "any", "none")
 
 
-class _Answer:
+class Answer:
     """One answer as it comes in: collected, shown, and asked for again after a failure that may pass."""
 
-    __slots__ = ("agent", "asked", "assembler", "at", "io", "key", "model", "names", "streamed")
+    __slots__ = ("agent", "asked", "assembler", "at", "io", "key", "model", "names", "shown", "streamed")
 
-    def __init__(self, io: RunIO, key: str, agent: str, model: Model) -> None:
+    def __init__(self, io: RunIO, key: str, agent: str, model: Model, *, shown: bool = True) -> None:
+        self.shown = shown and io.projector is not None
         self.io = io
         self.key = key
         self.agent = agent
@@ -210,7 +211,7 @@ class _Answer:
         if io.kernel.witness is not None:
             model = io.kernel.witness.model(io.token.run_id, self.key, model)
         add = self.assembler.add
-        if io.projector is not None:
+        if self.shown and io.projector is not None:
             io.emit(io.projector.begin_message(self.key, self.agent))
             self.at = {
                 "run_id": io.token.run_id,
@@ -237,7 +238,7 @@ class _Answer:
                     add(piece)
                     if type(piece) is Restarted:
                         await self._restarted(piece, attempt)
-                    if io.sink is not None:
+                    if self.shown:
                         self.show(piece)
         except TimeoutError as error:
             why = f"no whole answer within {limit.seconds:g} s" if limit.expired else str(error) or "timed out"
@@ -301,7 +302,7 @@ def _no_stream(model: Model, stream: object) -> DefinitionError:
     )
 
 
-def _cut_off(env: Env, answer: _Answer, prompt: tuple[Message, ...], ctx: Context[Any]) -> InferenceDone:
+def _cut_off(env: Env, answer: Answer, prompt: tuple[Message, ...], ctx: Context[Any]) -> InferenceDone:
     """Keep what was said before the stop; calls that were not complete are dropped."""
     model = answer.model
     usage = estimate(prompt, answer.assembler.text)
@@ -318,7 +319,7 @@ def _cut_off(env: Env, answer: _Answer, prompt: tuple[Message, ...], ctx: Contex
     )
 
 
-def _usage(usage: Usage, model: Model, env: Env) -> Usage:
+def counted(usage: Usage, model: Model, env: Env) -> Usage:
     """Count one call, and price it where a price is known."""
     cost = usage.cost
     if cost is None:

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 from perdure.agents.agent_loop import Infer
 from perdure.agents.env import Env
-from perdure.agents.network_loop import NetworkLoop
+from perdure.agents.run_loop import RunLoop
 from perdure.durable.program import Do
 from perdure.durable.run_io import RunIO
 from perdure.types.messages import Message, TextMessage
-from perdure.types.records import AttemptLost, InferenceDone, Payload, ToolDone
+from perdure.types.records import AttemptLost, InferDone, InferenceDone, Payload, ToolDone
 from perdure.types.usage import Usage
 
 
-def lost_attempts(env: Env, loop: NetworkLoop, io: RunIO) -> list[AttemptLost]:
+def lost_attempts(env: Env, loop: RunLoop, io: RunIO) -> list[AttemptLost]:
     """Say which inferences may have been in flight when a run's owner died.
 
     Those that would be made next may have been; not one that still waits for its next attempt, nor one that the budget
@@ -39,7 +39,7 @@ def estimate(prompt: Sequence[Message], answer: str = "") -> Usage:
 
 def usage_of(payload: Payload) -> Usage | None:
     """What a recalled step has consumed, so that a budget counts it once and no more."""
-    if isinstance(payload, (InferenceDone, AttemptLost)):
+    if isinstance(payload, (InferenceDone, InferDone, AttemptLost)):
         return payload.usage
     if isinstance(payload, ToolDone) and payload.outcome not in ("not_run", "denied"):
         return payload.usage + Usage(tool_calls=1)

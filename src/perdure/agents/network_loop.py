@@ -29,6 +29,7 @@ from perdure.types.records import (
     Claimed,
     ErrorInfo,
     Forked,
+    InferDone,
     InferenceDone,
     Pick,
     Record,
@@ -224,7 +225,17 @@ class NetworkLoop(msgspec.Struct, eq=False):
             self.stopping, self.stop_detail, self.error = None, "", None
         elif isinstance(payload, (StepDone, ChildDone)):
             self.steps[record.key or ""] = payload
+            if type(payload) is InferDone:
+                self._infer_done(record.key or "", payload.usage)
         return ()
+
+    def _infer_done(self, key: str, usage: Usage) -> None:
+        """Count a model call of a user's step in the turn that it belongs to, if it is one's."""
+        for loop in self._turns():
+            if key.startswith(f"{loop.prefix}/"):
+                loop.usage += usage
+                return
+        self.usage += usage
 
     def _start(self, record: Record, payload: RunStarted) -> None:
         self.started = payload

@@ -40,3 +40,17 @@ class RunOptions(TypedDict, Generic[S], total=False):
     max_iter: int | None
     tool_choice: str
     router: Any
+
+
+class FunctionOptions(TypedDict, total=False):
+    """What may be said about one run of a function; each means what it means in `RunOptions`."""
+
+    session_id: str | None
+    user_id: str | None
+    run_id: str | None
+    model: Model | str | None
+    settings: ModelSettings | None
+    resources: Sequence[Any]
+    budget: Budget | None
+    deadline: float | None
+    on_busy: Literal["queue", "reject", "interrupt"]

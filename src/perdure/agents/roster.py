@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from perdure.agents.agent_loop import LoopRules
-from perdure.agents.definition import AgentDefinition, NetworkDefinition, RoutingDefinition
+from perdure.agents.definition import AgentDefinition, Definition, NetworkDefinition, RoutingDefinition
 from perdure.agents.hooks import Hooks
 from perdure.types.base import encode_json
 from perdure.types.errors import DefinitionError, UnknownName
@@ -21,7 +21,7 @@ class Roster:
     """The agents of a definition's runs.
 
     Args:
-        definition: the network, or the stand-alone agent.
+        definition: the network, or the stand-alone agent; anything else has no agents.
         hooks: those that apply besides the agents' own.
         max_iter: what the run's options say of a stand-alone agent's limit, as a tuple of one; empty if nothing.
     """
@@ -30,14 +30,14 @@ class Roster:
 
     def __init__(
         self,
-        definition: AgentDefinition | NetworkDefinition,
+        definition: Definition,
         hooks: Sequence[Hooks] = (),
         max_iter: tuple[int | None, ...] = (),
     ) -> None:
         network = definition if isinstance(definition, NetworkDefinition) else None
-        self.agents: dict[str, AgentDefinition] = (
-            dict(network.agents) if network is not None else {definition.name: definition}  # type: ignore[dict-item]
-        )
+        self.agents: dict[str, AgentDefinition] = dict(network.agents) if network is not None else {}
+        if isinstance(definition, AgentDefinition):
+            self.agents[definition.name] = definition
         self.routing: dict[str, RoutingDefinition] = {}
         self._resolve = network.resolve if network is not None else None
         self._hooks = hooks

@@ -10,12 +10,12 @@ import msgspec
 
 from perdure.agents.budget import Budget
 from perdure.agents.checks import check_kind, check_limit, check_model, check_settings
-from perdure.agents.definition import AgentDefinition, NetworkDefinition, check_router
+from perdure.agents.definition import AgentDefinition, Definition, NetworkDefinition, check_router
 from perdure.agents.env import Env
 from perdure.agents.state import State
 from perdure.agents.state_kind import StateKind
 from perdure.durable.kernel import Kernel
-from perdure.models.model import ModelSettings
+from perdure.models.model import Model, ModelSettings
 from perdure.types.base import plain
 from perdure.types.errors import DefinitionError, NeedsRuntime
 from perdure.types.ids import check_id
@@ -104,7 +104,7 @@ def _said_in(state: State[Any]) -> tuple[Message, ...]:
 
 
 def read_state(
-    definition: AgentDefinition | NetworkDefinition, options: Mapping[str, Any]
+    definition: Definition, options: Mapping[str, Any]
 ) -> tuple[StateKind[Any], Any, tuple[Message, ...], tuple[Any, ...], str | None]:
     """Work out what a run starts from: type and data of the state, history, earlier results, thread."""
     if not options and isinstance(definition, AgentDefinition):
@@ -183,12 +183,16 @@ def check_options(options: Mapping[str, Any], kernel: Kernel | None) -> None:
 
 def check_prices(env: Env) -> None:
     """Refuse a budget in dollars where a model's price is not known: it could not be kept to."""
+    for agent in env.agents.values():
+        check_price(env.model_for(agent))
+
+
+def check_price(model: Model) -> None:
+    """Refuse a model whose price is not known where a budget in dollars applies."""
     from perdure.models.call import price_of
 
-    for agent in env.agents.values():
-        model = env.model_for(agent)
-        if getattr(model, "prices", None) is None and price_of(model, Usage(1000, 1000)) is None:
-            raise DefinitionError(
-                f"A cost budget needs prices, and none is known for {model.provider}:{model.name}. Give the model "
-                "prices=Prices(input=…, output=…), or install 'perdure[prices]'."
-            )
+    if getattr(model, "prices", None) is None and price_of(model, Usage(1000, 1000)) is None:
+        raise DefinitionError(
+            f"A cost budget needs prices, and none is known for {model.provider}:{model.name}. Give the model "
+            "prices=Prices(input=…, output=…), or install 'perdure[prices]'."
+        )

@@ -5,6 +5,7 @@ These two bases hold nothing. They let the lower files speak of "something that 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Generic, Protocol
 
@@ -25,6 +26,16 @@ class Worker(Generic[S_contra]):
 
     __slots__ = ()
     name: str
+
+
+class ToolSource(ABC, Generic[S_contra]):
+    """Something else than a tool that may stand among an agent's tools, because a tool can be made of it."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def as_tool(self) -> Any:
+        """Make the tool."""
 
 
 class AgentView(Protocol):

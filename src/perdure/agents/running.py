@@ -7,33 +7,34 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
+from perdure.agents.beginning import first_record, program_of, read_beginning
 from perdure.agents.budget import UNLIMITED, Budget, Ledger
 from perdure.agents.changed import judge, judge_definition
 from perdure.agents.children import run_child
-from perdure.agents.definition import AgentDefinition, NetworkDefinition
+from perdure.agents.definition import Definition, NetworkDefinition
 from perdure.agents.env import Env
-from perdure.agents.fingerprints import prints_of
 from perdure.agents.hooks import Hooks
+from perdure.agents.infer_step import infer_step
+from perdure.agents.invoke import invoke
+from perdure.agents.loading import loader
 from perdure.agents.lost import lost_attempts, usage_of
-from perdure.agents.network_loop import NetworkLoop, RunRules
 from perdure.agents.outcome import RunResult
-from perdure.agents.program import AgentsProgram
 from perdure.agents.result import AgentResult
-from perdure.agents.run_options import DICT_KIND, check_options, check_prices, keep_options, read_state
+from perdure.agents.run_loop import RunLoop
+from perdure.agents.run_options import check_options, check_prices
 from perdure.durable.drive import drive
 from perdure.durable.endings import Parked
 from perdure.durable.fingerprint import Verdict, has_changed
 from perdure.durable.kernel import Kernel
 from perdure.durable.patience import patiently
-from perdure.durable.program import Waiting
+from perdure.durable.program import Program, Waiting
 from perdure.durable.run_io import RunIO
 from perdure.log.log import NewRun, RunRow, Token
 from perdure.models.model import Model
-from perdure.types.base import encode_json
 from perdure.types.errors import DefinitionError
 from perdure.types.events import AnyEvent, RunResumed, Sink
 from perdure.types.ids import new_id
-from perdure.types.messages import Input, Message, read_input
+from perdure.types.messages import Message
 from perdure.types.project import Projector
 from perdure.types.records import (
     Answered,
@@ -55,8 +56,8 @@ class Running:
     """One run, from its beginning to its result.
 
     Args:
-        definition: the agent or network.
-        input: what the user said.
+        definition: the agent, network or function.
+        input: what the user said, or what the function is given.
         options: the run's options, checked here.
         kernel: where it lives; an own one in memory unless given.
         hooks: those of the runtime.
@@ -92,8 +93,8 @@ class Running:
 
     def __init__(
         self,
-        definition: AgentDefinition | NetworkDefinition,
-        input: Input,
+        definition: Definition,
+        input: Any,
         options: Mapping[str, Any],
         *,
         kernel: Kernel | None = None,
@@ -105,8 +106,8 @@ class Running:
         if options:
             check_options(options, kernel)
         network = definition if isinstance(definition, NetworkDefinition) else None
-        messages, turn_prompt = read_input(input)
-        kind, doc, history, results, thread_id = read_state(definition, options)
+        beginning = read_beginning(definition, input, options)
+        results, thread_id = beginning.results, beginning.thread_id
         run_id: str | None = None
         session_id: str | None = None
         budget: Budget | None = None
@@ -122,7 +123,7 @@ class Running:
         env = Env(
             kernel=kernel or Kernel(),
             definition=definition,
-            kind=kind,
+            kind=beginning.kind,
             hooks=(*hooks, *network.hooks) if network is not None else hooks,
             ledger=_ledger(budget, self.session_ledger or above),
             run_id=run_id,
@@ -130,23 +131,19 @@ class Running:
             options={**options, "results": results} if results else options,
             launch=_launch,
             run_child=run_child,
+            invoke=invoke,
+            infer=infer_step,
         )
         env.fallback = fallback
         env.thread_id = thread_id
-        env.turn_prompt = turn_prompt
+        env.turn_prompt = beginning.turn_prompt
         if options and env.ledger.counts_cost:
             check_prices(env)
-        rules = RunRules(
-            None if network is not None else definition.name,
-            options.get("max_iter", network.max_iter) if network is not None else None,
-            env.roster,
-            kind.reducers,
-        )
         self.definition = definition
         self.env = env
         self.sink = sink
-        self.program = AgentsProgram(env, rules)
-        self.loop: NetworkLoop = self.program.start()
+        self.program: Program[Any] = program_of(definition, env, beginning)
+        self.loop: RunLoop = self.program.start()
         env.loop = self.loop
         self.io: RunIO | None = None
         self.began = 0.0
@@ -155,19 +152,7 @@ class Running:
         self.resumed: asyncio.Future[None] | None = None
         self.door: Door | None = None
         self.notes: Mapping[int, Sequence[AnyEvent]] = _NO_NOTES
-        self.started = RunStarted(
-            definition.name,
-            "agent" if network is None else "network",
-            messages,
-            history,
-            turn_prompt,
-            doc,
-            keep_options(options, kind if network is None else DICT_KIND) if options else {},
-            env.user_id,
-            parent[1] if parent is not None else None,
-            parent[2] if parent is not None else None,
-            prints_of(definition, fallback) if kernel is not None and kernel.durable else None,
-        )
+        self.started = first_record(definition, env, beginning, parent, kernel)
         self.accepts = False
 
     async def drive(self) -> RunResult[Any, Any]:
@@ -423,7 +408,7 @@ class Running:
             stop_reason=finished.stop_reason if finished is not None else None,
             stop_detail=loop.stop_detail or (loop.agent.detail if loop.agent is not None else ""),
             output=finished.output if finished is not None else None,
-            load=_loader(self.definition, finished.has_output, finished.stop_reason) if finished is not None else None,
+            load=loader(self.definition, finished.has_output, finished.stop_reason) if finished is not None else None,
             messages=said,
             results=loop.results,
             data=partial(env.kind.load, loop.doc),
@@ -450,28 +435,3 @@ def _launch(
 ) -> Running:
     """Make a child run on the same kernel."""
     return Running(definition, input, options, kernel=env.kernel, parent=place, fallback=fallback)
-
-
-def _loader(definition: AgentDefinition | NetworkDefinition, has_output: bool, stop_reason: str) -> Any:
-    """How the kept output becomes the object that the user gets; None if it is what is kept."""
-    if definition.output_type is str:
-        return _as_text if has_output else None
-    from perdure.agents.output import Output
-    from perdure.types.errors import ModelRetry, OutputInvalid
-
-    def load(value: Any) -> Any:
-        try:
-            output: Any = definition.cached("output", lambda: Output(definition.output_type))
-            if has_output:
-                return output.load(value)
-            return output.load(output.check_text(value))
-        except (ModelRetry, ValueError) as error:
-            raise OutputInvalid(
-                f"{definition!r} ended ({stop_reason}) without an answer of its output type; .text has what was said."
-            ) from error
-
-    return load
-
-
-def _as_text(value: Any) -> str:
-    return encode_json(value).decode()

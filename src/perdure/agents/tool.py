@@ -153,6 +153,11 @@ class Tool(Generic[P, R_co, S_contra]):
         return f"Tool({self.name!r}, effect={self.effect!r})"
 
 
+def tool_name(name: str) -> str:
+    """Make a name that is allowed for a tool of any name."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in name.lower())[:64]
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 

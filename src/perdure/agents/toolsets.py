@@ -10,6 +10,7 @@ from typing_extensions import TypeVar
 
 from perdure.agents.context import Context
 from perdure.agents.hooks import settle
+from perdure.agents.runnable import ToolSource
 from perdure.agents.tool import Predicate, Tool
 from perdure.types.errors import DefinitionError
 
@@ -93,4 +94,5 @@ def toolset(*tools: Tool[..., Any, S_contra]) -> Toolset[S_contra]:
     return _Static(tools)
 
 
-ToolLike: TypeAlias = Tool[..., Any, S_contra] | Toolset[S_contra]
+Offered: TypeAlias = Tool[..., Any, S_contra] | Toolset[S_contra]
+ToolLike: TypeAlias = Offered[S_contra] | ToolSource[S_contra]

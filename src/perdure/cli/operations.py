@@ -23,7 +23,7 @@ def add_operations(commands: Any) -> None:
         "--app",
         required=True,
         metavar="MODULE:NAME",
-        help="an agent, a network, a list of them, a Runtime, or a function that makes one of these",
+        help="an agent, a network, a durable function, a list of them, a Runtime, or a plain function that makes these",
     )
     worker.add_argument("--take-over", action="store_true", help="let the runs go on that this copy of a store holds")
 

@@ -100,6 +100,8 @@ def _note(payload: rec.Payload, closed: int, waits: Mapping[str, Wait]) -> dict[
     """What a record says, in a few words."""
     match payload:
         case rec.RunStarted():
+            if payload.program == "function":
+                return {"what": f"{payload.definition} was given {shown_result(payload.input)}"}
             asked = [one.text for one in payload.messages if isinstance(one, TextMessage)]
             return {"what": f"{payload.definition} was asked: {shorten(asked[-1], 200) if asked else 'nothing'}"}
         case rec.InferenceDone():
@@ -125,6 +127,10 @@ def _note(payload: rec.Payload, closed: int, waits: Mapping[str, Wait]) -> dict[
             died = "the process died; " if payload.died else ""
             kept = f"{closed} finished {'step is' if closed == 1 else 'steps are'} answered from the log"
             return {"what": f"{died}owner {payload.epoch} goes on, {kept}{changed}", "mark": True}
+        case rec.InferDone():
+            used = payload.usage
+            tokens = f" [{used.input_tokens:,} → {used.output_tokens:,} tokens]"
+            return {"what": f"{payload.name} → {shown_result(payload.result)}{tokens}", "tokens": used.total_tokens}
         case rec.StepDone():
             if payload.error is not None:
                 return {"what": f"{payload.name}: {_error(payload.error)}", "status": "error"}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from perdure.agents.definition import AgentDefinition, NetworkDefinition
+from perdure.agents.definition import Definition
 from perdure.cli.paint import Painter
 from perdure.cli.store import WrongUsage, guarded, store_url
 from perdure.runtime.runtime import Runtime
@@ -79,9 +79,10 @@ def _runtime(given: argparse.Namespace, app: Any) -> tuple[Runtime, str]:
             )
         return app, "its definitions"
     definitions: Sequence[Any] = cast("Sequence[Any]", app) if isinstance(app, (list, tuple)) else [app]
-    if not definitions or not all(isinstance(one, (AgentDefinition, NetworkDefinition)) for one in definitions):
+    if not definitions or not all(isinstance(one, Definition) for one in definitions):
         raise WrongUsage(
-            f"{given.app} is {app!r}; name an agent, a network, a list of them, or a Runtime, such as desk:runtime."
+            f"{given.app} is {app!r}; name an agent, a network, a function, a list of them, or a Runtime, such as "
+            "desk:runtime."
         )
     runtime = Runtime(store_url(given), definitions, take_over=given.take_over)
     return runtime, ", ".join(one.name for one in definitions)
@@ -108,6 +109,6 @@ def load(name: str) -> Any:
         if not hasattr(found, part):
             raise WrongUsage(f"{module} has no {path!r}.")
         found = getattr(found, part)
-    if callable(found) and not isinstance(found, (Runtime, AgentDefinition, NetworkDefinition)):
+    if callable(found) and not isinstance(found, (Runtime, Definition)):
         return cast("Callable[[], Any]", found)()
     return found

@@ -16,7 +16,7 @@ from perdure.types.sent_event import SentEvent, check_event_name, event_used, ne
 from perdure.types.waits import EventWait, Received
 
 if TYPE_CHECKING:
-    from perdure.durable.step import Body, Step
+    from perdure.durable.step import Body
 
 
 @runtime_checkable
@@ -60,7 +60,7 @@ async def wait_for_event(
     return answer.event if isinstance(answer, Received) else None
 
 
-async def send_event(body: Body, step: Step, id: str, name: str, data: Any, event_id: str | None) -> SentEvent:
+async def send_event(body: Body, id: str, name: str, data: Any, event_id: str | None) -> SentEvent:
     """Send an event with the record of a step; see `Step.send_event`."""
     what = f"ctx.step.send_event({id!r})"
     io = body.io
@@ -70,7 +70,7 @@ async def send_event(body: Body, step: Step, id: str, name: str, data: Any, even
     with body.enter(id, what) as key:
         event = new_event(name, data, event_id or derive_id("event", io.token.run_id, key))
         closing = StepDone(id, event.id, arguments_hash([name, event.data, event_id]))
-        if await step.known(key, closing) is None:
+        if await body.known(key, closing) is None:
             known = await log.event(event.id) if event_id is not None else None
             if known is not None and not same_event(known, event):
                 raise event_used(known)

@@ -71,6 +71,22 @@ class Witness(Protocol):
         ...
 
 
+class Peers(Protocol):
+    """The processes on one store, this one among them, which drive runs that nobody waits for in a task."""
+
+    def check(self, definition: Any) -> None:
+        """Refuse a definition that no other process could find by its name."""
+        ...
+
+    async def begin(self, running: Any) -> None:
+        """Take in a run that whoever has its definition drives; the same run again is the same."""
+        ...
+
+    async def cancel(self, run_id: str) -> None:
+        """Ask for the end of a run, whoever drives it."""
+        ...
+
+
 class Registry:
     """Definitions by their unique names."""
 
@@ -122,12 +138,13 @@ class Kernel:
         held: what this process holds because the store cannot take it, if that can happen.
         live: where readers find what open steps say, if there may be any.
         store_now: the store's time, in seconds since the epoch: what waits are over by; the clock's unless given.
+        peers: who drives runs that are invoked, if it is not this run's own process.
 
     Attributes:
         witness: who sees what steps do, if anybody.
     """
 
-    __slots__ = ("_registry", "clock", "durable", "held", "lease", "live", "log", "store_now", "witness")
+    __slots__ = ("_registry", "clock", "durable", "held", "lease", "live", "log", "peers", "store_now", "witness")
 
     def __init__(
         self,
@@ -137,7 +154,9 @@ class Kernel:
         held: Held | None = None,
         live: Live | None = None,
         store_now: Callable[[], float] | None = None,
+        peers: Peers | None = None,
     ) -> None:
+        self.peers = peers
         self.lease = lease
         self.held = held
         self.live = live

@@ -16,19 +16,21 @@ class Backoff(NamedTuple):
     first: float = 0.5
     most: float = 60.0
 
-    def wait(self, attempt: int, asked: float | None = None) -> float:
+    def wait(self, attempt: int, asked: float | None = None, jitter: float | None = None) -> float:
         """Say how many seconds to wait after a failed attempt.
 
         Args:
             attempt: which attempt failed, counted from 1.
             asked: what the other side asked for (`Retry-After`), in seconds; it is kept to, up to ten minutes.
+            jitter: which part of what the wait may be shortened by, from 0 to 1; by chance unless given.
         """
         if asked is not None:
             return min(max(asked, 0.0), 600.0)
         longest = min(self.most, self.first * 2 ** min(attempt - 1, 60))  # later ones are beyond `most` anyway
-        return longest * (1 - random.random() / 2)
+        return longest * (1 - (random.random() if jitter is None else jitter) / 2)
 
 
 MODEL_BACKOFF = Backoff()
 TOOL_BACKOFF = Backoff(first=0.2, most=30.0)
+FUNCTION_BACKOFF = Backoff(first=1.0, most=3600.0)
 STORE_BACKOFF = Backoff(first=0.05, most=5.0)

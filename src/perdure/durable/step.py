@@ -187,6 +187,23 @@ class Body:
             self._scopes[name] = found
         return found
 
+    async def known(self, key: str, closing: StepDone) -> Any:
+        """The record of a step that was done before, if it was.
+
+        Raises:
+            Parked: it was done, or begun, with other arguments; the body's other steps are finished before.
+        """
+        known = self.done.get(key)
+        begun = known.arguments if isinstance(known, StepDone) else self.io.tried.open.get(key)
+        if begun not in (None, closing.arguments) and key not in self.io.tried.accepted:
+            self.differs(key, f"was {'begun' if known is None else 'finished'} with other arguments")
+            await self.park(())
+        if not isinstance(known, StepDone):
+            return None
+        if known.error is not None:
+            raise effects.raised(known.name, known.error)
+        return known
+
     async def wait(self, id: str, what: str, make: Callable[[str], Wait]) -> WaitAnswer:
         """Wait for somebody or something outside, as a step of this body.
 
@@ -347,7 +364,7 @@ class Step:
         check_in_doubt(f"The step {id!r}", in_doubt, effect, undo)
         with self._body.enter(id, f"ctx.step.run({id!r})") as key:
             closing = StepDone(id, None, arguments_hash(args))
-            known = await self.known(key, closing)
+            known = await self._body.known(key, closing)
             if known is not None:
                 return known.result
             io = self._opened(id, key)
@@ -393,28 +410,10 @@ class Step:
         name = getattr(fn, "__name__", type(fn).__name__)
         with self._body.enter(f"transaction:{name}", f"ctx.transaction({name})") as key:
             closing = TransactionDone(name, None, arguments_hash([args, kwargs]))
-            known = await self.known(key, closing)
+            known = await self._body.known(key, closing)
             if known is not None:
                 return known.result
             return await transact(self._opened(name, key), key, closing, fn, args, kwargs)
-
-    async def known(self, key: str, closing: StepDone) -> Any:
-        """The record of a step that was done before, if it was.
-
-        Raises:
-            Parked: it was done, or begun, with other arguments; the body's other steps are finished before.
-        """
-        body = self._body
-        known = body.done.get(key)
-        begun = known.arguments if isinstance(known, StepDone) else body.io.tried.open.get(key)
-        if begun not in (None, closing.arguments) and key not in body.io.tried.accepted:
-            body.differs(key, f"was {'begun' if known is None else 'finished'} with other arguments")
-            await body.park(())
-        if not isinstance(known, StepDone):
-            return None
-        if known.error is not None:
-            raise effects.raised(known.name, known.error)
-        return known
 
     def _opened(self, name: str, key: str) -> RunIO:
         io = self._body.io
@@ -453,7 +452,7 @@ class Step:
             await body.wait(id, what, lambda mark: Timer(mark, io.token.run_id, until(io.kernel.store_now())))
             return
         with body.enter(id, what) as key:  # nobody can wake a run in memory that is not there any more
-            if await self.known(key, closing := StepDone(id, None, "")) is None:
+            if await self._body.known(key, closing := StepDone(id, None, "")) is None:
                 now = clock.now()
                 await clock.sleep(max(0.0, until(now) - now))
                 await io.keep(key, closing)
@@ -501,7 +500,7 @@ class Step:
             Conflict: the id was used for another event.
             StepOutsideSteps: the tool does not declare `effect="steps"` or `"pure"`.
         """
-        return await events.send_event(self._body, self, id, name, data, event_id)
+        return await events.send_event(self._body, id, name, data, event_id)
 
     def now(self, id: str = "now") -> datetime:
         """Tell the time; whenever this body is entered again it is what it was.

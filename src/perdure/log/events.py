@@ -5,6 +5,7 @@ Whoever sends an event and whoever records a wait for one both lock its name fir
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
@@ -88,6 +89,9 @@ class Events(Waits):
         """Find an event that was taken in, unless it is too old to be kept."""
         return await self.db.read(lambda: self._event(id))
 
+    @abstractmethod
+    def start_subscribed(self, event: SentEvent, now: float) -> Script[list[str]]: ...
+
     async def events_of(self, run_id: str) -> list[SentEvent]:
         """List the events that a run has sent and that are still kept, in order."""
 
@@ -137,7 +141,10 @@ class Events(Waits):
                     used.add(asker)  # one wait of each run
                     ended.add(id)
                     ends.append((End(id, asker, Received(new)), run, session))
-        return Sent(sent, fresh, (yield from self._end_all(ends, now)))
+        woken = yield from self._end_all(ends, now)
+        for event in fresh:
+            woken += yield from self.start_subscribed(event, now)
+        return Sent(sent, fresh, woken)
 
     def _event(self, id: str) -> Script[SentEvent | None]:
         rows = yield Sql("SELECT name, data, at FROM events WHERE container = ? AND id = ?", (self.container, id))

@@ -52,7 +52,8 @@ class Entry(Base):
 class NewRun(Base):
     """A run to be accepted; `input_hash` tells a repetition from another run with the same id.
 
-    `detached` says of a child that whoever has its definition drives it, and not whoever drives its parent.
+    `detached` says of a child that whoever has its definition drives it, and not whoever drives its parent; `lane`
+    names the runs of which only so many are active at once. Neither begins before it is claimed.
     """
 
     id: str
@@ -63,6 +64,7 @@ class NewRun(Base):
     parent: str | None = None
     parent_key: str | None = None
     detached: bool = False
+    lane: str | None = None
 
 
 class RunRow(Base):
@@ -84,6 +86,8 @@ class RunRow(Base):
     input_hash: str
     created_at: float
     held: RunStatus | None = None
+    detached: bool = False
+    lane: str | None = None
 
 
 class Accepted(Base):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from perdure.db.database import Database, Row, Script, Sql, StoreError
+from perdure.log.functions import FREE
 from perdure.log.log import OPEN, seen_beat
 from perdure.types.ids import new_id
 
@@ -95,8 +96,8 @@ def _is_free(path: Path) -> bool:
 
 
 _ON_TOP = (
-    "(r.parent IS NULL OR NOT EXISTS (SELECT 1 FROM runs p WHERE p.container = r.container AND p.id = r.parent "
-    f"AND p.status IN {OPEN}))"
+    "(r.parent IS NULL OR r.detached = 1 OR NOT EXISTS (SELECT 1 FROM runs p WHERE p.container = r.container "
+    f"AND p.id = r.parent AND p.status IN {OPEN}))"
 )
 
 
@@ -188,12 +189,13 @@ class Owners:
                 f"WHERE r.status = 'running' AND {_ON_TOP} ORDER BY r.created_at, r.id"
             )
             queued = yield Sql(
-                "SELECT container, id, deaths, epoch FROM (SELECT r.container, r.id, r.deaths, r.epoch, "
+                "SELECT container, id, deaths, again, lane, free FROM (SELECT r.container, r.id, r.deaths, "
+                f"r.epoch + r.detached AS again, r.lane, CASE WHEN r.lane IS NULL THEN 1 ELSE {FREE} END AS free, "
                 "ROW_NUMBER() OVER (PARTITION BY r.container ORDER BY r.created_at, r.id) AS place FROM "
                 "(SELECT * FROM runs WHERE status = 'queued' UNION ALL "
                 "SELECT * FROM runs WHERE status = 'waiting' AND cancelled = 1) r "
                 "JOIN sessions s ON s.container = r.container AND s.id = r.session AND s.turn = r.id "
-                f"WHERE {_ON_TOP}) AS ready "
+                f"WHERE {_ON_TOP} AND (r.lane IS NULL OR r.cancelled = 1 OR {FREE} > 0)) AS ready "
                 "WHERE place <= ? ORDER BY place, container",
                 (most + len(live),),
             )
@@ -209,11 +211,16 @@ class Owners:
             for container, id, owner, known, deaths in running
             if id not in live and (owner in dead or known is None or owner == self.id)
         ]
-        return found + [
-            Left(container, id, None, 0, int(deaths), epoch > 0)
-            for container, id, deaths, epoch in queued
-            if id not in live
-        ]
+        lanes: dict[tuple[str, str], int] = {}
+        for container, id, deaths, again, lane, free in queued:
+            if id in live:
+                continue
+            if lane is not None:  # no more of each container than may become active
+                place = lanes[container, lane] = lanes.get((container, lane), 0) + 1
+                if place > max(1, free):
+                    continue
+            found.append(Left(container, id, None, 0, int(deaths), again > 0))
+        return found
 
     async def turns(self, container: str, run_ids: Sequence[str]) -> set[str]:
         """Say which of these queued runs may have their session's turn, or are not queued any more."""
@@ -223,14 +230,22 @@ class Owners:
             for start in range(0, len(run_ids), 500):
                 some = run_ids[start : start + 500]
                 rows += yield Sql(
-                    "SELECT r.id FROM runs r JOIN sessions s ON s.container = r.container AND s.id = r.session "
+                    f"SELECT r.id, r.lane, CASE WHEN r.lane IS NULL OR r.status <> 'queued' THEN 1 ELSE {FREE} END "
+                    "FROM runs r JOIN sessions s ON s.container = r.container AND s.id = r.session "
                     f"WHERE r.container = ? AND r.id IN ({', '.join('?' * len(some))}) "
-                    "AND (s.turn = r.id OR r.status <> 'queued')",
+                    "AND (s.turn = r.id OR r.status <> 'queued') ORDER BY r.created_at, r.id",
                     (container, *some),
                 )
             return rows
 
-        return {str(row[0]) for row in await self._db.read(script)}
+        found: set[str] = set()
+        lanes: dict[str, int] = {}
+        for id, lane, free in await self._db.read(script):
+            if lane is not None:  # no more than may become active
+                lanes[lane] = lanes.get(lane, 0) + 1
+            if lane is None or lanes[lane] <= free:
+                found.add(str(id))
+        return found
 
     async def spoken_to(self) -> list[tuple[str, str, bool, int]]:
         """Find runs of this process that others have written to: container, id, whether one has cancelled it, and the

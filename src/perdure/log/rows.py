@@ -12,14 +12,17 @@ import msgspec
 from perdure.db.database import Row, Script, Sql, StoreCorrupt
 from perdure.log.log import RunRow
 from perdure.log.schema import ROOM
-from perdure.types.base import Base
+from perdure.types.base import Base, encode_json
 from perdure.types.ids import random_hex
-from perdure.types.records import Record, decode_payload
+from perdure.types.records import Record, RunStarted, decode_payload
 
 INLINE = 64 * 1024
 """Payloads above this many bytes are kept beside their record, in the same transaction."""
 
-RUN = "id, session, definition, status, epoch, owner, position, deaths, parent, user_id, input_hash, created_at, held"
+RUN = (
+    "id, session, definition, status, epoch, owner, position, deaths, parent, user_id, input_hash, created_at, held, "
+    "detached, lane"
+)
 LAST_SLOT = (
     f"COALESCE((SELECT MAX(slot) FROM records WHERE slot > number * {ROOM} AND slot < (number + 1) * {ROOM}), "
     f"number * {ROOM})"
@@ -40,10 +43,16 @@ class Coded(Base):
     at: float | None = None
 
 
-def input_hash(*parts: bytes) -> str:
-    """Hash what a run was started with, to tell a repetition from another run with the same id."""
+def input_hash(started: RunStarted, *, stated: bool = False) -> str:
+    """Hash what a run was started with, to tell a repetition from another run with the same id.
+
+    Args:
+        started: its first record.
+        stated: whether its state was given: one that was not is no input, its type may have other defaults by now.
+    """
     digest = blake2b(digest_size=12)
-    for part in parts:
+    for one in (started.messages, started.state if stated else None, started.history, started.input):
+        part = encode_json(one)
         digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()
 
@@ -93,6 +102,7 @@ def record_of(row: Row) -> Record:
 
 def run_of(row: Row) -> RunRow:
     """Read a run's row."""
-    id, session, definition, status, epoch, owner, position, deaths, parent, user, hashed, at, held = row
+    id, session, definition, status, epoch, owner, position, deaths, parent, user, hashed, at, *more = row
+    held, detached, lane = more
     which = (id, session, definition, status, int(epoch), owner, int(position), int(deaths))
-    return RunRow(*which, parent, user, hashed, float(at), held)
+    return RunRow(*which, parent, user, hashed, float(at), held, bool(detached), lane)

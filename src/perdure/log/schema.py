@@ -14,7 +14,8 @@ follows; what the run `base_run` did there it reads as done by `fork_run`.
 `woken` is the last record by which a wait of a run ended, or 1 if it only has waits; `event` the last event that was
 there before the run. Waits are kept by the run that drives: a child that is not `detached` is driven by its parent and
 waits with it; `asker` is the run that asks, `place` orders the waits of one run. `answers` has how each wait ended
-(`seq` is that record's, 0 as long as the wait is not recorded), and what came too late. `live` is no part of the log:
+(`seq` is that record's, 0 as long as the wait is not recorded), and what came too late. `lane` names the runs of which
+only so many are active at once, as `functions` says, which belong to the whole store. `live` is no part of the log:
 it holds what open steps have said so far, for readers in other processes, up to the number `n`; losing it loses
 nothing.
 """
@@ -65,6 +66,7 @@ MIGRATIONS = (
                 parent TEXT,
                 parent_key TEXT,
                 detached {int} NOT NULL DEFAULT 0,
+                lane TEXT,
                 woken {int} NOT NULL DEFAULT 0,
                 event {int} NOT NULL DEFAULT 0,
                 user_id TEXT,
@@ -78,6 +80,7 @@ MIGRATIONS = (
             "CREATE INDEX runs_waiting ON runs (cancelled) WHERE status = 'waiting'",
             "CREATE INDEX runs_session ON runs (container, session, position)",
             "CREATE INDEX runs_queued ON runs (container, session, position) WHERE status = 'queued'",
+            "CREATE INDEX runs_lane ON runs (lane) WHERE lane IS NOT NULL AND status = 'running'",
             "CREATE INDEX runs_parent ON runs (container, parent) WHERE parent IS NOT NULL",
             """CREATE TABLE records (
                 slot {int} NOT NULL UNIQUE,
@@ -179,6 +182,17 @@ MIGRATIONS = (
                 created_at {real} NOT NULL
             )""",
             "CREATE INDEX agents_container ON agents (container, created_at)",
+            """CREATE TABLE functions (
+                name TEXT PRIMARY KEY,
+                event TEXT,
+                cron TEXT,
+                most {int},
+                by_key TEXT,
+                next_at {real},
+                owner TEXT NOT NULL,
+                at {real} NOT NULL
+            )""",
+            "CREATE INDEX functions_event ON functions (event) WHERE event IS NOT NULL",
             "CREATE TABLE owners (id TEXT PRIMARY KEY, beat {int} NOT NULL, host TEXT NOT NULL, lock TEXT NOT NULL)",
         ),
     ),

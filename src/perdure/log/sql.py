@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 from perdure.db.database import Database, Exists, Row, Script, Sql, StoreFull
-from perdure.log.events import Events, Outside
+from perdure.log.events import Outside
 from perdure.log.forks import Forks
+from perdure.log.functions import Functions
 from perdure.log.live import LiveTable
 from perdure.log.log import (
     ENDED,
@@ -71,7 +72,7 @@ _OUTSIDE = frozenset((WaitOpened, Answered))
 """What the owner of a run appends that others have to do with."""
 
 
-class SqlLog(Reads, Transactions, Events, Forks):
+class SqlLog(Reads, Transactions, Functions, Forks):
     """One container's records in a database.
 
     Args:
@@ -122,24 +123,25 @@ class SqlLog(Reads, Transactions, Events, Forks):
             session = (container, new.session_id, new.id, nonce, new.user_id, new.parent, now)
             number, holder, turn, last = (yield Sql(_ENTER_LOCKED if locks else _ENTER, session))[0]
             free = holder == nonce
+            begins = free and not new.detached and new.lane is None
             if not free and on_busy != "queue":
                 yield from self._make_way(new, turn, now, reject=on_busy == "reject")
                 last = None
             if last is None:
                 last = (yield Sql(f"SELECT {LAST_SLOT} FROM sessions WHERE number = ?", (number,)))[0][0]
             position = last % ROOM + 1
-            owner = self.owner if free else None
-            status: RunStatus = "running" if free else "queued"
-            epoch = 1 if free else 0
+            owner = self.owner if begins else None
+            status: RunStatus = "running" if begins else "queued"
+            epoch = 1 if begins else 0
             yield Sql(
                 "INSERT INTO runs (container, id, session, definition, status, input_hash, position, last, epoch, "
-                "nonce, owner, claimed_at, parent, parent_key, user_id, created_at, detached, event) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
+                "nonce, owner, claimed_at, parent, parent_key, user_id, created_at, detached, lane, event) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
                 "(SELECT COALESCE(MAX(number), 0) FROM events))",
                 (
                     *(container, new.id, new.session_id, new.definition, status, new.input_hash, position, position),
-                    *(epoch, nonce if free else "", owner, position),
-                    *(new.parent, new.parent_key, new.user_id, now, int(new.detached)),
+                    *(epoch, nonce if begins else "", owner, position),
+                    *(new.parent, new.parent_key, new.user_id, now, int(new.detached), new.lane),
                 ),
                 blind=True,
             )
@@ -148,7 +150,7 @@ class SqlLog(Reads, Transactions, Events, Forks):
             run = RunRow(
                 *(new.id, new.session_id, new.definition, status, epoch, owner, position, 0, parent, user, hashed, now)
             )
-            token = Token(new.id, new.session_id, 1, nonce) if free else None
+            token = Token(new.id, new.session_id, 1, nonce) if begins else None
             return Accepted(run, token, position, False, None if free else turn)
 
         try:
@@ -196,8 +198,10 @@ class SqlLog(Reads, Transactions, Events, Forks):
                 f"SELECT number, turn, {LAST_SLOT} FROM sessions WHERE container = ? AND id = ?", (container, session)
             )
             number, turn, last = rows[0]
-            rows = yield Sql(f"SELECT {RUN}, claimed_at FROM runs WHERE container = ? AND id = ?", (container, run_id))
-            run, claimed_at = run_of(rows[0][:-1]), rows[0][-1]
+            rows = yield Sql(
+                f"SELECT {RUN}, claimed_at, cancelled FROM runs WHERE container = ? AND id = ?", (container, run_id)
+            )
+            run, (claimed_at, cancelled) = run_of(rows[0][:-2]), rows[0][-2:]
             died = run.status == "running" and run.owner in dead
             if turn != run_id or not (died or run.status in ("queued", "waiting")):
                 return None
@@ -206,6 +210,8 @@ class SqlLog(Reads, Transactions, Events, Forks):
                 rows = yield Sql("SELECT 1 FROM owners WHERE id = ? AND beat <> ?", (run.owner, beat))
                 if rows:
                     return None  # it had nothing to do and so did not beat, until it took this run in
+            if run.lane is not None and not (died or cancelled) and not (yield from self.has_room(run_id, run.lane)):
+                return None
             # a death counts until a step is closed: a run that gets on is not what kills its process
             rows = yield Sql(
                 "SELECT 1 FROM records WHERE slot > ? AND slot <= ? AND run = ? AND key IS NOT NULL LIMIT 1",
@@ -270,8 +276,12 @@ class SqlLog(Reads, Transactions, Events, Forks):
                 outside = (outside or Outside()).with_entry(one)
         keys = [one.key for one in coded if one.key is not None]
         said = self.live.said(self.container, token.run_id, None if ends in ENDED else keys)
+        above: list[str] = []
 
         def script(look: bool = repeat) -> Script[int]:
+            above.clear()
+            if ends in ENDED:
+                yield from self.lock_above(token.run_id)
             if outside is not None:
                 yield from self._lock_for(token, outside)
             last = yield from self._fence(token)
@@ -289,6 +299,8 @@ class SqlLog(Reads, Transactions, Events, Forks):
                 head = yield from self._meet(token, outside, now)
             if cancels or ends is not None:
                 yield from self._turn(token, ends, head, cancels=cancels, seen=seen)
+                if ends in ENDED:
+                    above.extend((yield from self.tell_above(token.run_id, now)))
             if said:
                 yield from self.live.clear(self.container, token.session_id, token.run_id, said)
             return head if fresh else max(known.values(), default=head)
@@ -300,6 +312,8 @@ class SqlLog(Reads, Transactions, Events, Forks):
             seq = await self.db.write(lambda: script(True), notify=changes)
         if said:
             self.live.cleared(self.container, token.run_id, said)
+        if above:
+            self.tell(above)
         if outside is not None:
             self.tell(outside.woken, [wait.expires for wait in outside.waits if wait.expires is not None])
         return seq

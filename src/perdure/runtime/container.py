@@ -10,17 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from msgspec import structs
-from typing_extensions import Unpack
 
-from perdure.agents.agent import Agent
 from perdure.agents.changed import compare, judge, judge_definition
+from perdure.agents.function_definition import FunctionDefinition
 from perdure.agents.handle import Run
-from perdure.agents.network import Network
-from perdure.agents.options import RunOptions
 from perdure.agents.outcome import RunResult
 from perdure.agents.run_options import read_kept
 from perdure.agents.running import Running
-from perdure.agents.stream import RunStream
 from perdure.db.database import StoreError
 from perdure.durable.endings import Left as Leaving
 from perdure.durable.endings import Parked
@@ -31,7 +27,7 @@ from perdure.durable.patience import patiently
 from perdure.durable.program import Waiting
 from perdure.durable.tail import Tail
 from perdure.log.erase import Erasure, erase_session
-from perdure.log.log import ENDED, Accepted, Entry, RunRow, Token
+from perdure.log.log import ENDED, Accepted, Entry, NewRun, RunRow, Token
 from perdure.log.owners import Left
 from perdure.log.rows import input_hash
 from perdure.log.sessions import PAGE, SessionRow, list_runs, list_sessions
@@ -40,23 +36,25 @@ from perdure.log.transfer import import_session
 from perdure.log.unpark import unpark
 from perdure.runtime.closing import ending, left_at_close
 from perdure.runtime.conversations import Conversations
+from perdure.runtime.doors import Doors
 from perdure.runtime.follow import Follower, follow
 from perdure.runtime.forks import Forks
 from perdure.runtime.parked import lonely_deaths, why_parked
 from perdure.runtime.people import People
+from perdure.runtime.peers import ContainerPeers
 from perdure.runtime.session import Session
 from perdure.runtime.spent import Spending
 from perdure.types import events as ev
-from perdure.types.base import encode_json, sound
+from perdure.types.base import sound
 from perdure.types.errors import Conflict, RunError, RunFailed
 from perdure.types.events import AnyEvent
 from perdure.types.ids import check_id
 from perdure.types.live import Cursor
-from perdure.types.messages import Input
 from perdure.types.records import CancelAsked, Claimed, Erased, ErrorInfo, Forked, Record, RunStarted
 from perdure.types.sent_event import SentEvent, new_event
 
 if TYPE_CHECKING:
+    from perdure.runtime.loop_thread import LoopThread
     from perdure.runtime.runtime import Runtime
 
 Out = TypeVar("Out")
@@ -73,7 +71,7 @@ _OPEN = (*_DRIVEN, "waiting")
 _log = logging.getLogger("perdure")
 
 
-class Container(People, Forks):
+class Container(Doors, People, Forks):
     """A handle on one tenant of a runtime.
 
     Args:
@@ -87,63 +85,16 @@ class Container(People, Forks):
         self.name = name
         self.log = log
         self.live_here = Live(runtime.notice)
-        self.kernel = Kernel(log, runtime.clock, runtime.worker, runtime.held, self.live_here, runtime.worker.store.now)
+        self.kernel = Kernel(
+            *(log, runtime.clock, runtime.worker, runtime.held, self.live_here, runtime.worker.store.now),
+            peers=ContainerPeers(self),
+        )
         self.kernel.witness = runtime.witness
         self.live: dict[str, Running | None] = {}
         self.conversations = Conversations(log)
         self._spent = Spending(log)
 
     # -- verbs -------------------------------------------------------------------------------------------------------
-
-    async def run(
-        self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]
-    ) -> RunResult[Out, S]:
-        """Run a registered definition to its end, or until it waits for somebody outside.
-
-        Args:
-            definition: the agent or network.
-            input: what the user said.
-            options: `session_id` continues a conversation; `run_id` makes a repetition the same run.
-
-        Raises:
-            RunFailed: the run failed, or was parked.
-            RunCancelled: the run was cancelled or passed its deadline.
-            Conflict: the run id belongs to another input.
-        """
-        run = await self.start(definition, input, **options)
-        try:
-            return await run.reached()
-        except asyncio.CancelledError:
-            mine = self.live.get(run.id)
-            await (run.cancel() if mine is not None and run.drives(mine) else run.detach())
-            raise
-
-    async def start(
-        self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]
-    ) -> Run[Out, S]:
-        """Start a run in the background and return its handle as soon as the log has taken it in.
-
-        Raises:
-            Conflict: the run id belongs to another input.
-        """
-        taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        running = self._running(definition, input, cast("dict[str, Any]", options))
-        run: Run[Out, S] = self.launch(running, taken)
-        run.goes_on = lambda: self._to_end(running)
-        await taken
-        return run
-
-    def stream(
-        self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]
-    ) -> RunStream[Out, S]:
-        """Run a registered definition and stream its events."""
-        return RunStream(self._running(definition, input, cast("dict[str, Any]", options)), self.launch)
-
-    def run_sync(
-        self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]
-    ) -> RunResult[Out, S]:
-        """Run a registered definition from sync code; see `Runtime.run_sync`."""
-        return self.runtime.loop.run(lambda: self.run(definition, input, **options))
 
     def session(self, id: str) -> Session:
         """A handle on a conversation; it need not exist yet.
@@ -191,7 +142,7 @@ class Container(People, Forks):
             await self.take_over(Left(self.name, run_id, None, 0, 0), {})
 
     async def send_event(self, name: str, data: Any = None, *, id: str | None = None) -> SentEvent:
-        """Tell of something that has happened: runs that wait for it go on.
+        """Tell of something that has happened: functions of it start, and runs that wait for it go on.
 
         Args:
             name: what has happened, such as `app/invoice.paid`.
@@ -277,13 +228,23 @@ class Container(People, Forks):
 
     # -- how a run goes ----------------------------------------------------------------------------------------------
 
-    def _running(self, definition: Any, input: Input, options: dict[str, Any]) -> Running:
+    def prepare(self, definition: Any, input: Any, options: dict[str, Any]) -> Running:
+        """Make the live side of a run."""
         self.runtime.check_registered(definition)
         runtime = self.runtime
         given = {"resources": runtime.resources, **options} if runtime.resources else options
         running = Running(definition, input, given, kernel=self.kernel, hooks=runtime.hooks, fallback=runtime.model)
         running.door = self.resumed
         return running
+
+    def loop_thread(self) -> LoopThread:
+        """Where sync code finds an event loop."""
+        return self.runtime.loop
+
+    async def left(self, run: Run[Any, Any]) -> None:
+        """Whoever waited for a run was cancelled: so is the run, if it is driven here for them."""
+        mine = self.live.get(run.id)
+        await (run.cancel() if mine is not None and run.drives(mine) else run.detach())
 
     def launch(
         self,
@@ -296,6 +257,8 @@ class Container(People, Forks):
         run: Run[Any, Any] = Run(
             running, lambda: self._whole(running, taken, accept or self._accept), lambda: self.cancel(id)
         )
+        if taken is not None:
+            run.goes_on = lambda: self._to_end(running)
         self.runtime.keep(run)
         return run
 
@@ -333,17 +296,21 @@ class Container(People, Forks):
             if first:
                 del self.live[id]
             self.runtime.worker.turns.hand_over(self.name, running.env.session_id)
-            self.runtime.worker.tell()
+            self.runtime.worker.tell(more=getattr(running.definition, "concurrency", None) is not None)
+
+    def new_run(self, running: Running, *, detached: bool = False) -> NewRun:
+        """The run as the log takes it in; `detached` if whoever has its definition drives it."""
+        definition, started = running.definition, running.started
+        stated = running.env.options.get("state") is not None
+        lane = definition.lane(self.name, started.input) if isinstance(definition, FunctionDefinition) else None
+        return structs.replace(running.new_run(input_hash(started, stated=stated)), detached=detached, lane=lane)
 
     async def _accept(self, running: Running) -> Accepted:
-        started = running.started
         self.runtime.held.check()
         await self.runtime.worker.fresh()
-        # a state that nobody has given is no input: its type may have other defaults by now
-        state = encode_json(started.state) if running.env.options.get("state") is not None else b""
-        mark = input_hash(encode_json(started.messages), state, encode_json(started.history))
         running.gaps = self.runtime.worker.gaps
-        accepted = await self.log.accept(running.new_run(mark), started, running.env.options.get("on_busy", "queue"))
+        new = self.new_run(running)
+        accepted = await self.log.accept(new, running.started, running.env.options.get("on_busy", "queue"))
         if accepted.behind is not None and "on_busy" in running.env.options:
             await self._close_cancelled(running.env.session_id)
         return accepted
@@ -509,7 +476,7 @@ class Container(People, Forks):
         self.live[id] = None
         try:
             await self.runtime.worker.fresh()
-            if run.parent is not None and not await self.log.cancelled(id):
+            if run.parent is not None and not run.detached and not await self.log.cancelled(id):
                 await self.log.post(id, CancelAsked(detail="The run that had started this one is over."))
             gaps = self.runtime.worker.gaps
             claimed = await self.log.claim(id, dead=dead if left.owner is None else {left.owner: 0, **dead})
@@ -523,7 +490,7 @@ class Container(People, Forks):
                 raise
         finally:
             del self.live[id]
-            self.runtime.worker.tell()
+            self.runtime.worker.tell(more=run.lane is not None)
 
     async def _go_on(self, left: Left, run: RunRow, token: Token, head: int, gaps: int) -> None:
         records = await self.log.read_run(run.id)
@@ -581,7 +548,9 @@ class Container(People, Forks):
         }
         runtime = self.runtime
         definition = runtime.registry.get(run.definition)
-        running = Running(definition, None, options, kernel=self.kernel, hooks=runtime.hooks, fallback=runtime.model)
+        running = Running(
+            definition, started.input, options, kernel=self.kernel, hooks=runtime.hooks, fallback=runtime.model
+        )
         running.started = started
         running.env.turn_prompt = started.system_prompt
         running.door = self.resumed

@@ -11,17 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from typing_extensions import Unpack
-
-from perdure.agents.agent import Agent
-from perdure.agents.definition import AgentDefinition, NetworkDefinition
+from perdure.agents.definition import AgentDefinition, Definition
 from perdure.agents.env import resolve
 from perdure.agents.handle import Run
 from perdure.agents.hooks import HooksLike, read_hooks
-from perdure.agents.network import Network
-from perdure.agents.options import RunOptions
 from perdure.agents.outcome import RunResult
-from perdure.agents.stream import RunStream
+from perdure.agents.running import Running
 from perdure.db.database import Database, StoreError
 from perdure.db.migrate import migrate
 from perdure.db.open import open_database
@@ -44,17 +39,18 @@ from perdure.runtime.bus import Bus
 from perdure.runtime.bus_doors import BusDoors
 from perdure.runtime.commands import Commands
 from perdure.runtime.container import Container
+from perdure.runtime.doors import Doors
 from perdure.runtime.environment import PATIENCE, EnvironmentFactory
 from perdure.runtime.images import Images
 from perdure.runtime.loop_thread import LoopThread
 from perdure.runtime.publish import Publisher
+from perdure.runtime.schedule import Schedule
 from perdure.runtime.session import Session
 from perdure.runtime.worker import Worker
 from perdure.types.errors import DefinitionError, InvalidId, UnknownName
 from perdure.types.events import AnyEvent
 from perdure.types.ids import check_id, new_id
 from perdure.types.live import Cursor
-from perdure.types.messages import Input
 from perdure.types.sent_event import SentEvent
 from perdure.types.waits import Answer, Approve, Deny
 
@@ -71,12 +67,12 @@ WORKERS = 100
 """How many runs a process has taken over at once, unless it is told otherwise."""
 
 
-class Runtime(BusDoors):
+class Runtime(Doors, BusDoors):
     """Where runs are kept; use it with `async with`, or with `with` from sync code.
 
     Args:
         url: `sqlite:///name.db`, `sqlite:////path/name.db` or `postgresql://user@host/name`.
-        definitions: the agents and networks that run here; their names must differ.
+        definitions: the agents, networks and functions that run here; their names must differ.
         model: the model of agents that have none.
         hooks: hooks that apply to every run.
         resources: live objects for `ctx.use`; never recorded.
@@ -97,7 +93,7 @@ class Runtime(BusDoors):
     def __init__(
         self,
         url: str,
-        definitions: Sequence[AgentDefinition | NetworkDefinition] = (),
+        definitions: Sequence[Definition] = (),
         *,
         model: Model | str | None = None,
         hooks: HooksLike = (),
@@ -120,9 +116,10 @@ class Runtime(BusDoors):
         self.resources = tuple(resources)
         self.registry = Registry()
         for one in definitions:
-            if not isinstance(one, (AgentDefinition, NetworkDefinition)):
-                raise DefinitionError(f"Runtime(definitions=…) holds {one!r}; give agents and networks.")
+            if not isinstance(one, Definition):
+                raise DefinitionError(f"Runtime(definitions=…) holds {one!r}; give agents, networks and functions.")
             self.registry.add(one)
+        self.schedule = Schedule(definitions)
         self.base_path = Path(base_path) if base_path is not None else None
         self.default_agent = default_agent if isinstance(default_agent, AgentDefinition) else None
         self._defaults = _defaults(default_agent)
@@ -160,6 +157,7 @@ class Runtime(BusDoors):
             worker = Worker(self, self.db, self.clock, self._timing, self._workers)
             await worker.beat()
             self._worker = worker
+            await self.schedule.register(self.container("default").log)
             await worker.sweep()
         except BaseException:
             await self.db.close()
@@ -224,33 +222,21 @@ class Runtime(BusDoors):
 
     # -- the verbs ---------------------------------------------------------------------------------------------------
 
-    async def run(
-        self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]
-    ) -> RunResult[Out, S]:
-        """Run a registered definition to its end, or until it waits for somebody outside; see `Container.run`."""
-        return await self.container("default").run(definition, input, **options)
+    def prepare(self, definition: Any, input: Any, options: dict[str, Any]) -> Running:
+        """Make the live side of a run of the default container."""
+        return self.container("default").prepare(definition, input, options)
 
-    async def start(
-        self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]
-    ) -> Run[Out, S]:
-        """Start a run in the background and return its handle as soon as the log has taken it in."""
-        return await self.container("default").start(definition, input, **options)
+    def launch(self, running: Running, taken: asyncio.Future[None] | None = None) -> Run[Any, Any]:
+        """Let a run of the default container begin in the background."""
+        return self.container("default").launch(running, taken)
 
-    def stream(
-        self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]
-    ) -> RunStream[Out, S]:
-        """Run a registered definition and stream its events."""
-        return self.container("default").stream(definition, input, **options)
+    async def left(self, run: Run[Any, Any]) -> None:
+        """Whoever waited for a run was cancelled; see `Container.left`."""
+        await self.container("default").left(run)
 
-    def run_sync(
-        self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]
-    ) -> RunResult[Out, S]:
-        """Run a registered definition from sync code; a runtime that is not open is opened for this one run.
-
-        Raises:
-            DefinitionError: it is called in the event loop that the runtime is open in, which it would block for ever.
-        """
-        return self.loop.run(lambda: self.run(definition, input, **options))
+    def loop_thread(self) -> LoopThread:
+        """Where sync code finds an event loop."""
+        return self.loop
 
     async def sweep(self) -> None:
         """Take over now what nobody alive drives; a worker does it from time to time anyway."""

@@ -65,6 +65,8 @@ class Worker:
         self._task: asyncio.Task[None] | None = None
         self.store = StoreClock(clock)
         self._due: float | None = None
+        self._serves = 0
+        self._served: dict[str, int] = {}
         self._tidied = clock.monotonic()
 
     def start(self) -> None:
@@ -131,8 +133,15 @@ class Worker:
         finally:
             self._watchers.remove(look)
 
-    def tell(self) -> None:
-        """Have everybody who waits look again."""
+    def tell(self, *, more: bool = False) -> None:
+        """Have everybody who waits look again.
+
+        Args:
+            more: whether this process itself looks at once for runs that nobody drives.
+        """
+        if more:
+            self._more = True
+            self._interest.set()
         change, self._change = self._change, asyncio.Event()
         change.set()
         for look in self._watchers:
@@ -245,12 +254,15 @@ class Worker:
         await self.end_due()
         if not self._most:
             return
+        await self._runtime.schedule.start_due(self._runtime.container("default").log, self.store)
         now = self._clock.monotonic()
         dead = await self.owners.dead(self._clock.monotonic)
         left = await self.owners.left(dead, self._runtime.live(), self._most)
         ready = [one for one in left if self._runtime.knows(one.container) and self._may_take(one, now)]
         known = {one.run_id for one in left}
         self._queued = {id: since for id, since in self._queued.items() if id in known}
+        # who was served longest ago comes first: of what only so many may be active, each container has its share
+        ready.sort(key=lambda one: self._served.get(one.container, 0))
         calm = fair(one for one in ready if one.deaths < SUSPECT)
         suspects = sorted((one for one in ready if one.deaths >= SUSPECT), key=lambda one: one.deaths)
         self._more = False
@@ -273,6 +285,8 @@ class Worker:
         return now - self._queued.setdefault(one.run_id, now) >= self._timing.beat
 
     def _take(self, one: Left, dead: Mapping[str, int]) -> None:
+        self._serves += 1
+        self._served[one.container] = self._serves
         task = asyncio.create_task(self._drive(one, dead), name=f"perdure-{one.run_id}")
         self._taken[one.container, one.run_id] = task
 

@@ -21,6 +21,8 @@ from perdure.agents.children import run_child
 from perdure.agents.context import Context
 from perdure.agents.env import Env
 from perdure.agents.handle import Run
+from perdure.agents.infer_step import infer_step
+from perdure.agents.invoke import invoke
 from perdure.agents.state import State
 from perdure.agents.state_kind import StateKind
 from perdure.agents.stream import RunStream
@@ -168,6 +170,8 @@ def context(
         },
         launch=_no_children,
         run_child=run_child,
+        invoke=invoke,
+        infer=infer_step,
     )
     env.thread_id = thread_id
     return ToolContext(env, doc, call or ToolCall("call-1", "tool"), speaker, tuple(messages))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Any
 
 
@@ -263,6 +264,53 @@ class StepInDoubt(StepError):
 
 class StepUndone(StepError):
     """A step that must not be done again was begun and never ended, and what it may have done has been undone."""
+
+
+class InvokeError(StepError):
+    """A run that a step had invoked did not complete.
+
+    Args:
+        message: which run, and how it ended.
+        type: the type of the exception that ended it, by its name; empty if it was cancelled.
+        run_id: the run.
+    """
+
+    def __init__(self, message: str, type: str = "", run_id: str = "") -> None:
+        super().__init__(message, type)
+        self.run_id = run_id
+
+
+class InvokeTimeout(InvokeError):
+    """A run that a step had invoked did not end in time, and was cancelled."""
+
+
+class NonRetriable(PerdureError):
+    """Raised by a function: trying again would not help, so the run fails now."""
+
+
+class OverBudget(NonRetriable):
+    """A model was to be called whose run, or the run above it, has used its budget."""
+
+
+class RetryAfter(PerdureError):
+    """Raised by a function that wants to be tried again later.
+
+    Args:
+        when: seconds from now, a timedelta, or a moment with a time zone.
+        message: why.
+    """
+
+    def __init__(self, when: float | timedelta | datetime, message: str = "") -> None:
+        super().__init__(message or f"try again after {when}")
+        if isinstance(when, datetime) and when.tzinfo is None:
+            raise DefinitionError(f"RetryAfter({when!r}): give a time with a time zone, or seconds.")
+        self.when = when
+
+    def seconds(self, now: float) -> float:
+        """Say how long that is, given the time in seconds since the epoch."""
+        if isinstance(self.when, datetime):
+            return max(0.0, self.when.timestamp() - now)
+        return max(0.0, self.when.total_seconds() if isinstance(self.when, timedelta) else float(self.when))
 
 
 class TransactionError(PerdureError):

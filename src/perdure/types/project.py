@@ -111,6 +111,9 @@ class Projector:
                 at = self._at(None, None, seq)
                 when = record.created_at
                 return [ev.WaitResolved(wait_id=payload.wait_id, answer=payload.answer, at=when, **at)]
+            case rec.InferDone():
+                at = self._at(step, None, seq)
+                return [ev.StepFinished(name=payload.name, **at), ev.UsageUpdated(usage=payload.usage, **at)]
             case rec.StepDone():
                 return [ev.StepFinished(name=payload.name, **self._at(step, None, seq))]
             case rec.StepFailed():

@@ -66,10 +66,13 @@ class PromptRef(Base):
 
 
 class RunStarted(Base, tag="run_started"):
-    """A run was accepted, with everything that it starts from; `fingerprints` says in short what its code was."""
+    """A run was accepted, with everything that it starts from.
+
+    `fingerprints` says in short what its code was, `input` is what a function was given.
+    """
 
     definition: str
-    program: Literal["agent", "network"]
+    program: Literal["agent", "network", "function"]
     messages: tuple[Message, ...]
     history: tuple[Message, ...] = ()
     system_prompt: str | None = None
@@ -79,6 +82,7 @@ class RunStarted(Base, tag="run_started"):
     parent: str | None = None
     parent_key: str | None = None
     fingerprints: dict[str, Any] | None = None
+    input: Any = None
 
 
 class InferenceDone(Base, tag="inference"):
@@ -188,12 +192,25 @@ class TransactionDone(StepDone, tag="transaction"):
     """A step whose writes were committed together with this record."""
 
 
+class InferDone(StepDone, tag="infer"):
+    """A model call that a user wrote as a step: `asked` is the prompt, `messages` the answer."""
+
+    messages: tuple[Message, ...] = ()
+    asked: tuple[Message, ...] = ()
+    model: str = ""
+    provider: str = ""
+    usage: Usage = Usage()
+
+
 class ChildDone(Base, tag="child"):
-    """A child run ended."""
+    """A child run ended; of one that was invoked this has what came of it, and the hash of what it was given."""
 
     run_id: str
     status: RunStatus
     usage: Usage = Usage()
+    output: Any = None
+    error: ErrorInfo | None = None
+    arguments: str = ""
 
 
 class WaitOpened(Base, tag="wait"):
@@ -317,6 +334,7 @@ Payload: TypeAlias = (
     | Claimed
     | StepDone
     | TransactionDone
+    | InferDone
     | ChildDone
     | WaitOpened
     | StepFailed

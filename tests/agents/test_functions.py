@@ -16,7 +16,6 @@ from perdure import (
     Answer,
     Budget,
     Concurrency,
-    Conflict,
     Context,
     DefinitionError,
     Function,
@@ -38,6 +37,7 @@ from perdure import (
     function,
 )
 from perdure.agents.function_program import LONG
+from perdure.durable.endings import Parked
 from perdure.durable.kernel import Kernel, SystemClock
 from perdure.durable.step import Body
 from perdure.testing import EventRecorder, ScriptedModel, call, fail, say
@@ -403,7 +403,7 @@ async def test_a_wait_of_an_invoked_run_is_answered_through_the_one_above_in_mem
     assert result.output == "outer yes"
 
 
-async def test_the_same_step_with_other_arguments_is_a_conflict(slept: list[float]):
+async def test_a_step_that_was_done_with_other_arguments_parks_the_run(slept: list[float]):
     amounts = iter((1, 2))
 
     @function
@@ -411,9 +411,8 @@ async def test_the_same_step_with_other_arguments_is_a_conflict(slept: list[floa
         await ctx.step.invoke("x", pay, {"amount": next(amounts)})
         raise ValueError
 
-    with pytest.raises(RunFailed) as failed:
+    with pytest.raises(Parked, match="'function/x' was finished with other arguments"):
         await changes.run()
-    assert isinstance(failed.value.__cause__, Conflict)
 
 
 async def test_what_is_no_definition_cannot_be_invoked():

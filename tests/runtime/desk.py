@@ -250,8 +250,8 @@ async def main(url: str, verb: str, *arguments: str) -> None:
         killing(int(os.environ["STOP"]), "after", signal.SIGSTOP)
     noting_refusals()
     from tests.runtime.acts import ACTOR, CHAINED
-    from tests.runtime.payers import PAYERS
     from tests.runtime.jobs import JOBS
+    from tests.runtime.payers import PAYERS
     from tests.runtime.till import CASHIER
     from tests.runtime.waiter import WAITER
     from tests.runtime.whole import WHOLE

@@ -40,8 +40,8 @@ from perdure.runtime.doors import Doors
 from perdure.runtime.follow import Follower, follow
 from perdure.runtime.forks import Forks
 from perdure.runtime.parked import lonely_deaths, why_parked
-from perdure.runtime.people import People
 from perdure.runtime.peers import ContainerPeers
+from perdure.runtime.people import People
 from perdure.runtime.session import Session
 from perdure.runtime.spent import Spending
 from perdure.types import events as ev

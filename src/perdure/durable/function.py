@@ -22,6 +22,7 @@ from perdure.types.records import (
     CancelAsked,
     ChildDone,
     ErrorInfo,
+    Forked,
     InferDone,
     Record,
     RunFinished,
@@ -122,6 +123,10 @@ class FunctionLoop(msgspec.Struct, eq=False):
                 self.stopping, self.stop_detail = asked.reason, asked.detail
             case RunFinished() as finished:
                 self.finished = finished
+            case Forked():  # neither what the other run waited for nor what has stopped it is carried over
+                self.opened = self.waited = ()
+                self.rest = (0.0, 0.0)
+                self.stopping, self.stop_detail, self.error = None, "", None
             case _:
                 pass
         return ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from perdure.agents.handle import Run
@@ -12,7 +13,6 @@ from perdure.agents.running import Running
 from perdure.durable.fork import last_end, not_carried_over, open_turns, place, spent
 from perdure.log.log import ENDED, Accepted, Entry, Fork, NewRun, RunRow, beyond, is_erased
 from perdure.log.owners import Left
-from perdure.log.rows import input_hash
 from perdure.runtime.conversations import seen
 from perdure.types.errors import Conflict, InvalidId, UnknownName
 from perdure.types.ids import check_id, derive_id, new_id
@@ -111,7 +111,7 @@ async def cut_run(
     own = _of(run_id, records)
     id = new_id("run") if id is None else check_id(id, "id")
     session_id = f"session_{id.removeprefix('run_')}" if session_id is None else check_id(session_id, "session_id")
-    mark = input_hash(b"fork", run_id.encode(), str(seq).encode())
+    mark = blake2b(f"fork {run_id} {seq}".encode(), digest_size=12).hexdigest()
     new = NewRun(id, session_id, run.definition, mark, run.user_id)
     entries = tuple(not_carried_over(own))
     return Cut(Fork(session_id, run.session_id, seq, title, new, run_id, own[0].seq, entries), new, own)

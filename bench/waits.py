@@ -167,7 +167,7 @@ class Peer:
         used = seconds_used(id)
         time.sleep(IDLE)
         idle = (seconds_used(id) - used) / IDLE
-        latency = spread(self.ask(f"answer {min(ANSWERS, PEER)}"))
+        latency = spread(self.ask(f"answer {min(ANSWERS, PEER) // 10}"))
         late = self.ask(f"rest {PEER} {5 + PEER / 100}")
         self.process.communicate(timeout=60)
         return {

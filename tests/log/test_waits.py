@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from perdure.db.database import Database
@@ -180,8 +180,12 @@ QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 orders = st.lists(steps, min_size=4, max_size=20)
 
 
+TWO = [("rest", "r1", [("event", "a", "x", None, None), ("event", "b", "x", None, None)]), ("send", [("x", 0)])]
+
+
 @settings(max_examples=60, suppress_health_check=QUIET)
 @given(done=orders)
+@example(done=TWO)
 async def test_r17_waits_end_as_a_simple_model_says(tmp_path: Path, done: list[Any]) -> None:
     async with opened(f"sqlite:///{tmp_path / 'log.db'}", "normal") as db:
         await follow(db, done)

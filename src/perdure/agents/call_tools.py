@@ -28,7 +28,7 @@ from perdure.durable.threads import in_thread
 from perdure.types.base import decode_json, encode_json, find_unserialisable, plain, sound
 from perdure.types.errors import ModelRetry, NotDone, ToolServerError, UnknownName, Unserialisable
 from perdure.types.messages import MAX_MESSAGE_BYTES, ToolCall, ToolResultMessage
-from perdure.types.records import Outcome, Started, ToolDone, WaitOpened
+from perdure.types.records import Handled, Outcome, Started, ToolDone, WaitOpened
 from perdure.types.usage import Usage
 from perdure.types.waits import Approval, Wait, wait_id
 
@@ -135,10 +135,14 @@ class _Handling:
                 wait = await self._approval()
                 if wait is not None:
                     return self.wait((wait,))
+        by_hook = done is not None
         if done is None:
             done = await self._run(bound)
         if plan.chain.after_tool:
             done = await self._after(plan, done)
+        args = None if self.args == call.input else self._args()
+        if by_hook or args is not None:
+            done = msgspec.structs.replace(done, args=args, by_hook=by_hook)
         return done
 
     async def _before(self, plan: Plan) -> tuple[ToolCall, ToolDone | None]:
@@ -155,13 +159,17 @@ class _Handling:
                 return call, self._answered(answer, "before_tool")
         return call, None
 
-    async def _after(self, plan: Plan, done: ToolDone) -> ToolDone:
+    async def _after(self, plan: Plan, before: ToolDone) -> ToolDone:
+        done = before
         for hook in plan.chain.after_tool:
             answer = await settle(hook(self.ctx, self.call, done.result))
             if answer is not None:
                 done = self._answered(answer, "after_tool")
         patch = self.ctx.patch() if done.outcome == "ok" else None
-        return msgspec.structs.replace(done, patch=patch)
+        handled = None
+        if done is not before or patch != before.patch:
+            handled = Handled(before.result.content, before.outcome, before.patch)
+        return msgspec.structs.replace(done, patch=patch, handled=handled)
 
     def _answered(self, answer: Any, hook: str) -> ToolDone:
         """Turn what a hook returned into a result."""
@@ -202,6 +210,10 @@ class _Handling:
     async def _run(self, bound: Any) -> ToolDone:
         """Call the handler, again where its effect allows it, and make of its end a result."""
         tool = self.tool
+        instead = self.env.instead
+        answered = await instead.tool(self.key, tool, self.call, self._args(), self.ctx) if instead is not None else None
+        if answered is not None:
+            return answered
         limit: TimeLimit | None = None
         left_out = ""
         tried = self.io.tried

@@ -15,6 +15,7 @@ from perdure.agents.context import Context
 from perdure.agents.definition import AgentDefinition, Definition, NetworkDefinition
 from perdure.agents.hooks import HookChain, Hooks, settle
 from perdure.agents.roster import Roster
+from perdure.agents.stand_in import StandIn
 from perdure.agents.state_kind import StateKind
 from perdure.agents.steps import Invocation, Question
 from perdure.agents.tool import Tool
@@ -153,6 +154,7 @@ class Env:
         "hooks",
         "infer",
         "invoke",
+        "instead",
         "kernel",
         "kind",
         "launch",
@@ -217,6 +219,7 @@ class Env:
         self.thread_id: str | None = None
         self.turn_prompt: str | None = None
         self.fallback: Model | None = None
+        self.instead: StandIn | None = None
         self.children: dict[str, Child] = {}
         self.charged: set[str] = set()
         self.loop: RunLoop | None = None
@@ -255,6 +258,8 @@ class Env:
         return found
 
     def _plan_for(self, agent: AgentDefinition) -> Plan:
+        if self.instead is not None:
+            return Plan(self, self.instead.agent(agent))
         if self.model is not None or self.settings is not None or self.hooks or self.turn_prompt is not None:
             return Plan(self, agent)
         found = agent.kept("plan")
@@ -270,6 +275,9 @@ class Env:
         Raises:
             NoModel: nobody named one.
         """
+        stand_in = self.instead.model(agent) if self.instead is not None else None
+        if stand_in is not None:
+            return stand_in
         if self.model is not None:
             return self.model
         chosen = agent.model

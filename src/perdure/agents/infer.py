@@ -87,7 +87,7 @@ async def infer(env: Env, loop: AgentLoop, key: str, io: RunIO) -> InferenceDone
     finally:
         if ledger is not UNLIMITED:
             ledger.begin(-1)
-    said = answer.assembler.messages()
+    said = answered = answer.assembler.messages()
     finished = answer.assembler.finished
     assert finished is not None  # collect() raises without it
     usage = counted(finished.usage, plan.model, env)
@@ -107,6 +107,7 @@ async def infer(env: Env, loop: AgentLoop, key: str, io: RunIO) -> InferenceDone
         *prompt_ref(env.texts_kept(), prompt, messages, changed, toolbox),
         ctx.patch() if ctx._state is not None else None,  # pyright: ignore[reportPrivateUsage]
         ctx.take_scheduled() if ctx._scheduled else (),  # pyright: ignore[reportPrivateUsage]
+        said=None if said is answered or said == answered else answered,
     )
     return _structured(plan, loop, done) if plan.output is not None else done
 

@@ -5,7 +5,7 @@ Pure: a view of the log. Hashes are checked, so what is shown was sent, or is sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from perdure.agents.toolbox import text_hash
 from perdure.types.base import Base
@@ -55,26 +55,36 @@ def rebuild(records: Sequence[Record], run_id: str, which: str) -> Prompt:
     done = record.payload
     assert isinstance(done, InferenceDone)
     before = [one for one in records if one.seq < record.seq]
-    doubts: list[str] = []
     texts = {hash: text for one in [*before, record] for hash, text in _texts(one).items()}
+    return prompt_of(run_id, keys[place], done, said_before(before, run_id, keys[place]), texts)
+
+
+def prompt_of(run_id: str, key: str, done: InferenceDone, said: Sequence[Message], texts: Mapping[str, str]) -> Prompt:
+    """Put a prompt together.
+
+    Args:
+        run_id: the run.
+        key: the inference's place.
+        done: its record.
+        said: the conversation as it stood before it.
+        texts: what the run has kept, by hash.
+    """
+    doubts: list[str] = []
     system = _text(texts, done.prompt.system, "system prompt", doubts)
     tools = _text(texts, done.prompt.tools, "list of tools", doubts)
-    said = said_before(before, run_id, keys[place])
     if len(said) != done.prompt.count:
         doubts.append(
             f"the conversation had {done.prompt.count} messages then, and {len(said)} can be rebuilt: part of it was "
             "erased, or was not in this session"
         )
-    return Prompt(
-        run_id, keys[place], done.agent, done.model, system, tools, _messages(done, said, doubts), tuple(doubts)
-    )
+    return Prompt(run_id, key, done.agent, done.model, system, tools, _messages(done, said, doubts), tuple(doubts))
 
 
 def _texts(record: Record) -> dict[str, str]:
     return record.payload.texts if isinstance(record.payload, InferenceDone) else {}
 
 
-def _text(texts: dict[str, str], hash: str | None, what: str, doubts: list[str]) -> str | None:
+def _text(texts: Mapping[str, str], hash: str | None, what: str, doubts: list[str]) -> str | None:
     if hash is None:
         return None
     text = texts.get(hash)

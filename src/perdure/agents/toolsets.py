@@ -22,9 +22,13 @@ class Toolset(ABC, Generic[S_contra]):
     """A group of tools; define `list_tools`, and `acquire` and `release` if something must be opened.
 
     A run acquires a toolset before it first lists its tools and releases it when the run ends, however it ends.
+
+    Attributes:
+        local: whether listing needs nothing but this process, so that it can be done again for a run that is replayed.
     """
 
     name: str = "toolset"
+    local: bool = False
 
     @abstractmethod
     async def list_tools(self, ctx: Context[Any]) -> Sequence[AnyTool]:
@@ -60,6 +64,7 @@ class Toolset(ABC, Generic[S_contra]):
 class _Mapped(Toolset[Any]):
     def __init__(self, inner: Toolset[Any], change: Callable[[Context[Any], AnyTool], Any]) -> None:
         self.name = inner.name
+        self.local = inner.local
         self._inner = inner
         self._change = change
 
@@ -75,6 +80,8 @@ class _Mapped(Toolset[Any]):
 
 
 class _Static(Toolset[Any]):
+    local = True
+
     def __init__(self, tools: Sequence[AnyTool]) -> None:
         self._tools = tuple(tools)
 

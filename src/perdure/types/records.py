@@ -89,7 +89,8 @@ class InferenceDone(Base, tag="inference"):
     """One inference, whole: hooks, model, validation.
 
     `answered` are the results of calls that the inference itself closed (an answer given through a tool); `feedback`
-    is what the model is told when its answer did not fit the output type.
+    is what the model is told when its answer did not fit the output type; `said` what it had said, if a hook has changed
+    that to `messages`.
     """
 
     agent: str
@@ -109,10 +110,23 @@ class InferenceDone(Base, tag="inference"):
     answered: tuple[ToolResultMessage, ...] = ()
     feedback: tuple[Message, ...] = ()
     interrupted: bool = False
+    said: tuple[Message, ...] | None = None
+
+
+class Handled(Base):
+    """What a tool had done before the hooks after it."""
+
+    content: Any
+    outcome: Outcome = "ok"
+    patch: JsonPatch | None = None
 
 
 class ToolDone(Base, tag="tool"):
-    """One tool call, whole: validation, hooks, approval, handler; `usage` is that of the child runs it started."""
+    """One tool call, whole: validation, hooks, approval, handler; `usage` is that of the child runs it started.
+
+    What hooks have changed is kept: `args` are the arguments after them, `handled` what the tool had done before those
+    behind it, and `by_hook` says that a hook has answered instead of the tool.
+    """
 
     agent: str
     result: ToolResultMessage
@@ -120,6 +134,9 @@ class ToolDone(Base, tag="tool"):
     patch: JsonPatch | None = None
     scheduled: tuple[str, ...] = ()
     usage: Usage = Usage()
+    args: dict[str, Any] | None = None
+    handled: Handled | None = None
+    by_hook: bool = False
 
 
 class Pick(Base):

@@ -39,6 +39,14 @@ if TYPE_CHECKING:
     from perdure.testing.models import hang as hang
     from perdure.testing.models import raw as raw
     from perdure.testing.models import say as say
+    from perdure.testing.recordings import Recording as Recording
+    from perdure.testing.recordings import RecordingError as RecordingError
+    from perdure.testing.recordings import recorded as recorded
+    from perdure.testing.recordings import recording as recording
+    from perdure.testing.redact import EMAILS as EMAILS
+    from perdure.testing.redact import redacted as redacted
+    from perdure.testing.replays import Replay as Replay
+    from perdure.testing.replays import replay as replay
 
 _HOMES = {
     "perdure.testing.canonical": ("Canon", "canon"),
@@ -49,6 +57,9 @@ _HOMES = {
         *("Answer", "FunctionModel", "ScriptExhausted", "ScriptedModel"),
         *("call", "calls", "delay", "fail", "hang", "raw", "say"),
     ),
+    "perdure.testing.recordings": ("Recording", "RecordingError", "recorded", "recording"),
+    "perdure.testing.redact": ("EMAILS", "redacted"),
+    "perdure.testing.replays": ("Replay", "replay"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [*_HOME]  # pyright: ignore[reportUnsupportedDunderAll]

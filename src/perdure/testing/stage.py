@@ -1,0 +1,302 @@
+"""What the code of a run that is replayed is given instead of models, tools, steps, answers and time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+
+from perdure.agents.agent_loop import AgentLoop, Infer
+from perdure.agents.context import Context
+from perdure.agents.output import ANSWER_TOOL
+from perdure.agents.tool import Tool
+from perdure.agents.toolsets import Toolset
+from perdure.durable.endings import Left
+from perdure.durable.kernel import Kernel
+from perdure.durable.program import Action, Do, Finish, Keep, Waiting
+from perdure.log.memory import MemoryLog
+from perdure.models.model import Capabilities, ModelRequest, ToolSpec
+from perdure.testing.compare import Difference, shown, waited
+from perdure.testing.recordings import Recording
+from perdure.types.chunks import Finished, ModelEvent, ReasoningChunk, TextChunk, ToolCallChunk
+from perdure.types.messages import (
+    ReasoningMessage,
+    TextMessage,
+    ToolCallMessage,
+    result_text,
+)
+from perdure.types.records import (
+    AgentDone,
+    ChildDone,
+    ErrorInfo,
+    InferenceDone,
+    Payload,
+    Record,
+    RouteDone,
+    RunFinished,
+    StepDone,
+    StepFailed,
+    ToolDone,
+    WaitOpened,
+)
+
+if TYPE_CHECKING:
+    from perdure.testing.retrace import Retrace
+
+DECISIONS = (InferenceDone, ToolDone, RouteDone, AgentDone, WaitOpened, StepFailed, RunFinished)
+INNER = (StepDone, ChildDone)
+BEFORE = frozenset(("ArgumentsInvalid", "UnknownTool", "budget"))
+"""Errors by which a call is closed before its tool is reached."""
+
+CUT_OFF = frozenset(("interrupted", "timeout", "undone", "CancelledError"))
+"""Errors by which a call is closed from outside, whatever its tool was about to do."""
+
+
+class Differs(Left):
+    """Ends a step's code where it goes another way; no `Exception`, so that no handler takes it for a failure."""
+
+
+class Step:
+    """A step that is under way.
+
+    Args:
+        do: what the program wants.
+        closing: the record that closes it, or lets it wait.
+    """
+
+    def __init__(self, do: Do, closing: Record) -> None:
+        self.do = do
+        self.closing = closing
+        self.reached = asyncio.Event()
+        self.go = asyncio.Event()
+        self.asked: set[str] = set()
+        self.unknown: Difference | None = None
+        self.difference: Difference | None = None
+        self.task: asyncio.Task[Payload | Keep] | None = None
+
+
+current: ContextVar[Step] = ContextVar("perdure_replayed_step")
+
+
+# -- what the code of a run is given instead -------------------------------------------------------------------------
+
+
+class Then:
+    """The clock of a run that is driven again: it is when the last record was made, and nothing is waited for."""
+
+    def __init__(self, retrace: Retrace) -> None:
+        self._retrace = retrace
+
+    def now(self) -> float:
+        """When the last record was made."""
+        return self._retrace.now
+
+    monotonic = now
+
+    async def sleep(self, seconds: float) -> None:
+        """Go on at once."""
+
+
+class Steps(dict[str, Any]):
+    """Inner steps, as they were recorded; what is asked for is noted."""
+
+    def __init__(self, retrace: Retrace) -> None:
+        super().__init__()
+        self._retrace = retrace
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._retrace.inner(key)
+
+    def __contains__(self, key: object) -> bool:
+        return self._retrace.has(str(key))
+
+
+class Answers(dict[str, Any]):
+    """How waits were answered, by the time that the current step has come to."""
+
+    def __init__(self, retrace: Retrace) -> None:
+        super().__init__()
+        self._retrace = retrace
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._retrace.answer(key)
+
+
+class Waits(dict[str, Any]):
+    """What was waited for, where that depends on the time."""
+
+    def __init__(self, retrace: Retrace) -> None:
+        super().__init__()
+        self._retrace = retrace
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._retrace.timer(key)
+
+
+class AnyHash(str):
+    """A hash that fits every other."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+
+class RecordedModel:
+    """The model that gives what was recorded."""
+
+    name = "recorded"
+    provider = "recorded"
+
+    def __init__(self, retrace: Retrace, *, by_tool: bool) -> None:
+        self._retrace = retrace
+        self.capabilities = Capabilities(structured_output="no" if by_tool else "yes")
+
+    def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        """Give the answer of the current step."""
+        return self._retrace.asked(request)
+
+
+class Listed(Toolset[Any]):
+    """Tools that live elsewhere, such as those of an MCP server: as they were offered when the run was recorded."""
+
+    name = "recorded"
+    local = True
+
+    def __init__(self, retrace: Retrace) -> None:
+        self._retrace = retrace
+
+    async def list_tools(self, ctx: Context[Any]) -> Sequence[Tool[..., Any, Any]]:
+        """Say which tools there were, but those that the agent has here."""
+        step = current.get()
+        loop = cast("AgentLoop", step.do.what.loop)
+        plan = self._retrace.running.env.plan(loop)
+        mine: set[str] = {ANSWER_TOOL}
+        for one in plan.agent.tools:
+            if isinstance(one, Tool):
+                mine.add(one.name)
+            elif not isinstance(one, Listed):
+                mine |= {tool.name for tool in await one.list_tools(ctx)}
+        if next(one for one in plan.agent.tools if isinstance(one, Listed)) is not self:
+            return []
+        return [elsewhere(one) for one in self._retrace.offered(step.do.key) if one.name not in mine]
+
+
+def elsewhere(spec: ToolSpec) -> Tool[..., Any, Any]:
+    """Make the tool that stands for one which lives elsewhere; a person was asked if the recording says so."""
+
+    async def call(**_: Any) -> None:
+        raise AssertionError("a replay calls no tool")
+
+    def asked(**_: Any) -> bool:
+        return isinstance(current.get().closing.payload, WaitOpened)
+
+    return Tool(
+        call,
+        name=spec.name,
+        description=spec.description,
+        parameters=spec.parameters,
+        strict=spec.strict,
+        requires_approval=asked,
+        effect="pure",
+    )
+
+
+# -- small things ----------------------------------------------------------------------------------------------------
+
+
+def place_of(record: Record) -> str:
+    """The place of the step that a record closes, or lets wait."""
+    payload = record.payload
+    if isinstance(payload, StepFailed):
+        return payload.step
+    key = record.key or ""
+    if isinstance(payload, WaitOpened):
+        return key.rpartition("/wait/")[0]
+    return key.removesuffix("/ask") if isinstance(payload, RouteDone) and payload.ask is not None else key
+
+
+def told(action: Action) -> str:
+    """Say in a few words what a run would do next."""
+    if isinstance(action, Do):
+        return f"the model is asked at {action.key}" if isinstance(action.what, Infer) else f"goes on at {action.key}"
+    if isinstance(action, Keep):
+        return f"{action.key}: {shown(action.payload)}"
+    if isinstance(action, Finish):
+        return f"the run ends: {shown(action.payload)}"
+    if isinstance(action, Waiting):
+        return "the run waits for " + (", ".join(waited(one) for one in action.waits) or "nothing")
+    return "goes on at " + ", ".join(one.key for one in action)
+
+
+def inner_name(payload: Payload) -> str:
+    """Name an inner step."""
+    if isinstance(payload, StepDone):
+        return payload.name
+    return f"the child run {payload.run_id}" if isinstance(payload, ChildDone) else shown(payload)
+
+
+def error_info(payload: ToolDone) -> ErrorInfo:
+    """The error that a call was closed with; an empty one if it was none."""
+    content: Any = payload.result.content if payload.handled is None else payload.handled.content
+    error: Any = cast("dict[str, Any]", content).get("error") if isinstance(content, dict) else None
+    return ErrorInfo(str(error["name"]), str(error["message"])) if error else ErrorInfo("", "")
+
+
+def error_of(payload: ToolDone) -> str:
+    """The name of that error."""
+    return error_info(payload).type
+
+
+def failure(error: ErrorInfo) -> Exception:
+    """An exception that is kept as the recorded one was."""
+    return cast("Exception", type(error.type or "Exception", (Exception,), {})(error.message))
+
+
+async def end_step(step: Step | None) -> None:
+    """Cut off a step that is under way."""
+    if step is None or step.task is None:
+        return
+    step.task.cancel()
+    await asyncio.wait((step.task,))
+    if not step.task.cancelled():
+        step.task.exception()  # nobody asks for it any more
+
+
+def pieces(done: InferenceDone) -> list[ModelEvent]:
+    """The pieces of an answer, as a model would stream them."""
+    pieces: list[ModelEvent] = []
+    for one in done.messages if done.said is None else done.said:
+        block = len(pieces)
+        if isinstance(one, TextMessage):
+            pieces.append(TextChunk(one.text, block, one.opaque))
+        elif isinstance(one, ReasoningMessage):
+            pieces.append(ReasoningChunk(one.content, block, one.opaque))
+        elif isinstance(one, ToolCallMessage):
+            for call in one.tools:
+                arguments = call.input if isinstance(call.input, str) else result_text(call.input)
+                pieces.append(ToolCallChunk(len(pieces), call.id, call.name, arguments, call.opaque))
+    pieces.append(Finished(done.finish, done.usage, done.model, done.provider))
+    return pieces
+
+
+def specs(text: str | None) -> list[ToolSpec]:
+    """Read the tools that were offered."""
+    return msgspec.json.decode(text, type=list[ToolSpec]) if text else []
+
+
+def limited(tool: Tool[..., Any, Any]) -> bool:
+    """Whether a tool that is entered again might be cut off, or tried again."""
+    return tool.effect == "steps" and (tool.timeout is not None or tool.retries > 0)
+
+
+def kernel_for(whole: Recording) -> Kernel:
+    """A kernel in memory, where definitions are found as they were when the run was recorded."""
+    return Kernel(MemoryLog()) if whole.durable else Kernel()

@@ -210,10 +210,11 @@ class _Handling:
     async def _run(self, bound: Any) -> ToolDone:
         """Call the handler, again where its effect allows it, and make of its end a result."""
         tool = self.tool
-        instead = self.env.instead
-        answered = await instead.tool(self.key, tool, self.call, self._args(), self.ctx) if instead is not None else None
-        if answered is not None:
-            return answered
+        self.io.reached.add(self.key)
+        if self.env.instead is not None:
+            answered = await self.env.instead.tool(self.key, tool, self.call, self._args(), self.ctx)
+            if answered is not None:
+                return answered
         limit: TimeLimit | None = None
         left_out = ""
         tried = self.io.tried

@@ -70,6 +70,7 @@ async def infer(env: Env, loop: AgentLoop, key: str, io: RunIO) -> InferenceDone
 
     request = _request(env, plan, toolbox, loop, prompt)
     answer = Answer(io, key, agent.name, plan.model)
+    io.reached.add(key)
     ledger = env.ledger
     if ledger is not UNLIMITED:
         ledger.begin(1)

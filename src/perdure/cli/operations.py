@@ -27,7 +27,7 @@ def add_operations(commands: Any) -> None:
     )
     worker.add_argument("--take-over", action="store_true", help="let the runs go on that this copy of a store holds")
 
-    runs = _group(commands, "runs", "list, show, cancel and resume runs, and answer what they wait for")
+    runs = _group(commands, "runs", "list, show, cancel, resume and replay runs, and answer what they wait for")
     listed = _command(runs, "list", "runs, the newest first", "runs:list_runs")
     listed.add_argument("--status", choices=_STATUSES)
     listed.add_argument("--session", metavar="ID")
@@ -43,6 +43,20 @@ def add_operations(commands: Any) -> None:
     resume.add_argument("run", metavar="RUN")
     resume.add_argument("--accept", action="store_true", help="go on although its code has changed")
     resume.add_argument("--force", action="store_true", help="also take it from an owner that is alive and stuck")
+    again = _command(
+        runs, "replay", "follow a run again, offline, and say where the code would go another way", "replay:replay_run"
+    )
+    again.add_argument("run", metavar="RUN", help="a run of the store, or the file of a recording")
+    again.add_argument("--app", required=True, metavar="MODULE:NAME", help="its code, as for worker")
+    again.add_argument("--export", metavar="DIR", help="also write it down as a test for pytest, without secrets")
+    again.add_argument(
+        "--redact",
+        action="append",
+        default=[],
+        metavar="WHAT",
+        help="what goes besides secrets: a field's name, /an expression/, or emails; may be repeated",
+    )
+    again.add_argument("--keep-secrets", action="store_true", help="export everything as it is")
 
     waits = _command(runs, "waits", "what runs wait for", "waits:list_waits")
     waits.add_argument("--session", metavar="ID")
@@ -120,7 +134,7 @@ def _command(commands: Any, name: str, help: str, do: str) -> argparse.ArgumentP
     command: argparse.ArgumentParser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
     command.set_defaults(do=do)
     command.add_argument("--store", metavar="URL", help="sqlite:///name.db or postgresql://…; PERDURE_URL unless given")
-    if do.partition(":")[0] in ("runs", "waits", "sessions"):
+    if do.partition(":")[0] in ("runs", "waits", "sessions", "replay"):
         command.add_argument("--container", default="default", metavar="NAME", help="the tenant (default)")
     return command
 

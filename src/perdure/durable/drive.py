@@ -171,7 +171,7 @@ class _Driver:
     def failed(self, do: Do, error: BaseException) -> Payload:
         if self.io.cause is None:
             self.io.cause = error
-        return StepFailed(do.key, describe(error, do.key))
+        return StepFailed(do.key, describe(error, do.key), do.key in self.io.reached)
 
     async def some(self) -> None:
         """Wait until at least one running step is done; fold those that are, in the order they were started."""

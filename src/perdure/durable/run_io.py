@@ -50,6 +50,7 @@ class RunIO:
         alone: whether nobody else has written to the session since.
         below: whether another run has started this one, and is parked in its place.
         answered: whether somebody has answered since the run last looked whether it must wait.
+        reached: the places of steps whose model was asked or whose tool was called.
         in_step: whether the driver is where a stop may cut it off: inside a step, never inside an append.
         nudged: is done when the driver shall look at what others have posted.
         tried: what was begun or has failed before.
@@ -77,6 +78,7 @@ class RunIO:
         "leaving",
         "nudged",
         "projector",
+        "reached",
         "seq",
         "sink",
         "stop",
@@ -109,6 +111,7 @@ class RunIO:
         self._cut_off = False
         self.in_step = False
         self.nudged: asyncio.Future[None] | None = None
+        self.reached: set[str] = set()
         self.tried = Tried()
         self.waits = CallWaits()
         self._pending: list[Entry] = []

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from perdure.testing.crash import crash_everywhere as crash_everywhere
     from perdure.testing.environment import ScriptedEnvironment as ScriptedEnvironment
     from perdure.testing.environment import ScriptedEnvironments as ScriptedEnvironments
+    from perdure.testing.exports import export_test as export_test
     from perdure.testing.models import Answer as Answer
     from perdure.testing.models import FunctionModel as FunctionModel
     from perdure.testing.models import ScriptedModel as ScriptedModel
@@ -53,6 +54,7 @@ _HOMES = {
     "perdure.testing.crash": ("CrashReport", "crash_everywhere"),
     "perdure.testing.capture": ("EventRecorder", "ToolContext", "context"),
     "perdure.testing.environment": ("ScriptedEnvironment", "ScriptedEnvironments"),
+    "perdure.testing.exports": ("export_test",),
     "perdure.testing.models": (
         *("Answer", "FunctionModel", "ScriptExhausted", "ScriptedModel"),
         *("call", "calls", "delay", "fail", "hang", "raw", "say"),

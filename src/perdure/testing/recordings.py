@@ -13,7 +13,6 @@ from typing import Any, TypeAlias, cast
 
 import msgspec
 
-from perdure.agents.lost import usage_of
 from perdure.agents.outcome import RunResult
 from perdure.agents.running import Running
 from perdure.log.log import Log
@@ -26,7 +25,7 @@ from perdure.types.base import Base, encode_json
 from perdure.types.errors import PerdureError, UnknownName
 from perdure.types.messages import Message
 from perdure.types.records import ChildDone, Erased, Record, RunStarted, RunStatus, WaitOpened
-from perdure.types.usage import NOTHING, Usage
+from perdure.types.waits import ChildRun
 
 FORMAT = 1
 MAX_BYTES = 64 * 1024 * 1024
@@ -38,10 +37,7 @@ class RecordingError(PerdureError):
 
 
 class RecordedRun(Base):
-    """One run as it is stored: its records, and what was said in its session before it.
-
-    `spent` is what the session's other runs had consumed, where a budget of the session asks for it.
-    """
+    """One run as it is stored: its records, and what was said in its session before it."""
 
     id: str
     session_id: str
@@ -52,7 +48,6 @@ class RecordedRun(Base):
     user_id: str | None = None
     parent: str | None = None
     parent_key: str | None = None
-    spent: Usage = NOTHING
 
     @property
     def started(self) -> RunStarted:
@@ -155,21 +150,23 @@ async def _run(log: Log, id: str) -> RecordedRun:
         records[0].payload.parent_key if records and isinstance(records[0].payload, RunStarted) else None,
     )
     _check_run(whole, f"The run {id!r}")
-    if "session_budget" in whole.started.options:
-        others = [one for one in await log.read_session(row.session_id, 0, row.position) if one.run_id != id]
-        spent = sum((used for one in others if (used := usage_of(one.payload)) is not None), NOTHING)
-        whole = msgspec.structs.replace(whole, spent=spent)
     return whole
 
 
 async def _children(log: Log, run: RecordedRun) -> list[str]:
     """The runs that a run has started."""
-    if isinstance(log, SqlLog):
-        return [one.id for one in await log.children(run.id)]
     payloads = [one.payload for one in run.records]
     done = [one.run_id for one in payloads if isinstance(one, ChildDone)]
-    asked = [wait.run_id for one in payloads if isinstance(one, WaitOpened) for wait in one.waits]
-    return list(dict.fromkeys(id for id in (*done, *asked) if id != run.id))
+    asked = [
+        wait.child
+        for one in payloads
+        if isinstance(one, WaitOpened)
+        for wait in one.waits
+        if isinstance(wait, ChildRun)
+    ]
+    asked += [wait.run_id for one in payloads if isinstance(one, WaitOpened) for wait in one.waits]
+    still = [one.id for one in await log.children(run.id)] if isinstance(log, SqlLog) else []
+    return [id for id in dict.fromkeys((*done, *asked, *still)) if id != run.id]
 
 
 def recorded(path: str | Path, *, max_bytes: int = MAX_BYTES) -> Recording:

@@ -19,9 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-import msgspec
-
-from perdure.agents.budget import UNLIMITED, Budget, Ledger
 from perdure.agents.definition import AgentDefinition, NetworkDefinition
 from perdure.agents.hooks import Hooks, HooksLike, read_hooks
 from perdure.agents.run_options import read_kept
@@ -115,22 +112,7 @@ def replay(
 async def _replay(whole: Recording, definition: Definition, known: Known, patience: float) -> Replay:
     run = whole.run
     running = revive(run, definition, known, kernel_for(whole), model=None, budget=None, session_budget=None)
-    budgets = {
-        name: msgspec.convert(run.started.options[name], Budget, strict=False)
-        for name in ("session_budget", "budget")
-        if name in run.started.options
-    }
-
-    def ledger() -> Ledger:
-        made = UNLIMITED
-        for name, budget in budgets.items():
-            made = Ledger(budget, made)
-            if name == "session_budget":
-                made.charge(run.spent)
-        return made
-
-    running.env.ledger = ledger()
-    retrace = Retrace(whole, run, running, patience, ledger)
+    retrace = Retrace(whole, run, running, patience)
     try:
         difference = await retrace.to_the_end()
     finally:
@@ -186,10 +168,9 @@ class Known:
                 f"The run {run.id!r} is of {run.definition!r}, which is not among the given definitions: {error} "
                 "Give the agent or network that made it, or register it under that name."
             ) from None
-        kind = "network" if isinstance(found, NetworkDefinition) else "agent"
-        if kind != run.started.program:
+        if isinstance(found, NetworkDefinition) != (run.started.program == "network"):
             raise DefinitionError(
-                f"The run {run.id!r} is of the {run.started.program} {run.definition!r}, and that is now an {kind}."
+                f"The run {run.id!r} is of the {run.started.program} {run.definition!r}, and {found!r} is no such."
             )
         return found
 

@@ -8,7 +8,7 @@ gave is handed out then.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -18,7 +18,6 @@ from perdure.agents.budget import UNLIMITED, Ledger
 from perdure.agents.context import Context, Saved
 from perdure.agents.definition import AgentDefinition
 from perdure.agents.env import Env
-from perdure.agents.lost import usage_of
 from perdure.agents.outcome import RunResult
 from perdure.agents.output import ANSWER_TOOL
 from perdure.agents.rebuild import prompt_of
@@ -55,6 +54,7 @@ from perdure.testing.stage import (
     limited,
     pieces,
     place_of,
+    refused,
     specs,
     told,
 )
@@ -68,7 +68,7 @@ from perdure.types.messages import (
 )
 from perdure.types.records import (
     Answered,
-    AttemptLost,
+    CancelAsked,
     ChildDone,
     Claimed,
     InferenceDone,
@@ -92,17 +92,9 @@ class Retrace:
         run: the run's part of it.
         running: the run's live side, on a kernel in memory.
         patience: seconds that a step's own code may take.
-        ledger: makes what counts against the run's budgets anew; not for child runs, which count in their parent's.
     """
 
-    def __init__(
-        self,
-        whole: Recording,
-        run: RecordedRun,
-        running: Running,
-        patience: float,
-        ledger: Callable[[], Ledger] | None = None,
-    ) -> None:
+    def __init__(self, whole: Recording, run: RecordedRun, running: Running, patience: float) -> None:
         self.whole = whole
         self.run = run
         self.running = running
@@ -117,7 +109,6 @@ class Retrace:
         self._texts = {hash: text for one in inferences for hash, text in one.texts.items()}
         self._children: dict[str, Retraced] = {}
         self._renamed: set[str] = set()
-        self._ledger = ledger
         env = running.env
         env.instead = self
         env.launch = self._launch
@@ -165,6 +156,8 @@ class Retrace:
                 self.steps += 1
             elif self._waits():
                 return None
+            elif isinstance(record.payload, CancelAsked):
+                await self._offer()  # whoever asked did so while these were under way
             try:
                 await self._take(record)
             except Exception as error:  # whatever it is, the code as it is now has no place for what was recorded
@@ -198,22 +191,19 @@ class Retrace:
     async def _take(self, record: Record) -> None:
         """Fold a record, and let whoever goes on begin anew."""
         self._at += 1
-        payload = record.payload
-        self.running.loop.fold(record)
-        if isinstance(payload, AttemptLost):
-            self.running.env.ledger.charge(payload.usage)
-        elif isinstance(payload, Claimed):
+        if not self._overtaken(record):
+            self.running.loop.fold(record)
+        if isinstance(record.payload, Claimed):
             await self._drop()
-            self._recount()
 
-    def _recount(self) -> None:
-        """Count what the log has, as whoever goes on does."""
-        if self._ledger is not None:
-            ledger = self.running.env.ledger = self._ledger()
-            for one in self.run.records[: self._at]:
-                used = usage_of(one.payload)
-                if used is not None:
-                    ledger.charge(used)
+    def _overtaken(self, record: Record) -> bool:
+        """Whether a cancel was posted to an owner that was alive: it takes note of it by a record of its own."""
+        if not isinstance(record.payload, CancelAsked):
+            return False
+        for later in self.run.records[self._at :]:
+            if isinstance(later.payload, (CancelAsked, Claimed)):
+                return isinstance(later.payload, CancelAsked)
+        return False
 
     async def close(self) -> None:
         """End what is still under way."""
@@ -244,7 +234,7 @@ class Retrace:
             if do.key not in self._open:
                 closing = self._closing(do.key)
                 step = self._open[do.key] = Step(do, closing) if closing is not None else None
-                if step is not None and not isinstance(do.what, Doubt):
+                if step is not None and not isinstance(do.what, Doubt) and not refused(step.closing.payload):
                     step.task = asyncio.create_task(self._perform(step), name=do.key)
                     fresh.append(step)
         for step in fresh:  # each asks what it asks before any of them has an end
@@ -295,7 +285,7 @@ class Retrace:
         """Let a step come to its end, and compare that with how it had ended."""
         payload, key = record.payload, record.key or step.do.key
         task = step.task
-        if task is None:  # it was in doubt: what was recorded of it is what is known
+        if task is None:  # it was in doubt, or a budget was spent: what was recorded of it is what is known
             return None
         if isinstance(payload, ToolDone) and error_of(payload) in CUT_OFF:
             await end_step(step)
@@ -384,7 +374,7 @@ class Retrace:
         """Compare what a model is asked, and give what it had answered."""
         step = current.get()
         payload, key = step.closing.payload, step.do.key
-        if isinstance(payload, StepFailed):
+        if isinstance(payload, StepFailed) and payload.reached:
             step.reached.set()
             await step.go.wait()
             raise failure(payload.error)
@@ -425,7 +415,7 @@ class Retrace:
         if tool.effect == "steps" and not by_hook and not cut_off:
             return None
         await step.go.wait()
-        if isinstance(payload, StepFailed):
+        if isinstance(payload, StepFailed) and payload.reached:
             raise failure(payload.error)
         now = f"calls {tool.name}({result_text(args)})"
         if not isinstance(payload, ToolDone):
@@ -506,9 +496,7 @@ class Retrace:
             raise self._differs(step, Difference(self.run.id, key, what, ", ".join(there) or "no child run", now))
         own = {name: value for name, value in options.items() if name != "budget"}
         own |= {"run_id": found.id}
-        # a price that nobody knows here does not matter: what was paid is recorded
         child = Retraced(definition, input, own, kernel=kernel_for(self.whole), parent=(UNLIMITED, *place[1:]))
-        child.env.ledger = place[0] if options.get("budget") is None else Ledger(options["budget"], place[0])
         child.follow(Retrace(self.whole, found, child, self.patience), self)
         self._children[found.id] = child
         difference = _begun(found, child, key)

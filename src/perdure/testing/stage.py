@@ -260,6 +260,13 @@ def failure(error: ErrorInfo) -> Exception:
     return cast("Exception", type(error.type or "Exception", (Exception,), {})(error.message))
 
 
+def refused(payload: Payload) -> bool:
+    """Whether a budget did not allow a step: what was spent by then is not the code's to decide."""
+    if isinstance(payload, InferenceDone):
+        return payload.stop == "budget"
+    return isinstance(payload, ToolDone) and payload.outcome == "not_run" and error_of(payload) == "budget"
+
+
 async def end_step(step: Step | None) -> None:
     """Cut off a step that is under way."""
     if step is None or step.task is None:

@@ -89,8 +89,8 @@ class InferenceDone(Base, tag="inference"):
     """One inference, whole: hooks, model, validation.
 
     `answered` are the results of calls that the inference itself closed (an answer given through a tool); `feedback`
-    is what the model is told when its answer did not fit the output type; `said` what it had said, if a hook has changed
-    that to `messages`.
+    is what the model is told when its answer did not fit the output type; `said` is what it had said, if a hook has
+    made something else of that.
     """
 
     agent: str
@@ -252,10 +252,14 @@ class AttemptLost(Base, tag="attempt_lost"):
 
 
 class StepFailed(Base, tag="failed"):
-    """A step ended with an exception that ends the run; whatever it leaves open is closed by records of its own."""
+    """A step ended with an exception that ends the run; whatever it leaves open is closed by records of its own.
+
+    `reached` says that its model had been asked, or its tool called, before.
+    """
 
     step: str
     error: ErrorInfo
+    reached: bool = False
 
 
 class AttemptFailed(Base, tag="attempt"):

@@ -48,7 +48,9 @@ async def test_any_run(
         options["max_iter"] = max_iter
     run = definition.start("go", model=model(script), state=Board(), **options)
     cancelling: asyncio.Task[None] | None = None
-    async for number in _count(run):
+    number = 0
+    async for _ in run.events():
+        number += 1
         if number == cancel_at:
             cancelling = asyncio.create_task(run.cancel())
     try:
@@ -58,13 +60,6 @@ async def test_any_run(
     if cancelling is not None:
         await cancelling
     await same(result, definition)
-
-
-async def _count(run: Any) -> Any:
-    number = 0
-    async for _ in run.events():
-        number += 1
-        yield number
 
 
 @settings(max_examples=100)

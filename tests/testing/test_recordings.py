@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from perdure import Agent, Approve, Context, Runtime, tool
+from perdure import Agent, Approve, Context, Runtime, TextMessage, tool
 from perdure.testing import (
     EMAILS,
     Recording,
@@ -36,8 +36,13 @@ async def look(ctx: Context[Any], login: dict[str, str]) -> dict[str, str]:
     return {"Authorization": "Basic c2VjcmV0OnNlY3JldA==", "mail": "bob@example.com", "for": login["user"]}
 
 
+def user_text(ctx: Context[Any]) -> str:
+    first = ctx.messages[0]
+    return first.text if isinstance(first, TextMessage) else ""
+
+
 def prompt(ctx: Context[Any]) -> str:
-    return f"You serve {ctx.user_id}. The key is {KEY}. {ctx.messages[0].text}"
+    return f"You serve {ctx.user_id}. The key is {KEY}. {user_text(ctx)}"
 
 
 agent = Agent("Case", system=prompt, tools=[look])

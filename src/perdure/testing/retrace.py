@@ -114,7 +114,8 @@ class Retrace:
         env.launch = self._launch
         if any(isinstance(one.payload, RouteDone) and one.payload.ask is not None for one in run.records):
             env.model = RecordedModel(self, by_tool=False)  # who routes by default is asked only where there is a model
-        env.kernel.clock = Then(self)
+        env.kernel.clock = then = Then(self)
+        env.kernel.store_now = then.now
         running.loop.steps = Steps(self)
         running.loop.answers = Answers(self)
         running.loop.waits = Waits(self)
@@ -233,7 +234,7 @@ class Retrace:
         for do in dos:
             if do.key not in self._open:
                 closing = self._closing(do.key)
-                step = self._open[do.key] = Step(do, closing) if closing is not None else None
+                step = self._open[do.key] = Step(self, do, closing) if closing is not None else None
                 if step is not None and not isinstance(do.what, Doubt) and not refused(step.closing.payload):
                     step.task = asyncio.create_task(self._perform(step), name=do.key)
                     fresh.append(step)
@@ -459,9 +460,8 @@ class Retrace:
             raise failure(error_info(payload))
         raise self._differs(step, difference)
 
-    def answer(self, wait_id: str) -> WaitAnswer | None:
-        """How a wait of the current step's code had been answered by then, if it had."""
-        step = current.get()
+    def answer(self, step: Step, wait_id: str) -> WaitAnswer | None:
+        """How a wait of a step's code had been answered by then, if it had."""
         payload = step.closing.payload
         if isinstance(payload, WaitOpened) and any(one.id == wait_id for one in payload.waits):
             return None

@@ -63,11 +63,13 @@ class Step:
     """A step that is under way.
 
     Args:
+        owner: what follows the run that it belongs to.
         do: what the program wants.
         closing: the record that closes it, or lets it wait.
     """
 
-    def __init__(self, do: Do, closing: Record) -> None:
+    def __init__(self, owner: Retrace, do: Do, closing: Record) -> None:
+        self.owner = owner
         self.do = do
         self.closing = closing
         self.reached = asyncio.Event()
@@ -115,14 +117,23 @@ class Steps(dict[str, Any]):
 
 
 class Answers(dict[str, Any]):
-    """How waits were answered, by the time that the current step has come to."""
+    """How waits were answered: to a step's code, as it was by the time that the step came to its end."""
 
     def __init__(self, retrace: Retrace) -> None:
         super().__init__()
         self._retrace = retrace
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self._retrace.answer(key)
+        step = current.get(None)
+        if step is None or step.owner is not self._retrace:  # the fold, which goes record by record
+            return super().get(key, default)
+        return self._retrace.answer(step, key)
+
+    def __contains__(self, key: object) -> bool:
+        return self.get(str(key)) is not None
+
+    def __getitem__(self, key: str) -> Any:
+        return self.get(key)
 
 
 class Waits(dict[str, Any]):
@@ -306,4 +317,15 @@ def limited(tool: Tool[..., Any, Any]) -> bool:
 
 def kernel_for(whole: Recording) -> Kernel:
     """A kernel in memory, where definitions are found as they were when the run was recorded."""
-    return Kernel(MemoryLog()) if whole.durable else Kernel()
+    return Kernel(_Nowhere()) if whole.durable else Kernel()
+
+
+class _Nowhere(MemoryLog):
+    """A log that stands for a store; what was sent is recorded, and nothing more is sent."""
+
+    async def send(self, events: Sequence[SentEvent], run_id: str | None = None) -> list[SentEvent]:
+        """Take nothing in."""
+        return []
+
+    async def event(self, id: str) -> SentEvent | None:
+        """Know of no event."""

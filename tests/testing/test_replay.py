@@ -291,7 +291,7 @@ async def test_a_tool_with_inner_steps_is_entered_again_and_its_steps_are_not():
         await ctx.step.run("pick", work, item + "s")
         return "x"
 
-    differs(run, agent.replace(tools=[other]), "tool/0: the call ends otherwise", "ok", "error")
+    differs(run, agent.replace(tools=[other]), "pick' was finished with other arguments")
 
     @tool(effect="steps", name="order", description=order.description)
     async def without(ctx: Context, item: str) -> str:

@@ -24,7 +24,7 @@ from perdure.agents.rebuild import prompt_of
 from perdure.agents.running import Running
 from perdure.agents.tool import Tool
 from perdure.agents.toolsets import Toolset
-from perdure.durable.endings import describe
+from perdure.durable.endings import Parked, describe
 from perdure.durable.program import Action, Do, Finish, Keep, Waiting
 from perdure.durable.run_io import RunIO
 from perdure.models.model import Model, ModelRequest, ToolSpec
@@ -309,6 +309,8 @@ class Retrace:
         error = task.exception() if not task.cancelled() else asyncio.CancelledError()
         if step.difference is not None:
             return step.difference
+        if isinstance(error, Parked):
+            return Difference(self.run.id, record.key or place, "the code has changed.", shown(payload), str(error))
         if error is not None:
             now: Payload = StepFailed(place, describe(error, place))
         else:
@@ -483,7 +485,13 @@ class Retrace:
     # -- child runs --------------------------------------------------------------------------------------------------
 
     def _launch(
-        self, env: Env, definition: Any, input: Any, options: Mapping[str, Any], place: tuple[Ledger, str, str]
+        self,
+        env: Env,
+        definition: Any,
+        input: Any,
+        options: Mapping[str, Any],
+        place: tuple[Ledger, str, str],
+        fallback: Model | None,
     ) -> Running:
         step = current.get()
         key = place[2]

@@ -42,6 +42,7 @@ from perdure.types.records import (
     ToolDone,
     WaitOpened,
 )
+from perdure.types.sent_event import SentEvent
 
 if TYPE_CHECKING:
     from perdure.testing.retrace import Retrace

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from perdure.testing.redact import redacted as redacted
     from perdure.testing.replays import Replay as Replay
     from perdure.testing.replays import replay as replay
+    from perdure.testing.reruns import NotForReal as NotForReal
+    from perdure.testing.reruns import Rerun as Rerun
+    from perdure.testing.reruns import rerun as rerun
 
 _HOMES = {
     "perdure.testing.canonical": ("Canon", "canon"),
@@ -62,6 +65,7 @@ _HOMES = {
     "perdure.testing.recordings": ("Recording", "RecordingError", "recorded", "recording"),
     "perdure.testing.redact": ("EMAILS", "redacted"),
     "perdure.testing.replays": ("Replay", "replay"),
+    "perdure.testing.reruns": ("NotForReal", "Rerun", "rerun"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [*_HOME]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -215,8 +215,8 @@ def _place(records: Sequence[Record], run_id: str, which: str | int | None) -> t
 
 
 def _turns(running: Running) -> list[AgentLoop]:
-    loop = running.loop
-    return [*loop.current, *([loop.asking] if loop.asking is not None else [])]
+    asking: AgentLoop | None = getattr(running.loop, "asking", None)  # a function asks nobody
+    return [*running.loop.current, *([asking] if asking is not None else [])]
 
 
 def _first(records: Sequence[Record], at: int) -> str | None:

@@ -116,9 +116,10 @@ class Retrace:
             env.model = RecordedModel(self, by_tool=False)  # who routes by default is asked only where there is a model
         env.kernel.clock = then = Then(self)
         env.kernel.store_now = then.now
-        running.loop.steps = Steps(self)
-        running.loop.answers = Answers(self)
-        running.loop.waits = Waits(self)
+        loop = cast("Any", running.loop)  # whatever the program, these are what its bodies ask
+        loop.steps = Steps(self)
+        loop.answers = Answers(self)
+        loop.waits = Waits(self)
 
     @property
     def now(self) -> float:

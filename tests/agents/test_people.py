@@ -51,7 +51,7 @@ class Clock(kernel.SystemClock):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(kernel.Kernel.__init__, "__defaults__", (None, found, None, None, None, None))
+    monkeypatch.setattr(kernel.Kernel.__init__, "__defaults__", (None, found, None, None, None, None, None))
     return found
 
 

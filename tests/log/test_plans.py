@@ -62,7 +62,12 @@ async def test_only_open_runs_are_looked_at(tmp_path: Path) -> None:
         assert explained.of_runs() == {"runs_queued (container=? AND session=?)"}
         owners = Owners(explained, Timing())
         await owners.left({"other": 1}, [])
-        assert explained.of_runs() == {"runs_running", "runs_queued", "runs_waiting (cancelled=?)"}
+        assert explained.of_runs() == {
+            "runs_running",
+            "runs_queued",
+            "runs_waiting (cancelled=?)",
+            "runs_lane (lane=?)",
+        }
         await owners.spoken_to()
         assert explained.of_runs() == {"runs_running (owner=?)"}
         await log.runs(status="queued")

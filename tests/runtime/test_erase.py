@@ -11,7 +11,6 @@ from perdure.db.database import Sql
 from perdure.log.rows import input_hash
 from perdure.testing import FunctionModel, ScriptedModel, call, say
 from perdure.types import records as rec
-from perdure.types.base import encode_json
 from perdure.types.project import Projector
 from tests.runtime.desk import QUICK, nothing_open, until
 
@@ -120,7 +119,7 @@ async def test_r18_whoever_follows_a_run_that_is_erased_is_told(url: str):
 
 def _restore_hash(log: Any, run: Any) -> Any:
     started = run._running.started
-    mark = input_hash(encode_json(started.messages), encode_json(started.state), encode_json(started.history))
+    mark = input_hash(started)
     yield Sql("UPDATE runs SET input_hash = ? WHERE id = 'job'", (mark,))
 
 

@@ -113,7 +113,7 @@ async def parked(rt: Runtime) -> bool:
 
 async def asked_again(rt: Runtime, agent: Any) -> Any:
     container = rt.container("default")
-    return container._running(agent, None, {"run_id": "job"}), await container.log.run("job")
+    return container.prepare(agent, None, {"run_id": "job"}), await container.log.run("job")
 
 
 async def test_damage_is_found(tmp_path: Path):

@@ -233,7 +233,7 @@ MUTATIONS: dict[str, tuple[Any, str, str, str, Callable[[Plan], Plan]]] = {
         doubted,
     ),
 }
-SEEDS = range(40)
+SEEDS = range(200)
 
 
 def notices(change: Callable[[Plan], Plan]) -> int | None:

@@ -26,6 +26,7 @@ CALL = ToolCall("call_1", "weather", {"city": "Oslo"})
 RESULT = ToolResultMessage(CALL, {"data": "rain"})
 USAGE = Usage(10, 5, 3, 2, 1, 1, 1, Decimal("0.10"))
 PATCH: rec.JsonPatch = [{"op": "replace", "path": "/a/b", "value": {"c": [None, 1.5]}}]
+HANDLED = rec.Handled({"data": 5}, "error", [{"op": "add", "path": "/a", "value": 1}])
 ERROR = rec.ErrorInfo("ValueError", "no", "agent/0")
 SAID: tuple[Message, ...] = (ReasoningMessage("hm"), TextMessage("assistant", "a", "tool"), ToolCallMessage((CALL,)))
 APPROVAL = Approval("wait_1", "refund", {"amount": 5}, "run_1", "A", "call_1", "large")
@@ -45,12 +46,15 @@ PAYLOADS: dict[str, list[rec.Payload]] = {
             "A", SAID, "tool", "m", "p", USAGE,
             rec.PromptRef(3, "h1", "h2", (rec.PromptRange(0, 2), user("inserted"), rec.PromptRange(3, 4))),
             {"h1": "Be kind.", "h2": "[]"}, PATCH, ("B",), None, "", True, {"x": 1}, (RESULT,), (user("again"),), True,
+            SAID,
         ),
         rec.InferenceDone("A", stop="budget", stop_detail="9 of 9 tokens"),
     ],
     "tool": [
         rec.ToolDone("A", RESULT),
-        rec.ToolDone("A", ToolResultMessage(CALL, {"error": {}}), "unknown", PATCH, ("B",), USAGE),
+        rec.ToolDone(
+            "A", ToolResultMessage(CALL, {"error": {}}), "unknown", PATCH, ("B",), USAGE, {"amount": 5}, HANDLED, True
+        ),
     ],
     "route": [
         rec.RouteDone(),
@@ -67,7 +71,7 @@ PAYLOADS: dict[str, list[rec.Payload]] = {
     "infer": [rec.InferDone("ask", {"id": 5}, "ab12", ERROR, SAID, SAID, "m", "p", USAGE)],
     "child": [rec.ChildDone("run_2", "completed"), rec.ChildDone("run_2", "failed", USAGE, {"a": 1}, ERROR, "ab12")],
     "wait": [rec.WaitOpened("A", (APPROVAL,), {"amount": 5}, PATCH, ("B",))],
-    "failed": [rec.StepFailed("agent/0/infer/0", ERROR)],
+    "failed": [rec.StepFailed("agent/0/infer/0", ERROR), rec.StepFailed("agent/0/infer/0", ERROR, True)],
     "attempt": [rec.AttemptFailed("agent/0/infer/0", 2, ERROR, 1.5, "openai:gpt-5")],
     "attempt_lost": [rec.AttemptLost("agent/0/infer/0", USAGE)],
     "run_finished": [

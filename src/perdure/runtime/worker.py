@@ -160,7 +160,7 @@ class Worker:
                     await self.beat()
                 if self._due is not None and now >= self._due:
                     await self.end_due()
-                if now >= next_sweep or (self._more and len(self._taken) <= self._most // 2):
+                if now >= next_sweep or (self._more and self._most and len(self._taken) <= self._most // 2):
                     await self.sweep()
                     next_sweep = self._clock.monotonic() + self._timing.sweep
                 await self._look(self._pause())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -299,8 +300,11 @@ async def test_r17_processes_that_send_wait_and_end_waits_at_once_lose_nothing(
     for url in (postgres_url, f"sqlite:///{tmp_path}/waits.db"):
         async with opened(url) as db:
             file = Path(__file__).parent / "waiting.py"
+            root = Path(__file__).parents[2]
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)])}
             started = [
-                await asyncio.create_subprocess_exec(sys.executable, str(file), url, f"p{n}", "4") for n in range(3)
+                await asyncio.create_subprocess_exec(sys.executable, str(file), url, f"p{n}", "4", env=environment)
+                for n in range(3)
             ]
             async with asyncio.timeout(100):
                 assert [await one.wait() for one in started] == [0, 0, 0]

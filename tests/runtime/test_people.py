@@ -239,6 +239,7 @@ async def test_d15_what_cannot_be_an_answer_is_refused_and_says_why(url: str):
         (question,) = (await rt.run(CURIOUS, "go", session_id="t", run_id="job-2")).waits
         for work, kind, says in (
             (rt.approve("nonsense"), InvalidId, "is not the id of a wait"),
+            (rt.approve(wait.id[:-1]), InvalidId, "is not the id of a wait"),
             (rt.approve(wait_id("gone", "a")), UnknownName, "no run in the container 'default' named 'gone'"),
             (rt.container("acme").approve(wait.id), UnknownName, "no run in the container 'acme' named 'job'"),
             (rt.answer(wait.id, "yes"), DefinitionError, r"give Approve\(\) or Deny"),

@@ -7,7 +7,7 @@ import importlib
 import re
 from pathlib import Path
 
-from perdure.agents.definition import AgentDefinition, NetworkDefinition
+from perdure.agents.definition import Definition
 from perdure.cli.paint import Painter
 from perdure.cli.store import WrongUsage, find_run, guarded, operate
 from perdure.cli.worker import load
@@ -62,7 +62,7 @@ def _is_made(name: str) -> bool:
     found: object = importlib.import_module(module)
     for part in path.split("."):
         found = getattr(found, part)
-    return callable(found) and not isinstance(found, (Runtime, AgentDefinition, NetworkDefinition))
+    return callable(found) and not isinstance(found, (Runtime, Definition))
 
 
 def _rule(text: str) -> Redact:

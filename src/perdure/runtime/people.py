@@ -86,7 +86,7 @@ class People(ABC):
             InvalidId: it is the id of no wait.
         """
         read = read_answer(answer)
-        asker = run_of_wait(wait_id)
+        asker = run_of_wait(wait_id, given=True)
         try:
             taken = await self.log.answer(wait_id, read)
             driver = await self.log.driver_of(asker)
@@ -127,7 +127,7 @@ class People(ABC):
         return await list_waits(self.log, session_id=session_id, run_id=run_id, kind=kind, after=after, limit=limit)
 
     async def _answered(self, wait_id: str, answer: Approve | Deny | Answer) -> RunResult[Any, Any]:
-        asker = run_of_wait(wait_id)
+        asker = run_of_wait(wait_id, given=True)
         try:
             run = await self.log.run(await self.log.driver_of(asker))
         except UnknownName:

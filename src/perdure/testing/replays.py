@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from perdure.agents.definition import AgentDefinition, NetworkDefinition
+from perdure.agents.function_definition import FunctionDefinition
 from perdure.agents.hooks import Hooks, HooksLike, read_hooks
 from perdure.agents.run_options import read_kept
 from perdure.agents.running import Running
@@ -34,7 +35,7 @@ from perdure.types.errors import DefinitionError, UnknownName
 
 T = TypeVar("T")
 Definition: TypeAlias = AgentDefinition | NetworkDefinition
-Definitions: TypeAlias = Definition | Sequence[Definition] | Runtime
+Definitions: TypeAlias = Definition | Sequence[Definition | FunctionDefinition] | Runtime
 
 
 class Replay(Base):
@@ -142,7 +143,7 @@ class Known:
             return
         several: list[Any] = list(definitions) if isinstance(definitions, (list, tuple)) else [definitions]
         for one in several:
-            if not isinstance(one, (AgentDefinition, NetworkDefinition)):
+            if not isinstance(one, (AgentDefinition, NetworkDefinition, FunctionDefinition)):
                 raise DefinitionError(
                     f"A run is replayed with agents and networks, or with a Runtime, not with {one!r}."
                 )
@@ -168,6 +169,10 @@ class Known:
                 f"The run {run.id!r} is of {run.definition!r}, which is not among the given definitions: {error} "
                 "Give the agent or network that made it, or register it under that name."
             ) from None
+        if isinstance(found, FunctionDefinition):
+            raise DefinitionError(
+                f"The run {run.id!r} is of {run.definition!r}, a function; those of agents and networks are replayed."
+            )
         if isinstance(found, NetworkDefinition) != (run.started.program == "network"):
             raise DefinitionError(
                 f"The run {run.id!r} is of the {run.started.program} {run.definition!r}, and {found!r} is no such."

@@ -6,6 +6,7 @@ has gone, and after it is over (then the answer is kept as a late one).
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
@@ -146,19 +147,27 @@ MAX_NAME = 200
 """How many bytes the name of who answers may have."""
 
 
+_WAIT = re.compile(r"wait_[0-9a-f]{28}\Z")
+
+
 def wait_id(run_id: str, place: str) -> str:
     """Make the id of the wait at a place in a run."""
     return f"{run_id}~{derive_id('wait', run_id, place)}"
 
 
-def run_of_wait(id: str) -> str:
+def run_of_wait(id: str, *, given: bool = False) -> str:
     """Say which run a wait belongs to.
+
+    Args:
+        id: the wait's id.
+        given: whether somebody has given it, who may have made a slip: then it must look as `wait_id` makes it, because
+            an answer to a wait that is not there yet is kept.
 
     Raises:
         InvalidId: it is the id of no wait.
     """
     run_id, found, wait = id.rpartition("~")
-    if not found or not run_id or not wait.startswith("wait_"):
+    if not found or not run_id or not (_WAIT.match(wait) if given else wait.startswith("wait_")):
         raise InvalidId(f"{id!r} is not the id of a wait; result.waits and the event WaitOpened give them.")
     return run_id
 

@@ -220,12 +220,10 @@ class LiveAgent:
 
     async def _prime(self, run_id: str) -> None:
         """Let the view know of a turn that began before it looked, without telling it again."""
-        for record in await self._container.log.read_run(run_id):
-            payload = record.payload
-            if isinstance(payload, RunStarted):
-                asked = ev.RunStarted(definition=payload.definition, input=payload.messages, run_id=run_id)
-                self._face.show(asked, int(record.created_at * 1000))
-            return
+        first = (await self._container.log.read_run(run_id))[0]
+        if isinstance(first.payload, RunStarted):
+            asked = ev.RunStarted(definition=first.payload.definition, input=first.payload.messages, run_id=run_id)
+            self._face.show(asked, int(first.created_at * 1000))
 
     def __repr__(self) -> str:
         return f"LiveAgent({self.id!r}, image={self.image_id!r}, {self.lifecycle})"

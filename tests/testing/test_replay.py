@@ -4,7 +4,6 @@ import asyncio
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,6 @@ from perdure import (
     RouterArgs,
     Runtime,
     Stop,
-    function,
     tool,
     toolset,
 )
@@ -592,18 +590,3 @@ def test_it_is_called_from_sync_code_too():
     agent = Agent("A")
     run = asyncio.run(run_of(agent, say("x")))
     replay(run, agent).check()
-
-
-async def test_a_function_among_the_definitions_is_passed_over_and_its_own_runs_say_so(tmp_path: Path):
-    @function
-    async def note() -> str:
-        return "noted"
-
-    agent = Agent("A", model=ScriptedModel(say("Hello.")))
-    async with Runtime(f"sqlite:///{tmp_path}/desk.db", [agent, note], durability="normal") as runtime:
-        await runtime.run(agent, "Hi", run_id="said")
-        await runtime.run(note, None, run_id="noted")
-        said, noted = await recording(runtime, "said"), await recording(runtime, "noted")
-    replay(said, [agent, note]).check()
-    with pytest.raises(DefinitionError, match="a function; those of agents"):
-        replay(noted, [agent, note])

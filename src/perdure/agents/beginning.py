@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from perdure.agents.definition import Definition, NetworkDefinition
 from perdure.agents.env import Env
@@ -22,7 +24,7 @@ from perdure.types.messages import Message, read_input
 from perdure.types.records import RunStarted
 
 
-class Beginning(NamedTuple):
+class Beginning(msgspec.Struct):
     """What a run starts from: state, conversation, earlier results, thread, what was asked."""
 
     kind: StateKind[Any]
@@ -47,6 +49,8 @@ def read_beginning(definition: Definition, input: Any, options: Mapping[str, Any
                 raise DefinitionError(f"{definition!r} takes no {name}=: a function has neither messages nor a state.")
         return Beginning(DICT_KIND, {}, (), (), None, given=definition.read(input))
     messages, turn_prompt = read_input(input)
+    if not options and not isinstance(definition, NetworkDefinition):
+        return Beginning(DICT_KIND, {}, (), (), None, messages, turn_prompt)
     return Beginning(*read_state(definition, options), messages, turn_prompt)
 
 
@@ -54,14 +58,10 @@ def program_of(definition: Definition, env: Env, beginning: Beginning) -> Progra
     """Make the program that a definition's runs follow."""
     if isinstance(definition, FunctionDefinition):
         return FunctionProgram(env)
-    network = definition if isinstance(definition, NetworkDefinition) else None
-    rules = RunRules(
-        None if network is not None else definition.name,
-        env.options.get("max_iter", network.max_iter) if network is not None else None,
-        env.roster,
-        beginning.kind.reducers,
-    )
-    return AgentsProgram(env, rules)
+    network, reducers = env.network, beginning.kind.reducers
+    if network is None:
+        return AgentsProgram(env, RunRules(definition.name, None, env.roster, reducers))
+    return AgentsProgram(env, RunRules(None, env.options.get("max_iter", network.max_iter), env.roster, reducers))
 
 
 def first_record(
@@ -72,11 +72,10 @@ def first_record(
     kernel: Kernel | None,
 ) -> RunStarted:
     """Make the record that a run begins with."""
-    options, kind = env.options, beginning.kind
-    network = isinstance(definition, NetworkDefinition)
+    options, kind, network = env.options, beginning.kind, env.network is not None
     return RunStarted(
         definition.name,
-        "function" if isinstance(definition, FunctionDefinition) else "network" if network else "agent",
+        "network" if network else "function" if isinstance(definition, FunctionDefinition) else "agent",
         beginning.messages,
         beginning.history,
         beginning.turn_prompt,

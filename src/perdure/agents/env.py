@@ -221,7 +221,7 @@ class Env:
         self.fallback: Model | None = None
         self.instead: StandIn | None = None
         self.children: dict[str, Child] = {}
-        self.charged: set[str] = set()
+        self.charged: frozenset[str] = frozenset()
         self.loop: RunLoop | None = None
         self._plans: dict[str, Plan] = {}
         self.acquired: tuple[Toolset[Any], ...] = ()

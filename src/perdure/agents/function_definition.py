@@ -12,12 +12,11 @@ from perdure.agents.context import Context
 from perdure.agents.definition import Definition
 from perdure.agents.hints import EMPTY, asked_by, is_async, names_around, resolve
 from perdure.agents.signature import Signature, read_signature
-from perdure.log.functions import CRON_EVENT
 from perdure.types.base import convert, encode_json, plain
 from perdure.types.concurrency import Concurrency, lane_of, read_concurrency
 from perdure.types.cron import check_cron
 from perdure.types.errors import DefinitionError, OutputInvalid
-from perdure.types.sent_event import SentEvent
+from perdure.types.sent_event import CRON_EVENT, SentEvent
 
 
 class FunctionDefinition(Definition):

@@ -6,6 +6,8 @@ import asyncio
 import inspect
 from typing import Any
 
+from msgspec import structs
+
 from perdure.agents.agent_loop import AgentLoop
 from perdure.agents.budget import UNLIMITED
 from perdure.agents.context import Context
@@ -108,8 +110,9 @@ async def infer(env: Env, loop: AgentLoop, key: str, io: RunIO) -> InferenceDone
         *prompt_ref(env.texts_kept(), prompt, messages, changed, toolbox),
         ctx.patch() if ctx._state is not None else None,  # pyright: ignore[reportPrivateUsage]
         ctx.take_scheduled() if ctx._scheduled else (),  # pyright: ignore[reportPrivateUsage]
-        said=None if said is answered or said == answered else answered,
     )
+    if said is not answered and said != answered:
+        done = structs.replace(done, said=answered)
     return _structured(plan, loop, done) if plan.output is not None else done
 
 

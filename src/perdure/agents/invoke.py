@@ -60,7 +60,7 @@ async def invoke(env: Env, ctx: Context[Any], body: Body, what: Invocation) -> A
             done = await _here(env, ctx, body, key, child_id, what, arguments)
         ctx.children[child_id] = done.usage
         if env.kernel.peers is not None and child_id not in env.charged:
-            env.charged.add(child_id)  # once in each process: nobody else tells this ledger
+            env.charged |= {child_id}  # once in each process: nobody else tells this ledger
             env.ledger.charge(done.usage)
         return _outcome(definition, done, what)
 

@@ -264,7 +264,8 @@ class Running:
         io = self.io = RunIO(self.env.kernel, token, self.sink, head, self.gaps)
         io.below = self.started.parent is not None
         io.tried.recall(records, accepts=self.accepts)
-        io.waits.recall(records)
+        if io.waits is not None:
+            io.waits.recall(records)
         self.began = max(
             (one.created_at for one in records if type(one.payload) is Forked), default=records[0].created_at
         )

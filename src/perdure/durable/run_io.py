@@ -113,7 +113,7 @@ class RunIO:
         self.nudged: asyncio.Future[None] | None = None
         self.reached: set[str] = set()
         self.tried = Tried()
-        self.waits = CallWaits()
+        self.waits = CallWaits() if kernel.durable else None  # in memory nobody keeps waits for others
         self._pending: list[Entry] = []
         self._task: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -355,7 +355,10 @@ class RunIO:
         """Hold a record back for the next commit, with events that go with it, and give it as the fold will see it."""
         self.seq += 1
         token, now = self.token, self.kernel.clock.now()
-        self._pending.append(Entry(key, payload, now, sends, self.waits.over(key, payload)))
+        if self.waits is None:
+            self._pending.append(Entry(key, payload, now, sends))
+        else:
+            self._pending.append(Entry(key, payload, now, sends, self.waits.over(key, payload)))
         return Record(self.seq, token.run_id, token.session_id, key, payload, now)
 
     def record(self, key: str | None, payload: Payload) -> Record:

@@ -20,11 +20,8 @@ from perdure.types.concurrency import lane_of
 from perdure.types.cron import last_due, next_due
 from perdure.types.ids import derive_id
 from perdure.types.records import RunStarted, encode_payload, kind_of
-from perdure.types.sent_event import SentEvent
+from perdure.types.sent_event import CRON_EVENT, SentEvent
 from perdure.types.waits import ChildEnded, wait_id
-
-CRON_EVENT = "cron"
-"""The name of the event that a function is given which a schedule has started."""
 
 FREE = (
     "COALESCE((SELECT f.most FROM functions f WHERE f.name = r.definition) - "

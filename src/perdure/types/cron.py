@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, tzinfo
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from perdure.types.errors import DefinitionError, MissingExtra
 
@@ -46,6 +45,8 @@ def _simulated(text: str, start: float, *, reverse: bool = False) -> Any:
     zone: tzinfo = UTC
     fields = text
     if text.startswith("TZ="):
+        from zoneinfo import ZoneInfo  # only here, as few schedules name a zone
+
         name, _, fields = text[3:].partition(" ")
         try:
             zone = ZoneInfo(name)

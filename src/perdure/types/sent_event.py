@@ -16,6 +16,9 @@ from perdure.types.ids import check_id, new_id
 MOST = 1024 * 1024
 """The most bytes that an event's data may have, as JSON."""
 
+CRON_EVENT = "cron"
+"""The name of the event that a function is given which a schedule has started."""
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./:@-]{0,199}\Z")
 
 

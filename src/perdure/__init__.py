@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from perdure.history.trim import drop_tool_chatter as drop_tool_chatter
     from perdure.history.trim import fit_tokens as fit_tokens
     from perdure.history.trim import keep_last as keep_last
+    from perdure.log.search import SearchHit as SearchHit
     from perdure.models.model import Model as Model
     from perdure.models.model import ModelRequest as ModelRequest
     from perdure.models.model import ModelSettings as ModelSettings
@@ -183,6 +184,7 @@ _ROOMS: dict[str, str] = {
     "perdure.agents.toolsets": "Toolset toolset",
     "perdure.db.transaction": "AsyncTransaction Transaction",
     "perdure.history.trim": "drop_tool_chatter fit_tokens keep_last",
+    "perdure.log.search": "SearchHit",
     "perdure.models.model": "Model ModelRequest ModelSettings",
     "perdure.runtime.runtime": "Runtime",
     "perdure.types.concurrency": "Concurrency",

@@ -173,6 +173,20 @@ def test_sessions_are_listed_shown_and_erased(url: str, perdure: Any):
     assert "(erased)" in perdure("runs", "show", "job-0", "--prompt", "0")[2]
 
 
+def test_what_was_said_is_searched(url: str, perdure: Any):
+    code, out, _ = perdure("sessions", "search", "why twice")
+    assert code == 0
+    place, said, *_ = out.splitlines()
+    assert place.startswith("t-42 #")
+    assert "Why twice? (" in said
+    assert len(out.splitlines()) == 4
+    [hit] = json.loads(perdure("sessions", "search", "HELLO", "--json")[1])["hits"]
+    assert (hit["session_id"], hit["role"], hit["snippet"], hit["marks"]) == ("t-43", "user", "Hello", [[0, 5]])
+    assert perdure("sessions", "search", "hello", "--user", "ada")[:2] == (0, "Nothing was found.\n")
+    assert perdure("sessions", "search", 'hello "AND (', "--session", "t-43")[0] == 0
+    assert "There is no session 't-44'" in perdure("sessions", "search", "hello", "--session", "t-44")[2]
+
+
 def test_sessions_and_runs_are_forked_and_rewound(url: str, perdure: Any):
     code, out, _ = perdure("sessions", "fork", "t-42", "--at", "6", "--title", "What if?")
     assert code == 0

@@ -78,6 +78,33 @@ def show_session(given: argparse.Namespace) -> int:
     return operate(given, work)
 
 
+def search_sessions(given: argparse.Namespace) -> int:
+    """Find what was said, the best hits first."""
+
+    async def work(runtime: Runtime, painter: Painter) -> int:
+        container = runtime.container(given.container)
+        if given.session is not None:
+            await _known(container, given.session)
+        hits = await container.search(given.text, user_id=given.user, session_id=given.session, limit=given.limit)
+        if given.json:
+            return print_json({"hits": [plain(one) for one in hits]})
+        for one in hits:
+            painter.write(one.session_id, "bold")
+            painter.write(f" #{one.seq}  {one.agent or one.role}  {moment(one.at)}", "dim", end="\n")
+            painter.write("  ")
+            at = 0
+            for first, end in one.marks:
+                painter.write(one.snippet[at:first])
+                painter.write(one.snippet[first:end], "bold yellow")
+                at = end
+            painter.write(one.snippet[at:], end="\n")
+        if not hits:
+            painter.line("Nothing was found.")
+        return 0
+
+    return operate(given, work)
+
+
 def fork_session(given: argparse.Namespace) -> int:
     """Make a session that goes on from a place in another one."""
 

@@ -79,25 +79,54 @@ async def migrate(database: Database, migrations: Sequence[Migration], store_id:
         known = {str(name): str(value) for name, value in rows}
         check([(known["min_writer"],)])
         for one in migrations:
-            mark = f"part:{one.room}:{one.number}"
-            if mark in known:
+            if _mark(one) in known:
                 continue
-            for statement in one.statements:
-                yield Sql(dialected(statement, database.dialect))
-            yield Sql("INSERT INTO perdure_store VALUES (?, 'done')", (mark,))
+            yield from _apply(one, database.dialect)
             if one.min_writer > int(known["min_writer"]):
                 known["min_writer"] = str(one.min_writer)
                 yield Sql("UPDATE perdure_store SET value = ? WHERE name = 'min_writer'", (known["min_writer"],))
         return known["id"]
 
     id = await database.write(script)
-    database.protect(
-        ["perdure_store", *(name for one in migrations for text in one.statements for name in _made(text))]
-    )
+    database.protect(["perdure_store", *(name for one in migrations for name in tables_of(one))])
     database.guard(Guard(Sql("SELECT value FROM perdure_store WHERE name = 'min_writer'"), check))
     return id
 
 
-def _made(statement: str) -> list[str]:
-    """The tables that a statement makes."""
-    return re.findall(r"CREATE\s+(?:\w+\s+)?TABLE\s+(?:IF NOT EXISTS\s+)?(\w+)", statement)
+async def add_part(database: Database, part: Migration) -> None:
+    """Make a part of the schema that only some stores need, unless it is there; the store itself is up to date.
+
+    Args:
+        database: the opened database, migrated before.
+        part: the part.
+    """
+
+    def script() -> Script[None]:
+        if database.dialect == "postgres":
+            yield Sql("SELECT pg_advisory_xact_lock(hashtext('perdure_store'))")
+        if not (yield from has_part(part)):
+            yield from _apply(part, database.dialect)
+
+    await database.write(script)
+    database.protect(tables_of(part))
+
+
+def has_part(part: Migration) -> Script[bool]:
+    """Say whether a store has a part of the schema."""
+    return bool((yield Sql("SELECT 1 FROM perdure_store WHERE name = ?", (_mark(part),))))
+
+
+def tables_of(part: Migration) -> list[str]:
+    """The tables that a part makes."""
+    found = [re.findall(r"CREATE\s+(?:\w+\s+)?TABLE\s+(?:IF NOT EXISTS\s+)?(\w+)", text) for text in part.statements]
+    return [name for names in found for name in names]
+
+
+def _mark(part: Migration) -> str:
+    return f"part:{part.room}:{part.number}"
+
+
+def _apply(part: Migration, dialect: Literal["sqlite", "postgres"]) -> Script[None]:
+    for statement in part.statements:
+        yield Sql(dialected(statement, dialect))
+    yield Sql("INSERT INTO perdure_store VALUES (?, 'done')", (_mark(part),))

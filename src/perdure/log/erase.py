@@ -2,9 +2,9 @@
 
 The envelope of a record (its place, run, key, kind and time) is kept, its payload is replaced once by a mark. With it
 go blobs, prompt texts, inputs, outputs, answers to waits, the data of events that were sent from here, user ids and
-titles, the sessions of child runs, and forks, which read what was said here. A copy, a backup or an
-export that was made before is out of reach. The bytes leave a SQLite file with the commit and its write-ahead log with
-the checkpoint after it; PostgreSQL keeps old versions of rows until it vacuums.
+titles, what a search finds, the sessions of child runs, and forks, which read what was said here. A copy, a backup or
+an export that was made before is out of reach. The bytes leave a SQLite file with the commit and its write-ahead log
+with the checkpoint after it; PostgreSQL keeps old versions of rows until it vacuums.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from perdure.db.database import Row, Script, Sql, StoreBusy
 from perdure.log.forks import forks_of
 from perdure.log.log import ENDED
 from perdure.log.schema import ROOM
+from perdure.log.search import forget, merge
 from perdure.log.sessions import add_record, lock_session
 from perdure.log.sql import SqlLog
 from perdure.log.waits import over
@@ -73,6 +74,7 @@ async def erase_session(log: SqlLog, session_id: str, *, end: bool = False) -> E
         erased = 0
         for id, number in found.items():
             erased += yield from _wipe(number)
+            yield from forget(log.db, (number * ROOM, (number + 1) * ROOM))
             yield Sql("UPDATE sessions SET user_id = NULL, title = NULL WHERE number = ?", (number,))
             mine = (container, id)
             yield Sql("UPDATE runs SET user_id = NULL, input_hash = '' WHERE container = ? AND session = ?", mine)
@@ -85,6 +87,7 @@ async def erase_session(log: SqlLog, session_id: str, *, end: bool = False) -> E
     found, erased = await log.db.write(script, notify=True)
     complete = log.db.dialect == "sqlite"
     if complete:
+        await merge(log.db)
         await _truncate(log, session_id)
     return Erasure(tuple(found), erased, complete)
 

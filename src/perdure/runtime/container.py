@@ -42,6 +42,7 @@ from perdure.runtime.forks import Forks
 from perdure.runtime.parked import lonely_deaths, why_parked
 from perdure.runtime.peers import ContainerPeers
 from perdure.runtime.people import People
+from perdure.runtime.searching import Searching
 from perdure.runtime.session import Session
 from perdure.runtime.spent import Spending
 from perdure.types import events as ev
@@ -71,7 +72,7 @@ _OPEN = (*_DRIVEN, "waiting")
 _log = logging.getLogger("perdure")
 
 
-class Container(Doors, People, Forks):
+class Container(Doors, People, Forks, Searching):
     """A handle on one tenant of a runtime.
 
     Args:

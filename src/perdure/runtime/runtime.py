@@ -32,6 +32,7 @@ from perdure.log.live import LiveTable
 from perdure.log.log import RunRow
 from perdure.log.owners import Timing
 from perdure.log.schema import MIGRATIONS
+from perdure.log.search import LIMIT, SearchHit
 from perdure.log.sessions import PAGE, SessionRow
 from perdure.log.sql import SqlLog
 from perdure.models.model import Model
@@ -308,6 +309,12 @@ class Runtime(Doors, BusDoors):
     async def sessions(self, *, after: str | None = None, limit: int = PAGE) -> list[SessionRow]:
         """List sessions page by page; see `Container.sessions`."""
         return await self.container("default").sessions(after=after, limit=limit)
+
+    async def search(
+        self, text: str, *, user_id: str | None = None, session_id: str | None = None, limit: int = LIMIT
+    ) -> list[SearchHit]:
+        """Find what was said, in all sessions of the default container; see `Container.search`."""
+        return await self.container("default").search(text, user_id=user_id, session_id=session_id, limit=limit)
 
     async def import_session(self, path: str | Path) -> Session:
         """Take in a session that was exported; see `Container.import_session`."""

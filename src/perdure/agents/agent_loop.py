@@ -221,7 +221,7 @@ class AgentLoop(msgspec.Struct, eq=False):
                 self.doc = apply(self.doc, payload.patch)  # one after another, so the next call sees it
             return self._close_round(record)
         if type(payload) is AgentDone:
-            self._over(payload)
+            self.over(payload)
         elif type(payload) is WaitOpened:
             one = self.round[(record.key or "").rsplit("/wait/", 1)[0]]
             one.opened = payload
@@ -326,7 +326,8 @@ class AgentLoop(msgspec.Struct, eq=False):
         else:
             self.phase = "infer"
 
-    def _over(self, done: AgentDone) -> None:
+    def over(self, done: AgentDone) -> None:
+        """Take the record that ends the turn."""
         if done.messages is not None:
             self.said = list(done.messages)
         if done.patch:

@@ -278,7 +278,7 @@ class NetworkLoop(msgspec.Struct, eq=False):
 
     def _agent_done(self, record: Record, payload: AgentDone) -> Sequence[AnyEvent]:
         loop = self._loop_of(record.key or "")
-        loop.fold(record)
+        loop.over(payload)
         if loop.scheduled:
             self._schedule(loop)
         for one in self.current:
@@ -288,25 +288,20 @@ class NetworkLoop(msgspec.Struct, eq=False):
 
     def _group_done(self, record: Record) -> Sequence[AnyEvent]:
         loops = self.current
-        notes: list[AnyEvent] = []
+        notes: Sequence[AnyEvent] = ()
         for loop in loops:
-            self.transcript += loop.said
+            said = loop.said
+            self.transcript += said
             self.usage += loop.usage
-            result = AgentResult(
-                loop.rules.agent,
-                tuple(loop.said),
-                f"{record.run_id}/{loop.prefix}",
-                record.created_at,
-                loop.stop_reason,
-                loop.usage,
-            )
+            place = f"{record.run_id}/{loop.prefix}"
+            result = AgentResult(loop.rules.agent, tuple(said), place, record.created_at, loop.stop_reason, loop.usage)
             self.results = (*self.results, result)
         if len(loops) == 1:
             self.doc = loops[0].doc
         else:
             patches = [diff(self.group_doc, loop.doc) for loop in loops]
             self.doc, overlaps = merge(self.group_doc, patches, self.rules.reducers)
-            notes += [
+            notes = [
                 StateConflict(
                     path=one.path,
                     winner=loops[one.winner].prefix,
@@ -321,7 +316,7 @@ class NetworkLoop(msgspec.Struct, eq=False):
         self.call_count += len(loops)
         self.current = []
         last = self.agent.stop_reason
-        if self.rules.first is not None or last in ("budget",):
+        if self.rules.first is not None or last == "budget":
             self.stop_reason = last
             self.routed = True
         return notes

@@ -162,7 +162,10 @@ class Running:
             asyncio.CancelledError: the calling task was cancelled; the run is closed before.
         """
         kernel = self.env.kernel
-        accepted = await patiently(kernel.clock, lambda: kernel.log.accept(self.new_run(), self.started))
+        if kernel.durable:
+            accepted = await patiently(kernel.clock, lambda: kernel.log.accept(self.new_run(), self.started))
+        else:
+            accepted = await kernel.log.accept(self.new_run(), self.started)  # memory is always there
         if accepted.token is not None:
             return await self.begin(accepted.token, accepted.head)
         return await self._again(accepted.run)

@@ -129,9 +129,10 @@ class _Driver:
     async def inline(self, do: Do) -> None:
         """Perform the only step there is in this task: no task is made for it."""
         io = self.io
-        await self.flush()
-        if io.stop is not None:
-            return
+        if io.kernel.durable or io.holds:
+            await self.flush()
+            if io.stop is not None:
+                return
         if io.kernel.lease is not None:
             await io.sure()
         io.in_step = True
@@ -271,10 +272,11 @@ class _Driver:
             raise PerdureError(
                 f"Run {io.token.run_id} wanted to finish while {', '.join(self.running)} still ran; please report this."
             )
-        await io.settle()
+        if io.cutting:
+            await io.settle()
         record = io.hold(None, action.payload)
         try:
-            await self.flush()
+            await (self.flush() if io.kernel.durable else io.flush())  # what never waits is never cancelled
         except CancelWins:  # somebody cancelled while the last answer was on its way
             io.take_back()
             io.stop, self.folded_stop = "cancelled", False

@@ -51,6 +51,7 @@ class RunIO:
         below: whether another run has started this one, and is parked in its place.
         answered: whether somebody has answered since the run last looked whether it must wait.
         reached: the places of steps whose model was asked or whose tool was called.
+        cutting: whether a cancellation of ours is on its way to the driving task.
         in_step: whether the driver is where a stop may cut it off: inside a step, never inside an append.
         nudged: is done when the driver shall look at what others have posted.
         tried: what was begun or has failed before.
@@ -59,7 +60,6 @@ class RunIO:
 
     __slots__ = (
         "_cancelling",
-        "_cut_off",
         "_gaps",
         "_pending",
         "_task",
@@ -71,6 +71,7 @@ class RunIO:
         "cancelled_outside",
         "cause",
         "committed",
+        "cutting",
         "driven",
         "feed",
         "in_step",
@@ -108,7 +109,7 @@ class RunIO:
         self.leaving = False
         self.cancelled_outside = False
         self._cancelling = 0
-        self._cut_off = False
+        self.cutting = False
         self.in_step = False
         self.nudged: asyncio.Future[None] | None = None
         self.reached: set[str] = set()
@@ -135,7 +136,7 @@ class RunIO:
         self.stop = reason
         self.stop_detail = detail
         if self.in_step and self._task is not None:
-            self._cut_off = True
+            self.cutting = True
             self._task.cancel()
 
     def leave(self) -> None:
@@ -175,8 +176,8 @@ class RunIO:
         task = asyncio.current_task()
         if task is None or task is not self._task:
             return task is not None and task.cancelling() > 0
-        if self._cut_off:
-            self._cut_off = False
+        if self.cutting:
+            self.cutting = False
             task.uncancel()
             self.cancelled_outside = task.cancelling() > self._cancelling
             return True
@@ -188,7 +189,7 @@ class RunIO:
 
     async def settle(self) -> None:
         """Receive a cancellation of ours that no step has met, so that it cannot hit the closing of the run."""
-        if self._cut_off:
+        if self.cutting:
             try:
                 await asyncio.sleep(0)
             except asyncio.CancelledError:
@@ -224,6 +225,11 @@ class RunIO:
         if not self._pending and status is None and (lock is None or not lock.locked()):
             return
         await self._whole(lambda: self._write(status))
+
+    @property
+    def holds(self) -> bool:
+        """Whether there is something to commit."""
+        return bool(self._pending)
 
     async def transact(self, key: str, work: Callable[[], Awaitable[tuple[int, Payload]]]) -> Record:
         """Commit what is held back, then a step together with its record; `work` may be repeated."""

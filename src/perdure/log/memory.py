@@ -163,35 +163,37 @@ class MemoryLog:
             raise Conflict(
                 f"The run {token.run_id!r} belongs to another owner since epoch {run.epoch}; this one must stop."
             )
-        coded = [(one.key, encode_payload(one.payload)) for one in entries]
         closed: dict[str, bytes] = {}
-        for key, data in coded:
+        fresh: list[tuple[str, str | None, bytes, float]] = []
+        cancelled, wanted = run.cancelled, status
+        for one in entries:
+            payload, key = one.payload, one.key
+            data = encode_payload(payload)
             if key is not None:
                 if key in closed:
                     raise Conflict(f"An append to the run {token.run_id!r} closes the step {key!r} twice.")
                 closed[key] = data
-        known: dict[int, int] = {}
-        if repeat or session.turn != token.run_id or not run.closed.keys().isdisjoint(closed):
-            known = self._known(run, coded)
-            over = session.turn != token.run_id
-            if over and (len(known) < len(coded) or status not in (None, run.status)):
-                raise Conflict(f"The run {token.run_id!r} is {run.status}; nothing more can be appended to it.")
-            if len(known) == len(coded) and (over or status is None):
-                return max(known.values(), default=len(session.rows))
-        cancelled = run.cancelled
-        fresh: list[tuple[str, str | None, bytes, float]] = []
-        for n, one in enumerate(entries):
-            if n in known:
-                continue
-            fresh.append((token.run_id, *coded[n], self._now() if one.at is None else one.at))
-            if type(one.payload) is RunFinished:
-                status = one.payload.status
-            elif stops(one.payload):
+            fresh.append((token.run_id, key, data, self._now() if one.at is None else one.at))
+            if type(payload) is RunFinished:
+                status = payload.status
+            elif type(payload) is CancelAsked and stops(payload):
                 cancelled = True
+        if repeat or session.turn != token.run_id or not run.closed.keys().isdisjoint(closed):
+            known = self._known(run, fresh)
+            last = max(known.values(), default=len(session.rows))
+            over = session.turn != token.run_id
+            if over and (len(known) < len(fresh) or wanted not in (None, run.status)):
+                raise Conflict(f"The run {token.run_id!r} is {run.status}; nothing more can be appended to it.")
+            if len(known) == len(fresh) and (over or wanted is None):
+                return last
+            if known:
+                left = [one for n, one in enumerate(entries) if n not in known]
+                at = await self.append(token, left, wanted, seen=seen)
+                return at if left else last
         if status == "completed" and cancelled:
             raise CancelWins(f"The run {token.run_id!r} was cancelled before it had finished.")
         run.cancelled = cancelled
-        run.closed |= closed
+        run.closed.update(closed)
         session.rows += fresh
         if status == "waiting" and seen is not None and run.woken > seen:
             status = None  # a wait that has ended since is about to be folded: nobody else would wake the run
@@ -200,17 +202,17 @@ class MemoryLog:
             if status in ENDED or status == "parked":
                 session.turn = session.queue[0] if session.queue else None
                 session.queue = session.queue[1:]
-        return len(session.rows) if fresh else max(known.values(), default=len(session.rows))
+        return len(session.rows)
 
     @staticmethod
-    def _known(run: _Run, coded: Sequence[tuple[str | None, bytes]]) -> dict[int, int]:
+    def _known(run: _Run, rows: Sequence[tuple[str, str | None, bytes, float]]) -> dict[int, int]:
         """Which of these the run has already, with their sequence numbers."""
         known: dict[int, int] = {}
         seqs: dict[tuple[str | None, bytes], int] = {}
         for seq, (run_id, key, data, _) in enumerate(run.session.rows, 1):
             if run_id == run.new.id and (key is not None or seq > run.claimed_at):
                 seqs[key, data] = seq
-        for n, (key, data) in enumerate(coded):
+        for n, (_, key, data, _) in enumerate(rows):
             seq = seqs.get((key, data))
             if seq is not None:
                 known[n] = seq

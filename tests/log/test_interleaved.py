@@ -41,7 +41,7 @@ class Hand:
 
     # what a log is made over: it hands its script to whoever moves it
 
-    async def write(self, make: Callable[[], Script[T]], *, notify: bool = False) -> T:
+    async def write(self, make: Callable[[], Script[T]], *, notify: bool = False, brief: bool = False) -> T:
         raise Handed(make)
 
     async def read(self, make: Callable[[], Script[T]]) -> T:

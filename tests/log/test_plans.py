@@ -26,7 +26,7 @@ class Explained:
         """Read."""
         return await self.db.read(lambda: self._explain(make))
 
-    async def write(self, make: Callable[[], Script[T]], *, notify: bool = False) -> T:
+    async def write(self, make: Callable[[], Script[T]], *, notify: bool = False, brief: bool = False) -> T:
         """Write."""
         return await self.db.write(lambda: self._explain(make))
 

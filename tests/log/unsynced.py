@@ -11,7 +11,7 @@ import asyncio
 import os
 import sys
 
-from perdure.db import sqlite
+from perdure.db import here, sqlite
 from perdure.log.log import Token
 from perdure.testing.conformance import begin, step
 from tests.log.stores import log_of, opened
@@ -20,7 +20,7 @@ SESSIONS = 3
 
 
 async def main(path: str, durability: str, count: int) -> None:
-    sqlite.CHECKPOINT = 40  # often, so that the log begins anew some times
+    sqlite.CHECKPOINT, here.COMMITS = 40, 2  # often, so that the log begins anew some times
     async with opened(f"sqlite:///{path}", "full" if durability == "full" else "normal") as db:
         log = log_of(db)
 

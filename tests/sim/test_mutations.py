@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from perdure.agents import program
-from perdure.db.writer import Worker
+from perdure.db.writer import Server
 from perdure.durable import effects
 from perdure.durable.run_io import RunIO
 from perdure.durable.step import Step
@@ -118,7 +118,7 @@ MUTATIONS: dict[str, tuple[Any, str, str, str, Callable[[Plan], Plan]]] = {
         as_it_is,
     ),
     "the acknowledgement: callers are answered before the commit": (
-        Worker,
+        Server,
         "_together",
         "committing = True",
         "committing = True\n        [one.future.set_result(one.value) for one in jobs if one.error is None]",

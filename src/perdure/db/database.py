@@ -130,7 +130,7 @@ class Database(Protocol):
         """Let no code of a user's write to these tables; those of the schema."""
         ...
 
-    async def write(self, make: Callable[[], Script[T]], *, notify: bool = False) -> T:
+    async def write(self, make: Callable[[], Script[T]], *, notify: bool = False, brief: bool = False) -> T:
         """Run a script in a transaction of its own, and return when that is committed.
 
         A caller that is cancelled does not know whether its transaction was committed.
@@ -138,6 +138,7 @@ class Database(Protocol):
         Args:
             make: makes the script; called again if the transaction must be repeated.
             notify: whether other processes should look, see `changed`.
+            brief: whether the script is short, small and runs no code of a user's; it may hold up an event loop.
 
         Raises:
             StoreError: the database failed; `unknown` says whether the commit may have happened.

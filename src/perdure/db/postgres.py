@@ -135,7 +135,7 @@ class PostgresDatabase:
         """Let no code of a user's write to these tables."""
         self._protected += tables
 
-    async def write(self, make: Callable[[], Script[T]], *, notify: bool = False) -> T:
+    async def write(self, make: Callable[[], Script[T]], *, notify: bool = False, brief: bool = False) -> T:
         """Run a script in a transaction; one that certainly was not committed is repeated."""
         for attempt in range(REPEATS):
             try:

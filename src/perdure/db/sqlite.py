@@ -1,4 +1,8 @@
-"""SQLite through the standard library: WAL, one writer thread with group commit, one reader thread."""
+"""SQLite through the standard library: WAL, one writer thread with group commit, one reader thread.
+
+Where a commit does not wait for the disk, short transactions are done on the event loop's own thread if nobody else has
+the file at that moment.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +28,7 @@ from perdure.db.database import (
     StoreMissing,
     StoreReadOnly,
 )
+from perdure.db.here import Here
 from perdure.db.transaction import call_in_sqlite
 from perdure.db.writer import GROUP, Connection, Worker
 from perdure.types.errors import PerdureError
@@ -58,6 +63,7 @@ class SqliteDatabase:
         self._protected: set[str] = set()
         self._writer: Worker | None = None
         self._reader: Worker | None = None
+        self._here: Here | None = None
         self._version = -1
 
     async def open(self) -> None:
@@ -73,12 +79,21 @@ class SqliteDatabase:
             await self._writer.stop()
             self._writer = self._reader = None
             raise
+        if self._synchronous == "NORMAL":
+            self._here = Here(self._connect_here, self._writer, self._checkpoint)
 
     def _connect_writer(self, first: bool) -> Connection:
         return _Writer(self.path, self._patience, self._synchronous, self._guard, self._protected, create=first)
 
     def _connect_reader(self, first: bool) -> Connection:
         return _Sqlite(self.path, self._patience)
+
+    def _connect_here(self, first: bool) -> Connection:
+        return _Here(self.path, 0.0, self._synchronous, self._guard, self._protected, create=False)
+
+    async def _checkpoint(self) -> None:
+        if self._writer is not None:
+            await self._writer.submit(_touch)
 
     def guard(self, guard: Guard) -> None:
         """Ask something at the beginning of every writing transaction from now on."""
@@ -88,10 +103,12 @@ class SqliteDatabase:
         """Let no code of a user's write to these tables."""
         self._protected.update(tables)
 
-    async def write(self, make: Callable[[], Script[T]], *, notify: bool = False) -> T:
+    async def write(self, make: Callable[[], Script[T]], *, notify: bool = False, brief: bool = False) -> T:
         """Run a script in the next group; returns after the group's commit."""
         if self._writer is None:
             raise StoreError(f"{self.url} is closed; open it again.")
+        if brief and self._here is not None:
+            return await self._here.submit(make)
         return await self._writer.submit(make)
 
     async def read(self, make: Callable[[], Script[T]]) -> T:
@@ -116,8 +133,10 @@ class SqliteDatabase:
 
     async def close(self) -> None:
         """Finish what was asked for and close the file."""
-        writer, reader = self._writer, self._reader
-        self._writer = self._reader = None
+        writer, reader, here = self._writer, self._reader, self._here
+        self._writer = self._reader = self._here = None
+        if here is not None:
+            await here.stop()
         if reader is not None:
             await reader.stop()
         if writer is not None:
@@ -133,6 +152,7 @@ class _Sqlite(Connection):
     """One connection that reads, used by one thread."""
 
     _begin = "BEGIN"
+    _own_thread = True
 
     def __init__(self, path: Path, patience: float, *, create: bool = False) -> None:
         self._path = path
@@ -140,7 +160,14 @@ class _Sqlite(Connection):
         try:
             # `rw`: a file that was deleted is not silently made again, empty
             uri = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
-            self._db = sqlite3.connect(uri, uri=True, timeout=patience, isolation_level=None, cached_statements=256)
+            self._db = sqlite3.connect(
+                uri,
+                uri=True,
+                timeout=patience,
+                isolation_level=None,
+                cached_statements=256,
+                check_same_thread=self._own_thread,
+            )
             try:
                 self._set_up()
             except BaseException:
@@ -253,6 +280,25 @@ class _Writer(_Sqlite):
         with suppress(sqlite3.Error):  # the file may be gone or full; what is committed is in the log beside it
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
         super().close()
+
+
+class _Here(_Writer):
+    """The connection that an event loop writes with; the write-ahead log is copied elsewhere."""
+
+    _own_thread = False  # whoever closes the database may be another one
+
+    def _set_up(self) -> None:
+        super()._set_up()
+        self._db.execute("PRAGMA wal_autocheckpoint = 0")
+
+    def close(self) -> None:
+        _Sqlite.close(self)
+
+
+def _touch() -> Script[None]:
+    """Write what changes nothing: its commit copies the write-ahead log if that has grown long."""
+    rows = yield Sql("PRAGMA user_version")
+    yield Sql(f"PRAGMA user_version = {int(rows[0][0])}")
 
 
 def _name(error: sqlite3.Error) -> str:

@@ -75,109 +75,28 @@ class Job:
         self.error: BaseException | None = None
 
 
-class Worker:
-    """The thread and its queue.
+class Server:
+    """Runs scripts on a connection, many in one transaction, and opens another connection after a failure.
 
     Args:
-        name: the thread's name.
-        connect: makes the connection, in the thread; told whether it is the first one.
-        most: how many scripts are committed together at most.
+        connect: makes the connection; told whether it is the first one.
     """
 
-    def __init__(self, name: str, connect: Callable[[bool], Connection], *, most: int = 1) -> None:
-        self._name = name
+    def __init__(self, connect: Callable[[bool], Connection]) -> None:
         self._connect = connect
-        self._most = most
-        self._jobs: SimpleQueue[Job] = SimpleQueue()
-        self._lock = threading.Lock()
-        self._closing: Job | None = None
-        self._thread: threading.Thread
 
-    async def start(self) -> None:
-        """Start the thread and connect.
-
-        Raises:
-            StoreError: the connection failed.
-        """
-        opened = Job()
-        self._thread = threading.Thread(target=self._run, args=(opened,), name=self._name, daemon=True)
-        self._thread.start()
-        try:
-            await opened.future
-        except BaseException as error:
-            self._closing = opened
-            if isinstance(error, Exception):
-                self._thread.join()
-            else:  # cancelled: nobody waits for the connection, so the thread closes it as soon as it has it
-                self._jobs.put(opened)
-            raise
-
-    async def submit(self, make: Callable[[], Script[T]]) -> T:
-        """Run a script in the thread; a caller that is cancelled does not undo what it has handed in."""
-        job = Job(make)
-        with self._lock:  # nothing may come in behind the closing job: nobody would answer it
-            if self._closing is not None:
-                raise StoreError("The database is closed; open it again.")
-            self._jobs.put(job)
-        return await job.future
-
-    async def stop(self) -> None:
-        """Finish the queue, close the connection, and wait for the thread to end."""
-        closing = Job()
-        with self._lock:
-            if self._closing is not None:
-                return
-            self._closing = closing
-            self._jobs.put(closing)
-        await closing.future
-        self._thread.join()
-
-    # -- in the thread -----------------------------------------------------------------------------------------------
-
-    def _run(self, opened: Job) -> None:
-        connection: Connection | None = None
-        try:
-            connection = self._connect(True)
-        except BaseException as error:
-            opened.error = error
-        answer_jobs([opened])
-        if connection is None:
-            return
-        while jobs := self._take():
-            connection = self._serve(jobs, connection)
-            answer_jobs(jobs)
-        closed = self._closing or opened
-        try:
-            if connection is not None:
-                connection.close()
-        except Exception as error:
-            closed.error = error
-        answer_jobs([closed])
-
-    def _take(self) -> list[Job]:
-        """Wait for jobs; none means that it is time to close."""
-        jobs = [self._jobs.get()]
-        waiting = min(self._jobs.qsize(), self._most - 1)
-        if waiting > 0:
-            jobs += [self._jobs.get_nowait() for _ in range(waiting)]
-        if jobs[-1] is self._closing:
-            closing = jobs.pop()
-            if jobs:
-                self._jobs.put(closing)
-        return jobs
-
-    def _serve(self, jobs: Sequence[Job], connection: Connection | None) -> Connection | None:
+    def serve(self, jobs: Sequence[Job], connection: Connection | None) -> Connection | None:
         """Run jobs, and give the connection that is left."""
         try:
             connection = connection or self._connect(False)
         except Exception as error:
-            _fail(jobs, error)
+            fail(jobs, error)
             return None
         try:
             self._together(connection, jobs)
             return connection
         except _Broken as broken:
-            _fail(jobs, broken.error)
+            fail(jobs, broken.error)
             if isinstance(broken.error, StoreBusy):
                 return connection
             with suppress(Exception):  # it failed already, and that is what the callers are told
@@ -187,7 +106,7 @@ class Worker:
         connection = None
         for job in jobs:  # one of them broke it for all: each on its own
             job.error = None
-            connection = self._serve([job], connection)
+            connection = self.serve([job], connection)
         return connection
 
     def _together(self, connection: Connection, jobs: Sequence[Job]) -> None:
@@ -228,6 +147,113 @@ class Worker:
             raise _Broken(connection.error(caught, committing=committing)) from caught
 
 
+class Worker(Server):
+    """The thread and its queue.
+
+    Args:
+        name: the thread's name.
+        connect: makes the connection, in the thread; told whether it is the first one.
+        most: how many scripts are committed together at most.
+
+    Attributes:
+        at_work: whether the thread is in the middle of a transaction.
+    """
+
+    def __init__(self, name: str, connect: Callable[[bool], Connection], *, most: int = 1) -> None:
+        super().__init__(connect)
+        self._name = name
+        self._most = most
+        self._jobs: SimpleQueue[Job] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._closing: Job | None = None
+        self._thread: threading.Thread
+        self.at_work = False
+
+    async def start(self) -> None:
+        """Start the thread and connect.
+
+        Raises:
+            StoreError: the connection failed.
+        """
+        opened = Job()
+        self._thread = threading.Thread(target=self._run, args=(opened,), name=self._name, daemon=True)
+        self._thread.start()
+        try:
+            await opened.future
+        except BaseException as error:
+            self._closing = opened
+            if isinstance(error, Exception):
+                self._thread.join()
+            else:  # cancelled: nobody waits for the connection, so the thread closes it as soon as it has it
+                self._jobs.put(opened)
+            raise
+
+    async def submit(self, make: Callable[[], Script[T]]) -> T:
+        """Run a script in the thread; a caller that is cancelled does not undo what it has handed in."""
+        job = Job(make)
+        self.put(job)
+        return await job.future
+
+    def put(self, job: Job) -> None:
+        """Take a job, which is answered when it is done."""
+        with self._lock:  # nothing may come in behind the closing job: nobody would answer it
+            if self._closing is not None:
+                raise StoreError("The database is closed; open it again.")
+            self._jobs.put(job)
+
+    @property
+    def busy(self) -> bool:
+        """Whether the thread has something to do, as far as one can tell without waiting for it."""
+        return self.at_work or not self._jobs.empty()
+
+    async def stop(self) -> None:
+        """Finish the queue, close the connection, and wait for the thread to end."""
+        closing = Job()
+        with self._lock:
+            if self._closing is not None:
+                return
+            self._closing = closing
+            self._jobs.put(closing)
+        await closing.future
+        self._thread.join()
+
+    # -- in the thread -----------------------------------------------------------------------------------------------
+
+    def _run(self, opened: Job) -> None:
+        connection: Connection | None = None
+        try:
+            connection = self._connect(True)
+        except BaseException as error:
+            opened.error = error
+        answer_jobs([opened])
+        if connection is None:
+            return
+        while jobs := self._take():
+            self.at_work = True
+            connection = self.serve(jobs, connection)
+            self.at_work = False
+            answer_jobs(jobs)
+        closed = self._closing or opened
+        try:
+            if connection is not None:
+                connection.close()
+        except Exception as error:
+            closed.error = error
+        answer_jobs([closed])
+
+    def _take(self) -> list[Job]:
+        """Wait for jobs; none means that it is time to close."""
+        jobs = [self._jobs.get()]
+        waiting = min(self._jobs.qsize(), self._most - 1)
+        if waiting > 0:
+            jobs += [self._jobs.get_nowait() for _ in range(waiting)]
+        if jobs[-1] is self._closing:
+            closing = jobs.pop()
+            if jobs:
+                self._jobs.put(closing)
+        return jobs
+
+
 class _Broken(Exception):
     """A transaction failed as a whole, perhaps because of one script among several."""
 
@@ -256,7 +282,8 @@ def run_script(execute: Callable[[Sql], list[Row]], make: Callable[[], Script[T]
         script.close()
 
 
-def _fail(jobs: Sequence[Job], error: BaseException) -> None:
+def fail(jobs: Sequence[Job], error: BaseException) -> None:
+    """Let jobs end with an error."""
     for job in jobs:
         job.error = error
 
@@ -270,7 +297,7 @@ def answer_jobs(jobs: Sequence[Job]) -> None:
         if elsewhere:
             jobs = [job for job in jobs if job.loop is loop]
     try:
-        loop.call_soon_threadsafe(_settle, jobs)
+        loop.call_soon_threadsafe(settle, jobs)
     except RuntimeError:
         if not loop.is_closed():  # else nobody waits
             raise
@@ -278,7 +305,8 @@ def answer_jobs(jobs: Sequence[Job]) -> None:
         answer_jobs(elsewhere)
 
 
-def _settle(jobs: Sequence[Job]) -> None:
+def settle(jobs: Sequence[Job]) -> None:
+    """Answer callers of the event loop that this is called in."""
     for job in jobs:
         if job.future.done():
             continue  # its caller was cancelled

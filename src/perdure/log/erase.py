@@ -131,7 +131,8 @@ def _still_open(log: SqlLog, sessions: dict[str, int]) -> Script[list[_Open]]:
     marks = ", ".join("?" * len(ENDED))
     for id, number in sessions.items():
         rows = yield Sql(
-            f"SELECT id, status FROM runs WHERE container = ? AND session = ? AND status NOT IN ({marks})",
+            "SELECT id, status FROM runs WHERE container = ? AND session = ? "
+            f"AND status NOT IN ({marks}) ORDER BY position",
             (log.container, id, *ENDED),
         )
         still += [_Open(str(run), str(status), id, number) for run, status in rows]

@@ -107,7 +107,7 @@ MIGRATIONS = (
                 n {int} NOT NULL,
                 payload {blob} NOT NULL,
                 PRIMARY KEY (container, session, run, step, epoch, n)
-            )""",
+            ) {by_key}""",
             """CREATE TABLE events (
                 number {serial},
                 container TEXT NOT NULL,
@@ -135,7 +135,7 @@ MIGRATIONS = (
                 place {int} NOT NULL,
                 at {real} NOT NULL,
                 PRIMARY KEY (container, id)
-            )""",
+            ) {by_key}""",
             "CREATE INDEX waiters_run ON waiters (container, run)",
             "CREATE INDEX waiters_due ON waiters (expires) WHERE expires IS NOT NULL",
             "CREATE INDEX waiters_event ON waiters (container, name, probe) WHERE name IS NOT NULL",
@@ -157,7 +157,7 @@ MIGRATIONS = (
                 config TEXT NOT NULL DEFAULT '{{}}',
                 created_at {real} NOT NULL,
                 updated_at {real} NOT NULL
-            )""",
+            ) {by_key}""",
             """CREATE TABLE images (
                 id TEXT PRIMARY KEY,
                 container TEXT NOT NULL,
@@ -172,7 +172,7 @@ MIGRATIONS = (
                 metadata TEXT NOT NULL DEFAULT '{{}}',
                 created_at {real} NOT NULL,
                 updated_at {real} NOT NULL
-            )""",
+            ) {by_key}""",
             "CREATE INDEX images_container ON images (container, created_at)",
             """CREATE TABLE agents (
                 image TEXT PRIMARY KEY,
@@ -180,7 +180,7 @@ MIGRATIONS = (
                 container TEXT NOT NULL,
                 owner TEXT NOT NULL,
                 created_at {real} NOT NULL
-            )""",
+            ) {by_key}""",
             "CREATE INDEX agents_container ON agents (container, created_at)",
             """CREATE TABLE functions (
                 name TEXT PRIMARY KEY,
@@ -191,9 +191,14 @@ MIGRATIONS = (
                 next_at {real},
                 owner TEXT NOT NULL,
                 at {real} NOT NULL
-            )""",
+            ) {by_key}""",
             "CREATE INDEX functions_event ON functions (event) WHERE event IS NOT NULL",
-            "CREATE TABLE owners (id TEXT PRIMARY KEY, beat {int} NOT NULL, host TEXT NOT NULL, lock TEXT NOT NULL)",
+            """CREATE TABLE owners (
+                id TEXT PRIMARY KEY,
+                beat {int} NOT NULL,
+                host TEXT NOT NULL,
+                lock TEXT NOT NULL
+            ) {by_key}""",
         ),
     ),
 )

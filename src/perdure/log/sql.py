@@ -154,7 +154,7 @@ class SqlLog(Reads, Transactions, Functions, Forks):
             return Accepted(run, token, position, False, None if free else turn)
 
         try:
-            return await self.db.write(script, notify=True)
+            return await self.db.write(script, notify=True, brief=len(first.data) <= INLINE and on_busy == "queue")
         except Exists:
             run = await self.run(new.id)
             if (run.input_hash, run.definition) != (new.input_hash, new.definition):
@@ -306,8 +306,9 @@ class SqlLog(Reads, Transactions, Functions, Forks):
             return head if fresh else max(known.values(), default=head)
 
         changes = (ends is not None and ends != "running") or outside is not None
+        brief = outside is None and sum(len(one.data) for one in coded) <= INLINE
         try:
-            seq = await self.db.write(script, notify=changes)
+            seq = await self.db.write(script, notify=changes, brief=brief)
         except Exists:
             seq = await self.db.write(lambda: script(True), notify=changes)
         if said:

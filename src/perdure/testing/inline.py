@@ -90,7 +90,7 @@ class InlineWorker(Worker):
     def _turn(self) -> None:
         jobs = self._queue[: self._most]
         del self._queue[: self._most]
-        self._connection = self._serve(jobs, self._connection)
+        self._connection = self.serve(jobs, self._connection)
         asyncio.get_running_loop().call_later(self._process.latency(), self._told, jobs)
 
     def _told(self, jobs: list[Job]) -> None:

@@ -10,7 +10,9 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from tests.servers import PostgresServer
 
-pytest.register_assert_rewrite("perdure.testing.conformance", "perdure.testing.fork_conformance")
+pytest.register_assert_rewrite(
+    *(f"perdure.testing.{name}" for name in ("conformance", "fork_conformance", "history_conformance"))
+)
 
 # How long an example takes says something about the machine, not about the code.
 settings.register_profile("perdure", deadline=None)

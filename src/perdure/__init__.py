@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from perdure.agents.function import Function as Function
     from perdure.agents.function import function as function
     from perdure.agents.handle import Run as Run
+    from perdure.agents.history import Asked as Asked
+    from perdure.agents.history import HistoryAdapter as HistoryAdapter
+    from perdure.agents.history import HistoryContext as HistoryContext
     from perdure.agents.hooks import Hooks as Hooks
     from perdure.agents.hooks import Stop as Stop
     from perdure.agents.mcp import MCPServer as MCPServer
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
     from perdure.agents.toolsets import toolset as toolset
     from perdure.db.transaction import AsyncTransaction as AsyncTransaction
     from perdure.db.transaction import Transaction as Transaction
+    from perdure.history.sql import SqlHistory as SqlHistory
     from perdure.history.trim import drop_tool_chatter as drop_tool_chatter
     from perdure.history.trim import fit_tokens as fit_tokens
     from perdure.history.trim import keep_last as keep_last
@@ -70,6 +74,8 @@ if TYPE_CHECKING:
     from perdure.types.errors import ContentRefused as ContentRefused
     from perdure.types.errors import ContextTooLong as ContextTooLong
     from perdure.types.errors import DefinitionError as DefinitionError
+    from perdure.types.errors import HistoryError as HistoryError
+    from perdure.types.errors import HistoryUnavailable as HistoryUnavailable
     from perdure.types.errors import InvalidId as InvalidId
     from perdure.types.errors import InvokeError as InvokeError
     from perdure.types.errors import InvokeTimeout as InvokeTimeout
@@ -169,6 +175,7 @@ _ROOMS: dict[str, str] = {
     "perdure.agents.context": "Context NetworkRun",
     "perdure.agents.function": "Function function",
     "perdure.agents.handle": "Run",
+    "perdure.agents.history": "Asked HistoryAdapter HistoryContext",
     "perdure.agents.hooks": "Hooks Stop",
     "perdure.agents.mcp": "MCPServer mcp",
     "perdure.agents.network": "Network",
@@ -183,6 +190,7 @@ _ROOMS: dict[str, str] = {
     "perdure.agents.tool": "Tool tool",
     "perdure.agents.toolsets": "Toolset toolset",
     "perdure.db.transaction": "AsyncTransaction Transaction",
+    "perdure.history.sql": "SqlHistory",
     "perdure.history.trim": "drop_tool_chatter fit_tokens keep_last",
     "perdure.log.search": "SearchHit",
     "perdure.models.model": "Model ModelRequest ModelSettings",
@@ -190,7 +198,8 @@ _ROOMS: dict[str, str] = {
     "perdure.types.concurrency": "Concurrency",
     "perdure.types.errors": (
         "AmbiguousStep AuthenticationFailed BadRequest BadResponse ConfigurationError Conflict ContentRefused "
-        "ContextTooLong DefinitionError InvalidId InvokeError InvokeTimeout NonRetriable OverBudget RetryAfter "
+        "ContextTooLong DefinitionError HistoryError HistoryUnavailable InvalidId InvokeError InvokeTimeout "
+        "NonRetriable OverBudget RetryAfter "
         "MissingExtra MissingKey ModelError ModelRetry ModelTimeout "
         "ModelUnreachable NeedsRuntime NoModel NotDone OutputInvalid Overloaded PerdureError RateLimited "
         "RunCancelled RunError RunFailed RunWaiting StepError StepInDoubt StepOutsideSteps StepUndone ToolServerError "

@@ -21,6 +21,7 @@ PURE = (
     "types/transcript.py",
     "durable/tail.py",
     "agents/agent_loop.py",
+    "agents/history_loop.py",
     "agents/rebuild.py",
     "agents/network_loop.py",
     "models/openai_chat.py",

@@ -69,6 +69,10 @@ PAYLOADS: dict[str, list[rec.Payload]] = {
     "step": [rec.StepDone("charge"), rec.StepDone("charge", {"id": 5}, "ab12", ERROR)],
     "transaction": [rec.TransactionDone("pay", {"id": 5}, "ab12", ERROR)],
     "infer": [rec.InferDone("ask", {"id": 5}, "ab12", ERROR, SAID, SAID, "m", "p", USAGE)],
+    "imported": [
+        rec.Imported("history"),
+        rec.Imported("history", {"id": 5}, "ab12", ERROR, SAID, (rec.PastResult("A", "r/0", 1.5, 0, 1),)),
+    ],
     "child": [rec.ChildDone("run_2", "completed"), rec.ChildDone("run_2", "failed", USAGE, {"a": 1}, ERROR, "ab12")],
     "wait": [rec.WaitOpened("A", (APPROVAL,), {"amount": 5}, PATCH, ("B",))],
     "failed": [rec.StepFailed("agent/0/infer/0", ERROR), rec.StepFailed("agent/0/infer/0", ERROR, True)],

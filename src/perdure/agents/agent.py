@@ -12,6 +12,7 @@ from perdure.agents.checks import check_arguments
 from perdure.agents.children import agent_tool
 from perdure.agents.context import Context
 from perdure.agents.definition import AgentDefinition, Enabled, Prompt
+from perdure.agents.history import HistoryAdapter
 from perdure.agents.hooks import HooksLike
 from perdure.agents.options import RunOptions
 from perdure.agents.runnable import Runnable, Worker
@@ -43,6 +44,7 @@ class Agent(AgentDefinition, Runnable[Out_co], Worker[S_contra], Generic[Out_co,
         tool_choice: `"auto"`, `"any"`, or a tool's name; a forced choice holds for the first inference of a turn.
         output_type: a type, or a tuple of types, that the answer must have; text unless given.
         hooks: one `Hooks` or several.
+        history: keeps the conversation elsewhere, when the agent is run alone.
         settings: parameters of inference.
         prefill: text that each answer starts with, where the provider can do that.
         enabled: whether the agent may be chosen, or a function of the context that says so.
@@ -68,6 +70,7 @@ class Agent(AgentDefinition, Runnable[Out_co], Worker[S_contra], Generic[Out_co,
         model: Model | str | None = None,
         tool_choice: str = "auto",
         hooks: HooksLike = (),
+        history: HistoryAdapter | None = None,
         settings: ModelSettings | None = None,
         prefill: str | None = None,
         enabled: bool = True,
@@ -88,6 +91,7 @@ class Agent(AgentDefinition, Runnable[Out_co], Worker[S_contra], Generic[Out_co,
         tools: Sequence[ToolLike[S]] = (),
         tool_choice: str = "auto",
         hooks: HooksLike = (),
+        history: HistoryAdapter | None = None,
         settings: ModelSettings | None = None,
         prefill: str | None = None,
         enabled: Enabled[S] = True,
@@ -108,6 +112,7 @@ class Agent(AgentDefinition, Runnable[Out_co], Worker[S_contra], Generic[Out_co,
         model: Model | str | None = None,
         tool_choice: str = "auto",
         hooks: HooksLike = (),
+        history: HistoryAdapter | None = None,
         settings: ModelSettings | None = None,
         prefill: str | None = None,
         enabled: bool = True,
@@ -129,6 +134,7 @@ class Agent(AgentDefinition, Runnable[Out_co], Worker[S_contra], Generic[Out_co,
         tools: Sequence[ToolLike[S]] = (),
         tool_choice: str = "auto",
         hooks: HooksLike = (),
+        history: HistoryAdapter | None = None,
         settings: ModelSettings | None = None,
         prefill: str | None = None,
         enabled: Enabled[S] = True,
@@ -149,6 +155,7 @@ class Agent(AgentDefinition, Runnable[Out_co], Worker[S_contra], Generic[Out_co,
         model: Model | str | None = None,
         tool_choice: str = "auto",
         hooks: HooksLike = (),
+        history: HistoryAdapter | None = None,
         settings: ModelSettings | None = None,
         prefill: str | None = None,
         enabled: bool = True,
@@ -170,6 +177,7 @@ class Agent(AgentDefinition, Runnable[Out_co], Worker[S_contra], Generic[Out_co,
         tools: Sequence[ToolLike[S]] = (),
         tool_choice: str = "auto",
         hooks: HooksLike = (),
+        history: HistoryAdapter | None = None,
         settings: ModelSettings | None = None,
         prefill: str | None = None,
         enabled: Enabled[S] = True,

@@ -37,8 +37,8 @@ class Beginning(msgspec.Struct):
     given: Any = None
 
 
-def read_beginning(definition: Definition, input: Any, options: Mapping[str, Any]) -> Beginning:
-    """Read and check what a run is given.
+def read_beginning(definition: Definition, input: Any, options: Mapping[str, Any], *, lasts: bool) -> Beginning:
+    """Read and check what a run is given; `lasts` says that a conversation can be continued by its id.
 
     Raises:
         DefinitionError: it is not what the definition takes.
@@ -51,7 +51,7 @@ def read_beginning(definition: Definition, input: Any, options: Mapping[str, Any
     messages, turn_prompt = read_input(input)
     if not options and not isinstance(definition, NetworkDefinition):
         return Beginning(DICT_KIND, {}, (), (), None, messages, turn_prompt)
-    return Beginning(*read_state(definition, options), messages, turn_prompt)
+    return Beginning(*read_state(definition, options, lasts=lasts), messages, turn_prompt)
 
 
 def program_of(definition: Definition, env: Env, beginning: Beginning) -> Program[Any]:
@@ -59,9 +59,22 @@ def program_of(definition: Definition, env: Env, beginning: Beginning) -> Progra
     if isinstance(definition, FunctionDefinition):
         return FunctionProgram(env)
     network, reducers = env.network, beginning.kind.reducers
+    if definition.history is not None:
+        from perdure.agents.history import rules_of
+        from perdure.agents.history_loop import KeptRules
+        from perdure.agents.history_program import HistoryProgram
+
+        first, most = (definition.name, None) if network is None else (None, _most(env, network))
+        kept = KeptRules(first, most, env.roster, reducers, rules_of(definition.history))
+        return HistoryProgram(env, kept, definition.history)
     if network is None:
         return AgentsProgram(env, RunRules(definition.name, None, env.roster, reducers))
-    return AgentsProgram(env, RunRules(None, env.options.get("max_iter", network.max_iter), env.roster, reducers))
+    return AgentsProgram(env, RunRules(None, _most(env, network), env.roster, reducers))
+
+
+def _most(env: Env, network: NetworkDefinition) -> int | None:
+    """The most agent turns of a run."""
+    return env.options.get("max_iter", network.max_iter)
 
 
 def first_record(

@@ -28,6 +28,7 @@ from perdure.agents.checks import (
     check_tools,
 )
 from perdure.agents.context import Context
+from perdure.agents.history import HistoryAdapter, check_history
 from perdure.agents.hooks import Hook, Hooks, HooksLike, read_hooks
 from perdure.agents.state_kind import StateKind
 from perdure.agents.tool import Tool
@@ -52,6 +53,7 @@ class Definition:
     __slots__ = ("_caches", "name")
     name: str
     output_type: Any
+    history: HistoryAdapter | None = None
     _caches: dict[str, Any]
 
     def __init__(self, name: str, what: str) -> None:
@@ -91,6 +93,7 @@ class AgentDefinition(Definition):
     __slots__ = (
         "description",
         "enabled",
+        "history",
         "hooks",
         "max_iter",
         "model",
@@ -112,6 +115,7 @@ class AgentDefinition(Definition):
     tool_choice: str
     output_type: Any
     hooks: tuple[Hooks, ...]
+    history: HistoryAdapter | None
     settings: ModelSettings | None
     prefill: str | None
     enabled: Enabled[Any]
@@ -132,6 +136,7 @@ class AgentDefinition(Definition):
         tool_choice: str = "auto",
         output_type: Any = str,
         hooks: HooksLike = (),
+        history: HistoryAdapter | None = None,
         settings: ModelSettings | None = None,
         prefill: str | None = None,
         enabled: Enabled[Any] = True,
@@ -152,6 +157,7 @@ class AgentDefinition(Definition):
             tool_choice=check_choice(tool_choice, checked, where),
             output_type=check_output(output_type, where),
             hooks=read_hooks(hooks, where),
+            history=check_history(history, where),
             settings=check_settings(settings, where),
             prefill=prefill if prefill is None else check_kind(prefill, str, "prefill", where),
             enabled=check_enabled(enabled, where),
@@ -191,6 +197,7 @@ class NetworkDefinition(Definition):
     __slots__ = (
         "agents",
         "description",
+        "history",
         "hooks",
         "kind",
         "max_iter",
@@ -208,6 +215,7 @@ class NetworkDefinition(Definition):
     model: Model | str | None
     output_type: Any
     hooks: tuple[Hooks, ...]
+    history: HistoryAdapter | None
     max_iter: int | None
     resolve: Resolve | None
     stop_when: Callable[[Any], Any] | None
@@ -224,6 +232,7 @@ class NetworkDefinition(Definition):
         model: Model | str | None = None,
         output_type: Any = str,
         hooks: HooksLike = (),
+        history: HistoryAdapter | None = None,
         max_iter: int | None = 10,
         resolve: Resolve | None = None,
         stop_when: Callable[[Any], Any] | None = None,
@@ -242,6 +251,7 @@ class NetworkDefinition(Definition):
             model=check_model(model, where),
             output_type=check_output(output_type, where),
             hooks=read_hooks(hooks, where),
+            history=check_history(history, where),
             max_iter=check_limit(max_iter, where),
             resolve=resolve,
             stop_when=stop_when,

@@ -303,8 +303,12 @@ class Env:
 
     def results(self) -> Sequence[AgentResult]:
         """What agents have done so far, those given with the state first."""
-        earlier: Sequence[AgentResult] = self.options.get("results", ())
-        return [*earlier, *(self.loop.results if self.loop is not None else ())]
+        return [*self.earlier_results(), *(self.loop.results if self.loop is not None else ())]
+
+    def earlier_results(self) -> Sequence[AgentResult]:
+        """What agents had done before this run: as it was given with the state, or by a history."""
+        past = getattr(self.loop, "past", ())
+        return past or self.options.get("results", ())
 
     def texts_kept(self) -> Set[str]:
         """The hashes of the texts that the run has kept already."""

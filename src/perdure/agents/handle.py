@@ -150,7 +150,7 @@ class Run(Generic[Out, S]):
             await asyncio.sleep(0)  # let a run that has just been made begin, so that it is closed by its own hand
             if self._running.io is not None:
                 self._running.io.ask_stop("cancelled")
-            elif self._ask_cancel is not None:
+            elif self._ask_cancel is not None and not (self._running.thread and self._running.thread.naming):
                 await self._ask_cancel()
             else:
                 self._task.cancel()

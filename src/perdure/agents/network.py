@@ -11,6 +11,7 @@ from perdure.agents import doors
 from perdure.agents.agent import Agent
 from perdure.agents.checks import check_arguments
 from perdure.agents.definition import NetworkDefinition, Resolve
+from perdure.agents.history import HistoryAdapter
 from perdure.agents.hooks import HooksLike
 from perdure.agents.options import RunOptions
 from perdure.agents.routers import RouterArgs, RouterFn
@@ -43,6 +44,7 @@ class Network(NetworkDefinition, Runnable[Out], Generic[S, Out]):
         model: the model of agents that have none, and of the default routing agent.
         output_type: what the last agent's output is read as; text unless given.
         hooks: one `Hooks` or several; they apply to every agent.
+        history: keeps the conversation elsewhere.
         max_iter: the most agent turns of a run; None or 0 for no limit.
         resolve: `(name, args) -> Agent` builds agents that a router asks for with `Route(name, args)`.
         stop_when: a condition on `RouterArgs`, sync or async, that ends the run before the router is asked.
@@ -65,6 +67,7 @@ class Network(NetworkDefinition, Runnable[Out], Generic[S, Out]):
         router: RouterFn[dict[str, Any]] | RoutingAgent | None = None,
         model: Model | str | None = None,
         hooks: HooksLike = (),
+        history: HistoryAdapter | None = None,
         max_iter: int | None = 10,
         resolve: Resolve | None = None,
         stop_when: Callable[[RouterArgs[dict[str, Any]]], bool | Awaitable[bool]] | None = None,
@@ -80,6 +83,7 @@ class Network(NetworkDefinition, Runnable[Out], Generic[S, Out]):
         router: RouterFn[T] | RoutingAgent | None = None,
         model: Model | str | None = None,
         hooks: HooksLike = (),
+        history: HistoryAdapter | None = None,
         max_iter: int | None = 10,
         resolve: Resolve | None = None,
         stop_when: Callable[[RouterArgs[T]], bool | Awaitable[bool]] | None = None,
@@ -95,6 +99,7 @@ class Network(NetworkDefinition, Runnable[Out], Generic[S, Out]):
         router: RouterFn[dict[str, Any]] | RoutingAgent | None = None,
         model: Model | str | None = None,
         hooks: HooksLike = (),
+        history: HistoryAdapter | None = None,
         max_iter: int | None = 10,
         resolve: Resolve | None = None,
         stop_when: Callable[[RouterArgs[dict[str, Any]]], bool | Awaitable[bool]] | None = None,
@@ -111,6 +116,7 @@ class Network(NetworkDefinition, Runnable[Out], Generic[S, Out]):
         router: RouterFn[T] | RoutingAgent | None = None,
         model: Model | str | None = None,
         hooks: HooksLike = (),
+        history: HistoryAdapter | None = None,
         max_iter: int | None = 10,
         resolve: Resolve | None = None,
         stop_when: Callable[[RouterArgs[T]], bool | Awaitable[bool]] | None = None,

@@ -12,6 +12,7 @@ from perdure.agents.budget import Budget
 from perdure.agents.checks import check_kind, check_limit, check_model, check_settings
 from perdure.agents.definition import AgentDefinition, Definition, NetworkDefinition, check_router
 from perdure.agents.env import Env
+from perdure.agents.history import HistoryAdapter
 from perdure.agents.state import State
 from perdure.agents.state_kind import StateKind
 from perdure.durable.kernel import Kernel
@@ -69,7 +70,7 @@ def read_kept(started: RunStarted) -> dict[str, Any]:
         ImportError: the type of its state is not where it was.
         AttributeError: the same, inside its module.
     """
-    options = dict(started.options)
+    options = {name: value for name, value in started.options.items() if name != "thread"}
     for name, kind in (("budget", Budget), ("session_budget", Budget), ("settings", ModelSettings)):
         if name in options:
             options[name] = msgspec.convert(options[name], kind, strict=False)
@@ -104,7 +105,7 @@ def _said_in(state: State[Any]) -> tuple[Message, ...]:
 
 
 def read_state(
-    definition: Definition, options: Mapping[str, Any]
+    definition: Definition, options: Mapping[str, Any], *, lasts: bool
 ) -> tuple[StateKind[Any], Any, tuple[Message, ...], tuple[Any, ...], str | None]:
     """Work out what a run starts from: type and data of the state, history, earlier results, thread."""
     if not options and isinstance(definition, AgentDefinition):
@@ -126,8 +127,11 @@ def read_state(
             raise DefinitionError(
                 f"session_id={session_id!r} and State(thread_id={thread_id!r}) differ; they are two words for one id."
             )
-        if thread_id is not None and not history:
-            raise NeedsRuntime("Continuing a thread by its id", "give the State the messages or results so far")
+        if thread_id is not None and not history and not lasts:
+            raise NeedsRuntime(
+                "Continuing a thread by its id",
+                "give the agent or network a history=, or the State the messages or results so far",
+            )
     for one in history:
         if not hasattr(one, "role") and type(one).__name__ != "ReasoningMessage":
             raise DefinitionError(f"messages= holds a {type(one).__name__}; give messages, such as previous.messages.")
@@ -141,7 +145,7 @@ def read_state(
     return kind, doc, history, results, thread_id
 
 
-def check_options(options: Mapping[str, Any], kernel: Kernel | None) -> None:
+def check_options(options: Mapping[str, Any], kernel: Kernel | None, history: HistoryAdapter | None = None) -> None:
     """Refuse options that are unknown, of the wrong kind, or that need a place to last.
 
     Raises:
@@ -152,8 +156,8 @@ def check_options(options: Mapping[str, Any], kernel: Kernel | None) -> None:
         if name not in OPTIONS:
             raise DefinitionError(f"There is no run option {name!r}. There are: {', '.join(sorted(OPTIONS))}.")
     durable = kernel is not None and kernel.durable
-    if options.get("session_id") is not None and not durable and kernel is None:
-        raise NeedsRuntime("session_id", "pass messages=previous.messages")
+    if options.get("session_id") is not None and not durable and kernel is None and history is None:
+        raise NeedsRuntime("session_id", "pass messages=previous.messages, or give the agent or network a history=")
     for name in ("session_id", "run_id", "user_id"):
         if options.get(name) is not None:
             check_id(options[name], name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from perdure.agents.beginning import first_record, program_of, read_beginning
 from perdure.agents.budget import UNLIMITED, Budget, Ledger
@@ -46,6 +46,9 @@ from perdure.types.records import (
 )
 from perdure.types.waits import Elapsed, WaitAnswer, late
 
+if TYPE_CHECKING:
+    from perdure.agents.thread import Thread
+
 Door: TypeAlias = Callable[[str, Mapping[str, WaitAnswer]], Awaitable[RunResult[Any, Any]]]
 """How waits of a run are answered where others may drive it."""
 
@@ -65,6 +68,7 @@ class Running:
         fallback: the model of agents that nobody has given one.
 
     Attributes:
+        thread: where its conversation is kept elsewhere, if it is.
         accepts: whether it goes on with changed code, because the run that has started it was accepted.
         gaps: how often this process had been silent before it asked for the run.
 
@@ -88,6 +92,7 @@ class Running:
         "session_ledger",
         "sink",
         "started",
+        "thread",
         "waiting",
     )
 
@@ -103,10 +108,12 @@ class Running:
         sink: Sink | None = None,
         fallback: Model | None = None,
     ) -> None:
+        history = definition.history if parent is None else None
         if options:
-            check_options(options, kernel)
+            check_options(options, kernel, history)
         network = definition if isinstance(definition, NetworkDefinition) else None
-        beginning = read_beginning(definition, input, options)
+        lasts = history is not None or (kernel is not None and kernel.durable)
+        beginning = read_beginning(definition, input, options, lasts=lasts)
         results, thread_id = beginning.results, beginning.thread_id
         run_id: str | None = None
         session_id: str | None = None
@@ -154,6 +161,12 @@ class Running:
         self.notes: Mapping[int, Sequence[AnyEvent]] = _NO_NOTES
         self.started = first_record(definition, env, beginning, parent, kernel)
         self.accepts = False
+        self.thread: Thread | None = None
+        if history is not None:
+            from perdure.agents.thread import Thread
+
+            self.thread = Thread(history, named=bool(thread_id or options.get("session_id")))
+            env.thread_id = env.session_id
 
     async def drive(self) -> RunResult[Any, Any]:
         """Drive the run until it is finished or waits, and give what it has reached; failures are in the status.
@@ -162,6 +175,8 @@ class Running:
             asyncio.CancelledError: the calling task was cancelled; the run is closed before.
         """
         kernel = self.env.kernel
+        if self.thread is not None:
+            await self.thread.name(self)
         if kernel.durable:
             accepted = await patiently(kernel.clock, lambda: kernel.log.accept(self.new_run(), self.started))
         else:
@@ -360,12 +375,13 @@ class Running:
     @property
     def given(self) -> int:
         """How many messages of the conversation were there before this run."""
-        return len(self.loop.earlier) + len(self.started.history)
+        imported = getattr(self.loop, "imported", ())
+        return len(self.loop.earlier) + len(self.started.history) + len(imported)
 
     @property
     def earlier_results(self) -> tuple[AgentResult, ...]:
         """What agents had done before, as it was given with the state."""
-        return self.env.options.get("results", ())
+        return tuple(self.env.earlier_results())
 
     @property
     def thread_id(self) -> str | None:

@@ -131,7 +131,7 @@ class _Driver:
         io = self.io
         if io.kernel.durable or io.holds:
             await self.flush()
-            if io.stop is not None:
+            if io.stop is not None and not self.folded_stop:
                 return
         if io.kernel.lease is not None:
             await io.sure()

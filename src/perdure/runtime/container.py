@@ -308,6 +308,8 @@ class Container(Doors, People, Forks, Searching):
 
     async def _accept(self, running: Running) -> Accepted:
         self.runtime.held.check()
+        if running.thread is not None:
+            await running.thread.name(running)
         await self.runtime.worker.fresh()
         running.gaps = self.runtime.worker.gaps
         new = self.new_run(running)

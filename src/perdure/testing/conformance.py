@@ -47,6 +47,9 @@ PAYLOADS: tuple[rec.Payload, ...] = (
     rec.AgentDone("A", "answer", has_output=True, output={"x": 1}),
     rec.StepDone("charge", {"id": 5}, "ab12"),
     rec.InferDone("ask", "blue", "ab12", model="m", usage=Usage(3, 4)),
+    rec.Imported(
+        "history", messages=(TextMessage("user", "so far"),), results=(rec.PastResult("A", "r/0", 1.5, 0, 1),)
+    ),
     rec.ChildDone("run_2", "failed", Usage(3, 4)),
     rec.WaitOpened("A", (Approval("wait_1", "refund", {"amount": 5}, "run_1"),)),
     rec.StepFailed("agent/0/infer/0", _ERROR),

@@ -317,6 +317,14 @@ class TransactionError(PerdureError):
     """The function of a transaction did what it may not, or took too long; nothing of it is kept."""
 
 
+class HistoryError(PerdureError):
+    """A history adapter failed, or gave what is no conversation; nothing was changed in the run's own log."""
+
+
+class HistoryUnavailable(HistoryError):
+    """The store behind a history adapter could not be reached, or did not answer in time; a later try may succeed."""
+
+
 class ToolServerError(PerdureError):
     """A tool server (MCP) could not be reached, or broke off."""
 

@@ -219,6 +219,23 @@ class InferDone(StepDone, tag="infer"):
     usage: Usage = Usage()
 
 
+class PastResult(Base):
+    """What an agent did in an earlier run, as a history gave it: the messages from `start` to `end` of what it gave."""
+
+    agent_name: str
+    id: str
+    created_at: float
+    start: int
+    end: int
+
+
+class Imported(StepDone, tag="imported"):
+    """What a history adapter gave of a conversation that the log did not have: it stands before what was asked."""
+
+    messages: tuple[Message, ...] = ()
+    results: tuple[PastResult, ...] = ()
+
+
 class ChildDone(Base, tag="child"):
     """A child run ended; of one that was invoked this has what came of it, and the hash of what it was given."""
 
@@ -356,6 +373,7 @@ Payload: TypeAlias = (
     | StepDone
     | TransactionDone
     | InferDone
+    | Imported
     | ChildDone
     | WaitOpened
     | StepFailed

@@ -13,14 +13,22 @@ from perdure.types.records import (
     AgentDone,
     Compacted,
     Erased,
+    Imported,
     InferenceDone,
     Payload,
     Record,
     RunFinished,
     RunStarted,
+    StepFailed,
     ToolDone,
 )
 from perdure.types.visible import visible
+
+HISTORY = "history/open"
+"""The place of the step in which a run asks a history adapter what was said before."""
+
+HISTORY_USER = "history/user"
+"""The place of the step in which it has the adapter store what the user says."""
 
 
 class _Turn:
@@ -54,10 +62,11 @@ class _Turn:
 
 
 class _Run:
-    __slots__ = ("started", "turns")
+    __slots__ = ("asked", "started", "turns")
 
     def __init__(self, started: RunStarted) -> None:
         self.started = started
+        self.asked: list[Message] = [*started.history, *started.messages]
         self.turns: dict[str, _Turn] = {}
 
     def turn(self, prefix: str) -> _Turn:
@@ -75,8 +84,16 @@ class _Run:
         elif isinstance(payload, AgentDone):
             self.turn(prefix).done = payload
 
+    def opened(self, payload: Payload) -> None:
+        """Take what a history gave before anything was said, or that it gave nothing because it failed."""
+        if isinstance(payload, Imported):
+            self.asked = [*payload.messages, *self.started.messages]
+        elif isinstance(payload, StepFailed) and payload.step in (HISTORY, HISTORY_USER):
+            # it was never said: neither a model nor the history has it
+            self.asked = self.asked[: len(self.asked) - len(self.started.messages)]
+
     def messages(self) -> list[Message]:
-        said: list[Message] = [*self.started.history, *self.started.messages]
+        said = list(self.asked)
         for prefix in sorted(self.turns, key=_place):
             said += self.turns[prefix].messages(prefix)
         return said
@@ -118,6 +135,8 @@ class Transcript:
             self._end(record.run_id, run.messages())
         elif key.startswith("agent/"):
             run.add(key, payload)
+        else:
+            run.opened(payload)
 
     def driven(self, run_id: str, said: tuple[Message, ...], seq: int | None) -> None:
         """Take what was said in a run that ended here: its very objects, where its records would give equal ones.
@@ -158,13 +177,14 @@ def said_before(records: Sequence[Record], run_id: str, key: str) -> list[Messag
         if isinstance(payload, RunStarted):
             run = _Run(payload)
         elif run is not None and record.key is not None:
+            run.opened(payload)
             run.add(record.key, payload)
     if run is None:
         return []
     own = key.partition("/infer/")[0]
     own_group = own.split("/")[:2]
     said = [] if run.started.history else [*conversation.messages]
-    said += [*run.started.history, *run.started.messages]
+    said += run.asked
     over = [
         prefix
         for prefix, turn in run.turns.items()

@@ -1,0 +1,54 @@
+"""Every adapter keeps the same rules, each on the real store behind it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from perdure.history.sql import SqlHistory
+from perdure.history.threads import ThreadStore
+from perdure.testing.history_conformance import HistoryConformance, MakeHistory
+from tests.servers import PostgresServer
+
+
+class TestSqlite(HistoryConformance):
+    @pytest.fixture
+    async def histories(self, tmp_path: Path) -> AsyncIterator[MakeHistory]:
+        async with AsyncExitStack() as opened:
+            yield closing(opened, lambda: SqlHistory(f"sqlite:///{tmp_path / 'threads.db'}"))
+
+
+class TestSqliteInMemory(HistoryConformance):
+    @pytest.fixture
+    async def histories(self) -> AsyncIterator[MakeHistory]:
+        async with SqlHistory("sqlite://") as adapter:
+            yield lambda: adapter
+
+
+@pytest.fixture(scope="module")
+def address(postgres: PostgresServer) -> str:
+    return postgres.database()
+
+
+class TestPostgres(HistoryConformance):
+    @pytest.fixture
+    async def histories(self, address: str) -> AsyncIterator[MakeHistory]:
+        tables = f"t{uuid4().hex}"  # the tests share a database
+        async with AsyncExitStack() as opened:
+            yield closing(opened, lambda: SqlHistory(address, tables=tables))
+
+
+def closing(opened: AsyncExitStack, make: MakeHistory) -> MakeHistory:
+    """Make adapters that are closed when the test is over."""
+
+    def made() -> ThreadStore:
+        adapter = make()
+        assert isinstance(adapter, ThreadStore)
+        opened.push_async_callback(adapter.close)
+        return adapter
+
+    return made

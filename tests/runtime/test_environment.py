@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from perdure import Conflict, RunFailed, Runtime
+from perdure import RunFailed, Runtime
 from perdure.testing.environment import ScriptedEnvironments
 from perdure.types.envelope import SystemEvent
 from tests.runtime.desk import QUICK
@@ -167,11 +167,44 @@ async def test_a_factory_that_fails_is_an_error_and_no_agent_is_left(url: str):
         assert not (await runtime.images.list())[0]["online"] and not runtime.images.live
 
 
-async def test_an_environment_of_another_process_is_not_doubled(url: str):
-    factory = ScriptedEnvironments("Hello.")
-    async with opened(url, factory) as one, opened(url, factory) as two:
+async def test_what_is_sent_by_another_process_is_answered_by_the_one_that_has_the_environment(url: str):
+    factory, other = ScriptedEnvironments("First.", "Second.", "Third."), ScriptedEnvironments("Mine.")
+    async with opened(url, factory) as one, opened(url, other) as two:
+        seen = watch(two)
         id = await image(one)
         await one.images.run(id)
-        with pytest.raises(Conflict, match="another process"):
-            await two.send(id, "x")
-        assert len(factory.created) == 1
+        runs = [await two.send(id, "x"), await one.send(id, "y"), await two.send(id, "z")]
+        assert [(await run.result()).output for run in runs] == ["First.", "Second.", "Third."]
+        await until(two, seen, "turn_response", 3)  # told here too
+        assert len(factory.created) == 1 and not other.created
+        said = [one["content"] for one in await two.images.messages(id) if one["role"] == "user"]
+        assert said == ["x", "y", "z"]
+        assert (await one.images.run(id))[0] == (await two.images.run(id))[0]
+
+
+async def test_b16_an_agent_that_another_process_destroys_is_let_go_of_by_the_one_that_has_it(url: str):
+    factory, other = ScriptedEnvironments("One."), ScriptedEnvironments("Two.")
+    async with opened(url, factory) as one, opened(url, other) as two:
+        seen = watch(one)
+        id = await image(one)
+        assert (await one.ask(id, "x")).output == "One."
+        await two.images.stop(id)
+        await until(one, seen, "agent_unregistered")
+        assert factory.created[0].disposed == 1 and not one.images.live
+        assert (await two.ask(id, "y")).output == "Two."
+        assert len(factory.created) == len(other.created) == 1
+
+
+async def test_b16_a_view_of_another_processs_agent_goes_alone_when_it_is_idle(url: str):
+    factory = ScriptedEnvironments("One.", "Two.")
+    async with opened(url, factory) as one, opened(url, factory, idle=0.01) as two:
+        seen = watch(two)
+        id = await image(one)
+        agent_id, _ = await one.images.run(id)
+        assert (await two.ask(id, "x")).output == "One."
+        async with asyncio.timeout(20):
+            while two.images.live:
+                await two.worker.until(two.worker.listen())
+        assert (await one.images.run(id)) == (agent_id, True)
+        assert not [each for each in seen if each.type == "agent_unregistered"]
+        assert (await two.ask(id, "y")).output == "Two." and len(factory.created) == 1

@@ -288,6 +288,19 @@ class Entities:
         rows = await self._rows(f"{_AGENT} WHERE {where} ORDER BY created_at, id", params)
         return [one for one in map(_agent, rows) if one.owner not in dead]
 
+    async def gone(self, agent_ids: Collection[str]) -> set[str]:
+        """Say which of these live agents are none any more."""
+
+        def script() -> Script[set[str]]:
+            ids, found = list(agent_ids), set[str]()
+            for start in range(0, len(ids), 500):
+                some = ids[start : start + 500]
+                rows = yield Sql(f"SELECT id FROM agents WHERE id IN ({', '.join('?' * len(some))})", some)
+                found.update(str(row[0]) for row in rows)
+            return set(ids) - found
+
+        return await self._db.read(script)
+
     async def _rows(self, text: str, params: tuple[Any, ...]) -> list[Row]:
         def script() -> Script[list[Row]]:
             return (yield Sql(text, params))

@@ -238,6 +238,18 @@ class Container(Doors, People, Forks, Searching):
         running.door = self.resumed
         return running
 
+    async def hand_over(self, definition: Any, input: Any, **options: Any) -> Run[Any, Any]:
+        """Give a run to the process that can drive it, and follow it; returns when the log has it."""
+        taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def accept(running: Running) -> Accepted:
+            accepted = await self.log.accept(self.new_run(running, detached=True), running.started)
+            return structs.replace(accepted, known=True)  # also a new one is only followed here
+
+        run = self.launch(self.prepare(definition, input, options), taken, accept)
+        await taken
+        return run
+
     def loop_thread(self) -> LoopThread:
         """Where sync code finds an event loop."""
         return self.runtime.loop
@@ -431,7 +443,7 @@ class Container(Doors, People, Forks, Searching):
             if record.seq <= tail.seq:
                 notes(record)
         follower = Follower(self, tail, notes)
-        with follower.watching():
+        with follower.watching(all=True):  # the run's status may change without a record
             while True:
                 if follower.behind:
                     run = await self._asked(lambda: self.log.run(id))

@@ -35,6 +35,8 @@ PATIENCE = 600.0
 """How many seconds an environment may say nothing in the middle of a turn, unless it is told otherwise."""
 GRACE = 5.0
 """How many seconds an interrupted environment has to say that it has stopped."""
+PARTING = 0.7
+"""How many seconds each has at the end: what warms up, what lets go, and what does not heed that it was cancelled."""
 
 _STOPS: dict[str, FinishReason] = {"max_tokens": "max_tokens", "tool_use": "tool"}
 _log = logging.getLogger("perdure")
@@ -114,6 +116,10 @@ class Hosted:
         config: what it is made with.
         context: the live agent that it belongs to.
         patience: how many seconds it may say nothing in the middle of a turn.
+
+    Attributes:
+        lost: whether it was told to stop and did not say that it has; it is of no use any more.
+        calls: the tools that it runs just now, by the ids of their calls.
     """
 
     def __init__(
@@ -128,14 +134,27 @@ class Hosted:
         self._failure: EnvironmentFailed | None = None
         self.calls: dict[str, str] = {}
         self._results: dict[str, SystemEvent] = {}
+        self._closed = False
+        self._warming: asyncio.Task[None] | None = None
+        self.lost = False
         self._bus.on_any(self._hear, filter=self._is_mine)
         self.environment = factory.create(config)
-        self.environment.receptor.connect(self._bus.as_producer())
-        self.environment.effector.connect(self._bus.as_consumer())
-        self._warming: asyncio.Task[None] | None = None
+
+    async def connect(self) -> None:
+        """Connect it and have it warm up; one that cannot be connected is let go of.
+
+        Raises:
+            Exception: what its receptor or effector has raised.
+        """
+        try:
+            self.environment.receptor.connect(self._bus.as_producer())
+            self.environment.effector.connect(self._bus.as_consumer())
+        except BaseException:
+            await self.close()
+            raise
         warmup: Any = getattr(self.environment, "warmup", None)
         if warmup is not None:
-            self._warming = asyncio.create_task(self._warm(warmup), name=f"perdure-warmup-{context.agent_id}")
+            self._warming = asyncio.create_task(self._warm(warmup), name=f"perdure-warmup-{self._context.agent_id}")
 
     async def _warm(self, warmup: Callable[[], Any]) -> None:
         try:
@@ -143,13 +162,13 @@ class Hosted:
             if inspect.isawaitable(result):
                 await result
         except Exception:
-            _log.exception("The environment %r could not warm up; it is asked all the same.", self.environment.name)
+            _log.exception("The environment %r could not warm up; it is asked all the same.", _name(self.environment))
 
     def _is_mine(self, event: SystemEvent) -> bool:
         return event.source == "environment" and event.context.agent_id == self._context.agent_id
 
     def _hear(self, event: SystemEvent) -> None:
-        if self._busy:
+        if self._busy and event.data.get("request_id") in (None, self._turn):
             self._heard.put_nowait(event)
 
     def _failed(self, error: Exception, event: SystemEvent) -> None:
@@ -157,18 +176,42 @@ class Hosted:
         data = {"message": f"{type(error).__name__}: {error}", "error_code": "runtime_error"}
         self._hear(SystemEvent("error_received", data, "environment", "stream", context=self._context))
 
-    async def close(self) -> None:
-        """Let go of the environment."""
-        if self._warming is not None:
-            self._warming.cancel()
-            await asyncio.wait([self._warming])
+    def leave(self) -> None:
+        """Ask and wait for nothing more: whoever drives its turn next asks anew."""
+        self._busy = False
+        self._turn = None
+
+    async def close(self, why: str | None = None) -> None:
+        """Let go of the environment, once, in less than two seconds whatever it does.
+
+        Args:
+            why: ends a turn that goes on, as an error; else whoever drives it next asks anew.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if why is not None:
+            data = {"message": why, "error_code": "environment_closed"}
+            self._hear(SystemEvent("error_received", data, "environment", "stream", context=self._context))
+        self.leave()
+        name = _name(self.environment)
+        if self._warming is not None and not await _ended(self._warming):
+            _log.error("The environment %r does not stop warming up; it is left alone.", name)
+        task = asyncio.create_task(self._dispose(), name=f"perdure-dispose-{self._context.agent_id}")
+        await asyncio.wait([task], timeout=PARTING)
+        if not task.done():
+            gone = await _ended(task)
+            left = "" if gone else ", and does not heed that it was cancelled"
+            _log.error("The environment %r is not disposed of after %g s%s.", name, PARTING, left)
+        self._bus.destroy()
+
+    async def _dispose(self) -> None:
         try:
             result = self.environment.dispose()
             if inspect.isawaitable(result):
                 await result
         except Exception:
-            _log.exception("The environment %r could not be disposed of.", self.environment.name)
-        self._bus.destroy()
+            _log.exception("The environment %r could not be disposed of.", _name(self.environment))
 
     # -- a turn ------------------------------------------------------------------------------------------------------
 
@@ -214,7 +257,10 @@ class Hosted:
                 while (await self._heard.get()).type not in ("interrupted", "message_stop", "error_received"):
                     pass
         except TimeoutError:
-            _log.warning("The environment %r did not say that it has stopped.", self.environment.name)
+            self.lost = True
+            _log.warning(
+                "The environment %r did not say that it has stopped; another is made.", _name(self.environment)
+            )
         finally:
             self._busy = False
             self._turn = None
@@ -351,6 +397,17 @@ class EnvironmentTools(Toolset[Any]):
             effect="pure",  # only looked at: the environment does it
             parameters={"type": "object", "properties": {}, "additionalProperties": True},
         )
+
+
+async def _ended(task: asyncio.Task[Any]) -> bool:
+    """Cancel a task and wait for its end, for a while; says whether it has come."""
+    task.cancel()
+    await asyncio.wait([task], timeout=PARTING)
+    return task.done()
+
+
+def _name(environment: Environment) -> str:
+    return str(getattr(environment, "name", type(environment).__name__))
 
 
 def _usage(told: Any) -> Usage:

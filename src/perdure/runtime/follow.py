@@ -44,10 +44,12 @@ class Follower:
         self.behind = True
 
     @contextmanager
-    def watching(self) -> Generator[None]:
-        """Be told of changes as long as this is open."""
-        session = self._tail.session_id
-        with self._container.live_here.reading(session, self._wake), self._container.runtime.worker.watched(self._look):
+    def watching(self, *, all: bool = False) -> Generator[None]:
+        """Be told of changes as long as this is open; of `all` in the store, or of what is new in the session."""
+        session, worker = self._tail.session_id, self._container.runtime.worker
+        mine = (self._container.name, session)
+        seen = worker.watched(self._look) if all else worker.following(mine, lambda: self._tail.seq, self._look)
+        with self._container.live_here.reading(session, self._wake), seen:
             yield
 
     def _wake(self, log: bool) -> None:

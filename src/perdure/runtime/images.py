@@ -17,6 +17,7 @@ from typing_extensions import Unpack
 from perdure.agents.definition import AgentDefinition, NetworkDefinition
 from perdure.agents.handle import Run
 from perdure.agents.outcome import RunResult
+from perdure.db.database import StoreError
 from perdure.durable.tail import Tail
 from perdure.log.images import AgentRow, Entities, ImageRow
 from perdure.runtime.environment import EnvironmentConfig, Hosted
@@ -39,6 +40,7 @@ NAME = "New Conversation"
 """What an image is called that nobody has named."""
 RESUMED = "environment_session_id"
 """Under which name in an image's metadata an environment's own session is kept."""
+_DESTROYED = "The live agent was destroyed in the middle of its turn."
 MOST_TEXT = 1024 * 1024
 """The most characters that a name, description or system prompt may have."""
 
@@ -60,6 +62,7 @@ class Images:
         self._locks: dict[str, asyncio.Lock] = {}
         self._made: dict[str, tuple[float, Any]] = {}
         self._notes: set[asyncio.Task[object]] = set()
+        self._leaving = False
 
     # -- containers --------------------------------------------------------------------------------------------------
 
@@ -206,7 +209,7 @@ class Images:
         self._forget(image_id)
 
     async def messages(self, image_id: str) -> list[dict[str, Any]]:
-        """What was said in an image, whole messages in order, whether it is online or not.
+        """What was said in an image, whole messages turn by turn, whether it is online or not.
 
         Raises:
             UnknownName: there is no such image.
@@ -215,11 +218,11 @@ class Images:
         log = self._runtime.container(row.container).log
         face = Face(EventContext(row.container, image_id, None, row.session), row.model or "")
         tail = Tail(row.session, Cursor())
-        told: list[SystemEvent] = []
+        turns: dict[str, list[SystemEvent]] = {}  # what came while a turn went on is said in its own
         for record in await log.read_session(row.session):
             for event in tail.record(record):
-                told += face.show(event, int(record.created_at * 1000))
-        return messages_of(told)
+                turns.setdefault(event.run_id, []).extend(face.show(event, int(record.created_at * 1000)))
+        return [message for told in turns.values() for message in messages_of(told)]
 
     # -- talking -----------------------------------------------------------------------------------------------------
 
@@ -272,21 +275,37 @@ class Images:
     async def destroy(self, agent_id: str) -> bool:
         """Destroy a live agent, whichever process has it; says whether there was one."""
         row = await self.entities.deactivate(agent_id)
-        mine = next((one for one in self.live.values() if one.id == agent_id), None)
-        if mine is not None:
-            await self._close(mine)
+        mine = self.live.get(row.image) if row is not None else None
+        if mine is not None and mine.id == agent_id:
+            await self._close(mine, _DESTROYED)
         return row is not None
 
     async def destroy_all(self, container_id: str) -> int:
         """Destroy all live agents of a container; says how many there were."""
         return sum([await self.destroy(one.id) for one in await self.agents(container_id)])
 
+    async def tidy(self) -> None:
+        """Let go of live agents that another process has destroyed."""
+        if self.live:
+            gone = await self.entities.gone([one.id for one in self.live.values()])
+            ended = [one for one in self.live.values() if one.id in gone]
+            await asyncio.gather(*(self._close(one, _DESTROYED) for one in ended))
+
+    def leave(self) -> None:
+        """Make no live agent any more, and wait for no environment."""
+        self._leaving = True
+        for one in self.live.values():
+            if one.hosted is not None:
+                one.hosted.leave()
+
     async def close(self) -> None:
         """Destroy the live agents of this process, and say that their containers go."""
         counts: dict[str, int] = {}
-        for one in list(self.live.values()):
-            counts[one.container_id] = counts.get(one.container_id, 0) + 1
-            await self._close(one)
+        live = list(self.live.values())
+        for one in live:
+            if one.owned:
+                counts[one.container_id] = counts.get(one.container_id, 0) + 1
+        await asyncio.gather(*(self._close(one) for one in live))
         if self._notes:
             await asyncio.wait(self._notes)
         await self.entities.leave()
@@ -297,12 +316,14 @@ class Images:
     async def _activate(self, image: ImageRow) -> tuple[LiveAgent, bool]:
         lock = self._locks.setdefault(image.id, asyncio.Lock())
         async with lock:
+            if self._leaving:
+                raise StoreError(f"The runtime is being closed, so the image {image.id!r} gets no live agent here.")
             row, reused = await self.entities.activate(image, new_id("agent"), await self._dead())
             mine = self.live.get(image.id)
             if mine is not None and mine.id == row.id and mine.lifecycle != "destroyed":
                 return mine, True
             if mine is not None:  # another process has destroyed it since
-                await self._close(mine)
+                await self._close(mine, _DESTROYED)
             container = self._runtime.container(image.container)
             if self._runtime.base_path is not None:
                 make_workdir(self._runtime.base_path, image.container, image.id)
@@ -311,14 +332,18 @@ class Images:
                 now = await self.entities.image(image.id)
                 return self._define(now), now
 
+            owned = row.owner == self.entities.owner
+            foreign = self._runtime.environment_factory is not None and image.definition is None
             try:
-                hosted = self._host(image, row)
+                hosted = await self._host(image, row) if foreign and owned else None
             except BaseException:
-                if not reused:
-                    await self.entities.deactivate(row.id)
+                await self.entities.deactivate(row.id)
                 raise
-            emit, idle = self._runtime.bus.emit, self._idle
-            agent = LiveAgent(row, image, container, emit, definition, lambda one: self.destroy(one.id), idle, hosted)
+            agent = LiveAgent(
+                *(row, image, container, self._runtime.bus.emit, definition, self._end, self._idle, hosted),
+                owned=owned,
+                elsewhere=foreign and not owned,
+            )
             self.live[image.id] = agent
             if not reused:
                 data: dict[str, Any] = {
@@ -330,16 +355,17 @@ class Images:
                 self._tell("agent_registered", data, "container", agent.context)
             return agent, reused
 
-    def _host(self, image: ImageRow, row: AgentRow) -> Hosted | None:
-        """Make the environment of an image, if the runtime makes environments."""
+    async def _end(self, agent: LiveAgent, idle: bool) -> None:
+        """Destroy a live agent; one that is only a view of another process's goes alone when it is idle."""
+        if agent.owned or not idle:
+            await self.destroy(agent.id)
+        else:
+            await self._close(agent)
+
+    async def _host(self, image: ImageRow, row: AgentRow) -> Hosted:
+        """Make the environment of an image."""
         factory = self._runtime.environment_factory
-        if factory is None or image.definition is not None:
-            return None
-        if row.owner != self.entities.owner:
-            raise Conflict(
-                f"The image {image.id!r} is served by an environment of another process; send to that one, or stop the "
-                "image first."
-            )
+        assert factory is not None
         base = self._runtime.base_path
 
         def captured(session_id: str) -> None:
@@ -355,7 +381,9 @@ class Images:
             captured,
         )
         context = EventContext(image.container, image.id, row.id, image.session)
-        return Hosted(factory, config, context, self._runtime.environment_timeout)
+        hosted = Hosted(factory, config, context, self._runtime.environment_timeout)
+        await hosted.connect()
+        return hosted
 
     def _note(self, work: Coroutine[Any, Any, object]) -> None:
         """Have something written in the background, which is over before the runtime is closed."""
@@ -369,16 +397,35 @@ class Images:
             _log.error("What an environment gave for its next start could not be kept: %s", task.exception())
 
     async def _hosted(self, image_id: str) -> Hosted:
-        hosted = (await self.serving(image_id)).hosted
-        if hosted is None:
-            raise DefinitionError(f"The image {image_id!r} has no environment any more.")
-        return hosted
+        """The environment of an image that is served here; instead of one that was lost another is made.
 
-    async def _close(self, agent: LiveAgent) -> None:
+        Raises:
+            Conflict: another process serves the image since.
+        """
+        image = await self.entities.image(image_id)
+        agent, _ = await self._activate(image)
+        if not agent.owned or agent.hosted is None:
+            raise Conflict(
+                f"The image {image_id!r} is served by an environment of another process since; send it again."
+            )
+        if agent.hosted.lost:
+            async with self._locks.setdefault(image_id, asyncio.Lock()):
+                if agent.hosted.lost:
+                    await agent.hosted.close()
+                    agent.hosted = await self._host(image, agent.row)
+        return agent.hosted
+
+    async def _close(self, agent: LiveAgent, why: str | None = None) -> None:
+        """Let go of a live agent, and tell of it if it is one and not only a view of it.
+
+        Args:
+            agent: the agent.
+            why: how it was destroyed; None if this process goes, or leaves it to the one that has it.
+        """
         if self.live.get(agent.image_id) is agent:
             del self.live[agent.image_id]
             self._locks.pop(agent.image_id, None)
-        if not await agent.close():
+        if not await agent.close(why) or not (agent.owned or why):
             return
         at: dict[str, Any] = {"agent_id": agent.id, "container_id": agent.container_id}
         self._tell("session_destroyed", {"session_id": agent.session_id, **at}, "session", agent.context)
@@ -387,14 +434,26 @@ class Images:
     # -- definitions -------------------------------------------------------------------------------------------------
 
     async def resolve(self, name: str) -> bool:
-        """Make the definition of a run known that an image has started; says whether there is such an image."""
+        """Make the definition of a run known that an image has started; says whether it can be driven here.
+
+        An image whose answers come from an environment is served from now on, if no other process serves it.
+        """
         if not name.startswith(PREFIX):
             return False
         try:
-            self._define(await self.entities.image(name.removeprefix(PREFIX)))
+            image = await self.entities.image(name.removeprefix(PREFIX))
+            self._define(image)
         except (UnknownName, DefinitionError):
             return False
-        return True
+        if self._runtime.environment_factory is None or image.definition is not None:
+            return True
+        try:
+            return (await self._activate(image))[0].owned
+        except (StoreError, UnknownName):
+            return False
+        except Exception:
+            _log.exception("The environment of the image %r cannot be made; what it is asked fails.", image.id)
+            return True
 
     def _define(self, image: ImageRow) -> AgentDefinition | NetworkDefinition:
         if image.definition is not None:

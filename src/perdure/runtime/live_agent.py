@@ -41,9 +41,11 @@ class LiveAgent:
         container: the container's handle.
         emit: how it tells the bus.
         definition: gives what the image runs now.
-        end: destroys it, with its row.
+        end: destroys it; or lets it go, because nothing is left to do for it here.
         idle: after how many seconds without anything to do it ends by itself; None for never.
         hosted: where its answers come from, if not from an agent of ours.
+        owned: whether this process has it; else it is a view of another one's.
+        elsewhere: whether only the process that has it can answer, because an environment of its own does.
     """
 
     def __init__(
@@ -53,11 +55,17 @@ class LiveAgent:
         container: Container,
         emit: Callable[[SystemEvent], None],
         definition: Callable[[], Awaitable[tuple[Any, ImageRow]]],
-        end: Callable[[LiveAgent], Awaitable[object]],
+        end: Callable[[LiveAgent, bool], Awaitable[object]],
         idle: float | None,
         hosted: Hosted | None = None,
+        *,
+        owned: bool = True,
+        elsewhere: bool = False,
     ) -> None:
         self.hosted = hosted
+        self.owned = owned
+        self._elsewhere = elsewhere
+        self.row = row
         self.id = row.id
         self.image_id = image.id
         self.session_id = image.session
@@ -72,7 +80,7 @@ class LiveAgent:
         self._idle = idle
         self._timer: asyncio.TimerHandle | None = None
         self._ending: asyncio.Task[object] | None = None
-        self._open: set[str] = set()
+        self._open: dict[str, None] = {}
         self._sending = 0
         self._clear = asyncio.Event()
         self._clear.set()
@@ -119,9 +127,10 @@ class LiveAgent:
             options: dict[str, Any] = {"session_id": self.session_id, "run_id": run_id, "user_id": user_id}
             if image.definition is not None and image.model is not None:
                 options["model"] = image.model
-            run = await self._container.start(definition, message, **options)
+            give = self._container.hand_over if self._elsewhere else self._container.start
+            run = await give(definition, message, **options)
             queued = bool(self._open)
-            self._open.add(run_id)
+            self._open[run_id] = None
             self._rest()
             if told is not None:
                 told(_message_id(run_id), queued)
@@ -149,8 +158,8 @@ class LiveAgent:
             self._emit(SystemEvent("session_resumed", data, "session", "lifecycle", context=self.context))
 
     async def destroy(self) -> None:
-        """End it; the image and its session stay."""
-        await self._end(self)
+        """End it, whichever process has it; the image and its session stay."""
+        await self._end(self, False)
 
     def _living(self) -> None:
         if self.lifecycle == "destroyed":
@@ -158,8 +167,12 @@ class LiveAgent:
 
     # -- its end -----------------------------------------------------------------------------------------------------
 
-    async def close(self) -> bool:
-        """Let go of everything; says whether it was alive."""
+    async def close(self, why: str | None = None) -> bool:
+        """Let go of everything; says whether it was alive.
+
+        Args:
+            why: ends a turn that an environment is in the middle of, as an error.
+        """
         if self.lifecycle == "destroyed":
             return False
         self.lifecycle = "destroyed"
@@ -168,7 +181,7 @@ class LiveAgent:
         self._task.cancel()
         await asyncio.wait([self._task])
         if self.hosted is not None:
-            await self.hosted.close()
+            await self.hosted.close(why)
         return True
 
     def _rest(self) -> None:
@@ -185,7 +198,7 @@ class LiveAgent:
 
     async def _gone(self) -> None:
         try:
-            await self._end(self)
+            await self._end(self, True)
         except Exception:
             _log.exception("The agent %s could not be ended; it is tried again.", self.id)
             self._rest()
@@ -195,9 +208,11 @@ class LiveAgent:
     async def _follow(self) -> None:
         try:
             head = await self._container.log.head(self.session_id)
-            for run in await self._container.log.runs(session_id=self.session_id, status="running"):
-                self._open.add(run.id)
+            for status in ("running", "queued"):
+                for run in await self._container.log.runs(session_id=self.session_id, status=status):
+                    self._open[run.id] = None
             self._rest()
+            self._drive_next()
             self._ready.set()
             known: set[str] = set()
             async for event in self._container.events(self.session_id, Cursor(head)):
@@ -205,9 +220,13 @@ class LiveAgent:
                 if event.run_id not in known and not isinstance(event, ev.RunStarted):
                     await self._prime(event.run_id)
                 known.add(event.run_id)
-                if isinstance(event, ev.TERMINAL) and not isinstance(event, ev.RunWaiting):
-                    self._open.discard(event.run_id)
+                if isinstance(event, ev.RunStarted):
+                    self._open[event.run_id] = None
+                    self._drive_next()
+                elif isinstance(event, ev.TERMINAL) and not isinstance(event, ev.RunWaiting):
+                    self._open.pop(event.run_id, None)
                     known.discard(event.run_id)
+                    self._drive_next()
                 for one in self._face.show(event, time.time_ns() // 1_000_000):
                     self._emit(one)
                 self._rest()
@@ -217,6 +236,13 @@ class LiveAgent:
             self._emit(SystemEvent("error_received", data, "agent", "stream", context=self.context))
         finally:
             self._ready.set()
+
+    def _drive_next(self) -> None:
+        """Drive what another process has given to this one's environment, when its turn may have come."""
+        if self.hosted is not None and not self._elsewhere:
+            first = next(iter(self._open), None)
+            if first is not None and first not in self._container.live:
+                self._container.runtime.worker.drive_on(self.container_id, first)
 
     async def _prime(self, run_id: str) -> None:
         """Let the view know of a turn that began before it looked, without telling it again."""

@@ -42,6 +42,7 @@ from perdure.runtime.commands import Commands
 from perdure.runtime.container import Container
 from perdure.runtime.doors import Doors
 from perdure.runtime.environment import PATIENCE, EnvironmentFactory
+from perdure.runtime.image_agent import PREFIX
 from perdure.runtime.images import Images
 from perdure.runtime.loop_thread import LoopThread
 from perdure.runtime.publish import Publisher
@@ -181,11 +182,9 @@ class Runtime(Doors, BusDoors):
         """Stop what still runs here without ending it: whoever opens the store next takes it over."""
         if self._worker is None:
             return
-        if self._commands is not None and self._images is not None:
+        if self._commands is not None:
             await self._commands.stop()
-            with suppress(StoreError):  # a store that is gone cannot be told; others see that this process is dead
-                await self._images.close()
-            self.bus.destroy()
+        self.images.leave()
         self.closing = True
         self.worker.tell()  # whoever follows a session stops
         try:
@@ -196,8 +195,12 @@ class Runtime(Doors, BusDoors):
             await self.worker.stop()
             if self._publisher is not None:
                 await self._publisher.stop()
+            with suppress(StoreError):  # a store that is gone cannot be told; others see that this process is dead
+                await self.images.close()
+            await self.worker.owners.close()  # last: what it serves is nobody's before it is let go of
         finally:
-            self._worker = None
+            self.bus.destroy()
+            self._worker = self._images = None
             self._containers.clear()
             self.loop.closed()
             await self.db.close()
@@ -417,8 +420,15 @@ class Runtime(Doors, BusDoors):
             )
 
     async def knows_definition(self, name: str) -> bool:
-        """Whether a definition is registered here, or can be made of an image."""
-        return self.registry.has(name) or (self._images is not None and await self._images.resolve(name))
+        """Whether a definition is registered here, or is made of an image that can be served here."""
+        if not name.startswith(PREFIX):
+            return self.registry.has(name)
+        return self._images is not None and await self._images.resolve(name)
+
+    async def see_agents(self) -> None:
+        """Let go of live agents that another process has destroyed."""
+        if self._images is not None:
+            await self._images.tidy()
 
     def keep(self, run: Run[Any, Any]) -> None:
         """Own a background run until it ends."""

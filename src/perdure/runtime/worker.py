@@ -19,6 +19,7 @@ from perdure.log.owners import Left, Owners, Timing, fair
 from perdure.log.waits import soonest, with_due
 from perdure.runtime.store_clock import StoreClock
 from perdure.runtime.turns import Turns
+from perdure.runtime.watched import Watched
 
 if TYPE_CHECKING:
     from perdure.runtime.runtime import Runtime
@@ -52,6 +53,7 @@ class Worker:
         self._more = False
         self.owners = Owners(db, timing)
         self.turns = Turns()
+        self.sessions = Watched(db)
         self._beaten = -timing.death
         self.gaps = 0
         self._queued: dict[str, float] = {}
@@ -83,7 +85,6 @@ class Worker:
             self._runtime.leave(id, task)
         if taken:
             await asyncio.wait([task for _, task in taken])
-        await self.owners.close()
 
     # -- the lease ---------------------------------------------------------------------------------------------------
 
@@ -133,6 +134,13 @@ class Worker:
         finally:
             self._watchers.remove(look)
 
+    @contextmanager
+    def following(self, session: tuple[str, str], seen: Callable[[], int], wake: Callable[[], None]) -> Generator[None]:
+        """Have somebody told of what is new in a session behind what it has seen, as long as this is open."""
+        with self.sessions.reading(session, seen, wake):
+            self._interest.set()
+            yield
+
     def tell(self, *, more: bool = False) -> None:
         """Have everybody who waits look again.
 
@@ -146,10 +154,12 @@ class Worker:
         change.set()
         for look in self._watchers:
             look()
+        if self._runtime.closing:
+            self.sessions.wake()
 
     def _wanted(self) -> bool:
         """Whether somebody here wants to know what others write, or others must know that this process is alive."""
-        return bool(self._listeners or self._watchers) or self._runtime.busy()
+        return bool(self._listeners or self._watchers or self.sessions) or self._runtime.busy()
 
     async def _work(self) -> None:
         next_sweep = self._clock.monotonic()
@@ -162,6 +172,7 @@ class Worker:
                     await self.end_due()
                 if now >= next_sweep or (self._more and self._most and len(self._taken) <= self._most // 2):
                     await self.sweep()
+                    await self._runtime.see_agents()
                     next_sweep = self._clock.monotonic() + self._timing.sweep
                 await self._look(self._pause())
             except StoreError as error:
@@ -187,6 +198,7 @@ class Worker:
                 container.notice_answer(id, woken)
         for container, ids in self.turns.all().items():
             self.turns.wake(container, await self.owners.turns(container, ids))
+        await self.sessions.look()
         self.tell()
 
     def _pause(self) -> float:

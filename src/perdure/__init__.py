@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from perdure.types.errors import HistoryError as HistoryError
     from perdure.types.errors import HistoryUnavailable as HistoryUnavailable
     from perdure.types.errors import InvalidId as InvalidId
+    from perdure.types.errors import InvalidSessionState as InvalidSessionState
     from perdure.types.errors import InvokeError as InvokeError
     from perdure.types.errors import InvokeTimeout as InvokeTimeout
     from perdure.types.errors import MissingExtra as MissingExtra
@@ -99,6 +100,7 @@ if TYPE_CHECKING:
     from perdure.types.errors import RunError as RunError
     from perdure.types.errors import RunFailed as RunFailed
     from perdure.types.errors import RunWaiting as RunWaiting
+    from perdure.types.errors import SessionNotFound as SessionNotFound
     from perdure.types.errors import StepError as StepError
     from perdure.types.errors import StepInDoubt as StepInDoubt
     from perdure.types.errors import StepOutsideSteps as StepOutsideSteps
@@ -113,6 +115,7 @@ if TYPE_CHECKING:
     from perdure.types.events import AnyEvent as AnyEvent
     from perdure.types.events import BudgetExceeded as BudgetExceeded
     from perdure.types.events import Event as Event
+    from perdure.types.events import EventPosted as EventPosted
     from perdure.types.events import MessageFinished as MessageFinished
     from perdure.types.events import MessageReset as MessageReset
     from perdure.types.events import MessageStarted as MessageStarted
@@ -121,6 +124,7 @@ if TYPE_CHECKING:
     from perdure.types.events import RunCompleted as RunCompleted
     from perdure.types.events import RunResumed as RunResumed
     from perdure.types.events import RunStarted as RunStarted
+    from perdure.types.events import SessionChanged as SessionChanged
     from perdure.types.events import SessionForked as SessionForked
     from perdure.types.events import SessionRewound as SessionRewound
     from perdure.types.events import StateChanged as StateChanged
@@ -153,6 +157,8 @@ if TYPE_CHECKING:
     from perdure.types.messages import image as image
     from perdure.types.messages import text as text
     from perdure.types.sent_event import SentEvent as SentEvent
+    from perdure.types.session import PostedEvent as PostedEvent
+    from perdure.types.session import SessionInfo as SessionInfo
     from perdure.types.usage import Prices as Prices
     from perdure.types.usage import Usage as Usage
     from perdure.types.waits import Answer as Answer
@@ -198,23 +204,23 @@ _ROOMS: dict[str, str] = {
     "perdure.types.concurrency": "Concurrency",
     "perdure.types.errors": (
         "AmbiguousStep AuthenticationFailed BadRequest BadResponse ConfigurationError Conflict ContentRefused "
-        "ContextTooLong DefinitionError HistoryError HistoryUnavailable InvalidId InvokeError InvokeTimeout "
-        "NonRetriable OverBudget RetryAfter "
-        "MissingExtra MissingKey ModelError ModelRetry ModelTimeout "
+        "ContextTooLong DefinitionError HistoryError HistoryUnavailable InvalidId InvalidSessionState InvokeError "
+        "InvokeTimeout NonRetriable OverBudget RetryAfter MissingExtra MissingKey ModelError ModelRetry ModelTimeout "
         "ModelUnreachable NeedsRuntime NoModel NotDone OutputInvalid Overloaded PerdureError RateLimited "
-        "RunCancelled RunError RunFailed RunWaiting StepError StepInDoubt StepOutsideSteps StepUndone ToolServerError "
-        "ToolServerUnreachable TransactionError UnknownName Unserialisable"
+        "RunCancelled RunError RunFailed RunWaiting SessionNotFound StepError StepInDoubt StepOutsideSteps StepUndone "
+        "ToolServerError ToolServerUnreachable TransactionError UnknownName Unserialisable"
     ),
     "perdure.types.events": (
-        "AgentFinished AgentStarted AnyEvent BudgetExceeded Event MessageFinished MessageReset MessageStarted "
-        "ReasoningDelta RouteDecided RunCompleted RunResumed RunStarted SessionForked SessionRewound StateChanged "
-        "StateConflict StepFinished StepRetrying StepStarted TextDelta ToolArgsDelta ToolCallReady ToolCallStarted "
-        "ToolFinished ToolProgress ToolStarted UsageUpdated WaitOpened WaitResolved"
+        "AgentFinished AgentStarted AnyEvent BudgetExceeded Event EventPosted MessageFinished MessageReset "
+        "MessageStarted ReasoningDelta RouteDecided RunCompleted RunResumed RunStarted SessionChanged SessionForked "
+        "SessionRewound StateChanged StateConflict StepFinished StepRetrying StepStarted TextDelta ToolArgsDelta "
+        "ToolCallReady ToolCallStarted ToolFinished ToolProgress ToolStarted UsageUpdated WaitOpened WaitResolved"
     ),
     "perdure.types.messages": (
         "FilePart ImagePart Message Part ReasoningMessage TextMessage TextPart ToolCall ToolCallMessage "
         "ToolResultMessage UserMessage file image text"
     ),
+    "perdure.types.session": "PostedEvent SessionInfo",
     "perdure.types.usage": "Prices Usage",
     "perdure.types.sent_event": "SentEvent",
     "perdure.types.waits": "Answer Approval Approve ChildRun Decision Deny Elapsed EventWait Question Timer",

@@ -9,6 +9,7 @@ from perdure.types.events import AgentStarted as AgentStarted
 from perdure.types.events import AnyEvent as AnyEvent
 from perdure.types.events import BudgetExceeded as BudgetExceeded
 from perdure.types.events import Event as Event
+from perdure.types.events import EventPosted as EventPosted
 from perdure.types.events import MessageFinished as MessageFinished
 from perdure.types.events import MessageReset as MessageReset
 from perdure.types.events import MessageStarted as MessageStarted
@@ -20,6 +21,7 @@ from perdure.types.events import RunFailed as RunFailed
 from perdure.types.events import RunResumed as RunResumed
 from perdure.types.events import RunStarted as RunStarted
 from perdure.types.events import RunWaiting as RunWaiting
+from perdure.types.events import SessionChanged as SessionChanged
 from perdure.types.events import SessionForked as SessionForked
 from perdure.types.events import SessionRewound as SessionRewound
 from perdure.types.events import Sink as Sink

@@ -309,4 +309,9 @@ EXAMPLES: dict[str, Any] = {
     "base": "session_0",
     "seq": 7,
     "to": 7,
+    "event_type": "note",
+    "content": "x",
+    "event_id": "e1",
+    "sequence": 3,
+    "state": "ended",
 }

@@ -91,6 +91,11 @@ PAYLOADS: dict[str, list[rec.Payload]] = {
     "cancel": [rec.CancelAsked(), rec.CancelAsked("deadline", "after 5 s")],
     "forked": [rec.Forked("session_0", 7), rec.Forked("session_0", 7, "run_0")],
     "rewound": [rec.Rewound(0), rec.Rewound(7)],
+    "event": [
+        rec.SessionEvent("note", "said", "evt_1", 2),
+        rec.SessionEvent("note", "", "evt_2", 3, {"n": [1]}, {"from_agent": "a"}, "evt_1", "ada"),
+    ],
+    "session": [rec.StateSet("active"), rec.StateSet("ended", True)],
     "unparked": [rec.Unparked(), rec.Unparked(True, True)],
     "erased": [rec.Erased(), rec.Erased("tool")],
 }  # fmt: skip

@@ -171,6 +171,10 @@ def _note(payload: rec.Payload, closed: int, waits: Mapping[str, Wait]) -> dict[
             return {"what": f"{at}; what stands above was done by {payload.origin}", "mark": True}
         case rec.Rewound():
             return {"what": f"rewound to #{payload.to}", "mark": True}
+        case rec.SessionEvent():
+            return {"what": f"{payload.event_type}: {shorten(payload.content, 200)}"}
+        case rec.StateSet():
+            return {"what": f"the session is {payload.state}", "mark": True}
         case rec.Unparked():
             how = "taken from its owner by force" if payload.forced else "resumed by hand"
             return {"what": f"{how}, with changed code" if payload.accepted else how, "mark": True}

@@ -75,7 +75,7 @@ async def erase_session(log: SqlLog, session_id: str, *, end: bool = False) -> E
         for id, number in found.items():
             erased += yield from _wipe(number)
             yield from forget(log.db, (number * ROOM, (number + 1) * ROOM))
-            yield Sql("UPDATE sessions SET user_id = NULL, title = NULL WHERE number = ?", (number,))
+            yield Sql("UPDATE sessions SET user_id = NULL, title = NULL, metadata = NULL WHERE number = ?", (number,))
             mine = (container, id)
             yield Sql("UPDATE runs SET user_id = NULL, input_hash = '' WHERE container = ? AND session = ?", mine)
             inside = "container = ? AND run IN (SELECT id FROM runs WHERE container = ? AND session = ?)"

@@ -21,6 +21,7 @@ from perdure.log.log import (
 from perdure.log.parts import Part, parts_of
 from perdure.log.rows import LAST_SLOT, RECORD, Coded, record_of
 from perdure.log.schema import ROOM
+from perdure.log.session_events import posted_before
 from perdure.types.errors import UnknownName
 from perdure.types.records import Erased, encode_payload, kind_of
 
@@ -59,13 +60,15 @@ class Forks(ABC):
         def script() -> Script[int]:
             base, origin = yield from self._base(fork)
             ended, run = ended_as(fork), fork.run
+            posted = yield from posted_before(self.container, fork.base, fork.seq)
             rows = yield Sql(
                 "INSERT INTO sessions (container, id, turn, user_id, title, base, base_seq, base_run, fork_run, "
-                "created_at) SELECT container, ?, ?, user_id, COALESCE(?, title), ?, ?, ?, ?, ? FROM sessions "
-                "WHERE number = ? RETURNING number",
+                "created_at, status, metadata, events) SELECT container, ?, ?, user_id, COALESCE(?, title), ?, ?, ?, "
+                "?, ?, CASE WHEN status IS NOT NULL THEN 'active' END, metadata, ? FROM sessions WHERE number = ? "
+                "RETURNING number",
                 (
                     *(fork.id, run.id if run is not None and ended is None else None, fork.title),
-                    *(base.session, fork.seq, origin, run.id if run is not None else None, now, base.number),
+                    *(base.session, fork.seq, origin, run.id if run is not None else None, now, posted, base.number),
                 ),
             )
             last = int(rows[0][0]) * ROOM + fork.seq

@@ -11,6 +11,10 @@ names the status as they do; runs that are over are in none of them.
 A session that is a fork reads the records of its `base` up to `base_seq` as its own first ones, and has only what
 follows; what the run `base_run` did there it reads as done by `fork_run`.
 
+`status` is the state of a session that was started as one, with `metadata`; one that only has runs has none. `events`
+counts the events that were posted in it, and `retain_context` is what was said at its end. The index of these events is
+made with the first one of a store.
+
 `woken` is the last record by which a wait of a run ended, or 1 if it only has waits; `event` the last event that was
 there before the run. Waits are kept by the run that drives: a child that is not `detached` is driven by its parent and
 waits with it; `asker` is the run that asks, `place` orders the waits of one run. `answers` has how each wait ended
@@ -41,6 +45,10 @@ MIGRATIONS = (
                 nonce TEXT NOT NULL DEFAULT '',
                 user_id TEXT,
                 title TEXT,
+                status TEXT,
+                metadata TEXT,
+                events {int} NOT NULL DEFAULT 0,
+                retain_context {int},
                 parent TEXT,
                 base TEXT,
                 base_seq {int} NOT NULL DEFAULT 0,
@@ -202,3 +210,8 @@ MIGRATIONS = (
         ),
     ),
 )
+
+EVENTS = Migration(
+    "session events", 1, ("CREATE INDEX IF NOT EXISTS records_events ON records (slot) WHERE kind = 'event'",)
+)
+"""What a store has once somebody has posted an event in it."""

@@ -20,7 +20,7 @@ PAGE = 100
 class SessionRow(Base):
     """A session as the log knows it; `parent` is the run that started it, `head` its last record's number.
 
-    A fork goes on from the record `base_seq` of its `base`.
+    A fork goes on from the record `base_seq` of its `base`. The `state` is `created` until somebody starts it as one.
     """
 
     id: str
@@ -33,6 +33,7 @@ class SessionRow(Base):
     open: int
     base: str | None = None
     base_seq: int = 0
+    state: str = "created"
 
 
 async def list_sessions(log: SqlLog, *, after: str | None = None, limit: int = PAGE) -> list[SessionRow]:
@@ -59,10 +60,10 @@ async def list_sessions(log: SqlLog, *, after: str | None = None, limit: int = P
                 "SELECT s.id, s.user_id, s.title, s.parent, s.created_at, COALESCE((SELECT MAX(slot) FROM records "
                 f"WHERE slot > s.number * {ROOM} AND slot < (s.number + 1) * {ROOM}), 0), COUNT(r.id), "
                 "COALESCE(SUM(CASE WHEN r.status IN ('completed', 'failed', 'cancelled') THEN 0 ELSE 1 END), 0), "
-                "s.base, s.base_seq "
+                "s.base, s.base_seq, COALESCE(s.status, 'created') "
                 "FROM (SELECT * FROM sessions WHERE container = ? AND number < ? AND parent IS NULL "
                 "ORDER BY number DESC LIMIT ?) s LEFT JOIN runs r ON r.container = s.container AND r.session = s.id "
-                "GROUP BY s.number, s.id, s.user_id, s.title, s.parent, s.created_at, s.base, s.base_seq "
+                "GROUP BY s.number, s.id, s.user_id, s.title, s.parent, s.created_at, s.base, s.base_seq, s.status "
                 "ORDER BY s.number DESC",
                 (log.container, below, limit),
             )
@@ -71,9 +72,9 @@ async def list_sessions(log: SqlLog, *, after: str | None = None, limit: int = P
     return [
         SessionRow(
             *(id, user, title, parent, float(at), int(slot) % ROOM, int(runs), int(opened) if runs else 0),
-            *(base, int(base_seq)),
+            *(base, int(base_seq), str(state)),
         )
-        for id, user, title, parent, at, slot, runs, opened, base, base_seq in await log.db.read(script)
+        for id, user, title, parent, at, slot, runs, opened, base, base_seq, state in await log.db.read(script)
     ]
 
 

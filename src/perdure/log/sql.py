@@ -44,6 +44,7 @@ from perdure.log.rows import (
     run_of,
 )
 from perdure.log.schema import ROOM
+from perdure.log.session_events import SessionEvents
 from perdure.log.transact import Transactions
 from perdure.log.waits import Waker, over
 from perdure.types.errors import Conflict, UnknownName
@@ -58,13 +59,14 @@ from perdure.types.records import (
     encode_payload,
     kind_of,
 )
+from perdure.types.session import CLOSED
 
 _ENTER_LOCKED = (
     "INSERT INTO sessions (container, id, turn, epoch, nonce, user_id, parent, created_at) "
     "VALUES (?, ?, ?, 1, ?, ?, ?, ?) ON CONFLICT (container, id) DO UPDATE SET "
     "epoch = CASE WHEN sessions.turn IS NULL THEN excluded.epoch ELSE sessions.epoch END, "
     "nonce = CASE WHEN sessions.turn IS NULL THEN excluded.nonce ELSE sessions.nonce END, "
-    "turn = COALESCE(sessions.turn, excluded.turn) RETURNING number, nonce, turn, NULL"
+    "turn = COALESCE(sessions.turn, excluded.turn) RETURNING number, nonce, turn, status, NULL"
 )
 """Enter a session with a run. Where this has to wait for a lock, it does not see what was written meanwhile."""
 _ENTER = f"{_ENTER_LOCKED.removesuffix('NULL')}{LAST_SLOT}"
@@ -72,7 +74,7 @@ _OUTSIDE = frozenset((WaitOpened, Answered))
 """What the owner of a run appends that others have to do with."""
 
 
-class SqlLog(Reads, Transactions, Functions, Forks):
+class SqlLog(Reads, Transactions, Functions, Forks, SessionEvents):
     """One container's records in a database.
 
     Args:
@@ -121,7 +123,9 @@ class SqlLog(Reads, Transactions, Functions, Forks):
 
         def script() -> Script[Accepted]:
             session = (container, new.session_id, new.id, nonce, new.user_id, new.parent, now)
-            number, holder, turn, last = (yield Sql(_ENTER_LOCKED if locks else _ENTER, session))[0]
+            number, holder, turn, state, last = (yield Sql(_ENTER_LOCKED if locks else _ENTER, session))[0]
+            if state in CLOSED:
+                yield from self.refuse_run(new.id, new.session_id, state)
             free = holder == nonce
             begins = free and not new.detached and new.lane is None
             if not free and on_busy != "queue":

@@ -58,6 +58,10 @@ class SessionLine(Base, tag="session", tag_field="line"):
     base_seq: int = 0
     base_run: str | None = None
     fork_run: str | None = None
+    status: str | None = None
+    metadata: str | None = None
+    events: int = 0
+    retain_context: int | None = None
 
 
 class RunLine(Base, tag="run", tag_field="line"):

@@ -44,6 +44,7 @@ from perdure.runtime.peers import ContainerPeers
 from perdure.runtime.people import People
 from perdure.runtime.searching import Searching
 from perdure.runtime.session import Session
+from perdure.runtime.sessions import Sessions
 from perdure.runtime.spent import Spending
 from perdure.types import events as ev
 from perdure.types.base import sound
@@ -97,13 +98,10 @@ class Container(Doors, People, Forks, Searching):
 
     # -- verbs -------------------------------------------------------------------------------------------------------
 
-    def session(self, id: str) -> Session:
-        """A handle on a conversation; it need not exist yet.
-
-        Raises:
-            InvalidId: the id has a shape that is not allowed.
-        """
-        return Session(self, check_id(id, "session_id"))
+    @property
+    def session(self) -> Sessions:
+        """Starts sessions, and keeps their events; called with an id, it gives the handle on one conversation."""
+        return Sessions(self)
 
     def events(self, session_id: str, after: Cursor | str | int | None = None) -> AsyncIterator[AnyEvent]:
         """Follow a conversation, whoever drives its runs: what was, then what happens, until the runtime is closed.

@@ -42,6 +42,8 @@ _SHOWN: dict[type[ev.AnyEvent], tuple[Category, Intent]] = {
     ev.ToolProgress: ("action", "notification"),
     ev.StateChanged: ("state", "notification"),
     ev.BudgetExceeded: ("error", "notification"),
+    ev.EventPosted: ("action", "notification"),
+    ev.SessionChanged: ("lifecycle", "notification"),
 }
 
 
@@ -146,6 +148,13 @@ class Face:
                 shown.stream("message_delta", {"usage": m.usage(event.usage)})
             case ev.RunCompleted() | ev.RunFailed() | ev.RunCancelled():
                 self._end(event, shown)
+            case ev.EventPosted(event_type="user_message"):
+                said = m.user_message(event.event_id, [TextMessage("user", event.content)], shown.now)
+                shown.add("user_message", said, "message")
+            case ev.EventPosted(event_type="agent_message"):
+                agent = event.metadata.get("from_agent")
+                said = m.assistant_message(event.event_id, event.content, shown.now, agent, interrupted=False)
+                shown.add("assistant_message", said, "message")
             case _:
                 self._other(event, shown)
         for one in shown.events:

@@ -217,7 +217,7 @@ class LiveAgent:
             known: set[str] = set()
             async for event in self._container.events(self.session_id, Cursor(head)):
                 await self._clear.wait()  # whoever sends is answered before anything of the answer is told
-                if event.run_id not in known and not isinstance(event, ev.RunStarted):
+                if event.run_id and event.run_id not in known and not isinstance(event, ev.RunStarted):
                     await self._prime(event.run_id)
                 known.add(event.run_id)
                 if isinstance(event, ev.RunStarted):

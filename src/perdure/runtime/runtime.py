@@ -48,6 +48,7 @@ from perdure.runtime.loop_thread import LoopThread
 from perdure.runtime.publish import Publisher
 from perdure.runtime.schedule import Schedule
 from perdure.runtime.session import Session
+from perdure.runtime.sessions import Sessions
 from perdure.runtime.worker import Worker
 from perdure.types.errors import DefinitionError, InvalidId, UnknownName
 from perdure.types.events import AnyEvent
@@ -362,9 +363,10 @@ class Runtime(Doors, BusDoors):
         """What new images are made of where they say nothing."""
         return dict(self._defaults)
 
-    def session(self, id: str) -> Session:
-        """A handle on a conversation of the default container."""
-        return self.container("default").session(id)
+    @property
+    def session(self) -> Sessions:
+        """Starts sessions of the default container, and gives handles on them; see `Container.session`."""
+        return self.container("default").session
 
     def container(self, name: str) -> Container:
         """A handle on a tenant.

@@ -1,8 +1,8 @@
-"""One conversation: its messages and its records, read from the log."""
+"""One conversation: its messages and its records, read from the log, and what becomes of it."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +15,7 @@ from perdure.agents.options import RunOptions
 from perdure.agents.outcome import RunResult
 from perdure.agents.stream import RunStream
 from perdure.log.erase import Erasure
+from perdure.log.sessions import PAGE
 from perdure.log.transfer import export_session
 from perdure.runtime.forks import fork_session, rewind
 from perdure.types.errors import DefinitionError
@@ -22,6 +23,7 @@ from perdure.types.events import AnyEvent
 from perdure.types.live import Cursor
 from perdure.types.messages import Input, Message
 from perdure.types.records import Record
+from perdure.types.session import PostedEvent, SessionInfo
 
 if TYPE_CHECKING:
     from perdure.runtime.container import Container
@@ -50,6 +52,70 @@ class Session:
     async def records(self, after: int = 0) -> list[Record]:
         """The session's records behind a sequence number, in order of commitment."""
         return await self._container.log.read_session(self.id, after)
+
+    # -- as its clients keep it --------------------------------------------------------------------------------------
+
+    async def open(self, *, user_id: str | None = None, metadata: Mapping[str, Any] | None = None) -> SessionInfo:
+        """Start it, so that it takes events; see `Sessions.start`. (`start` starts a run in it.)"""
+        return await self._container.session.start(session_id=self.id, user_id=user_id, metadata=metadata)
+
+    async def event(
+        self,
+        type: str,
+        content: str = "",
+        *,
+        event_id: str | None = None,
+        event_data: Any = None,
+        metadata: Mapping[str, Any] | None = None,
+        parent_event_id: str | None = None,
+        user_id: str | None = None,
+    ) -> PostedEvent:
+        """Keep what was said or done outside of a run; see `Sessions.event`."""
+        given: dict[str, Any] = {"event_id": event_id, "event_data": event_data, "metadata": metadata}
+        more: dict[str, Any] = {"parent_event_id": parent_event_id, "user_id": user_id}
+        return await self._container.session.event(session_id=self.id, type=type, content=content, **given, **more)
+
+    async def replay(
+        self,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        limit: int = PAGE,
+        newest: bool = False,
+        type: str | None = None,
+        from_agent: str | None = None,
+        to_agent: str | None = None,
+    ) -> list[PostedEvent]:
+        """Read its events in order, a page at a time; see `Sessions.replay`."""
+        page: dict[str, Any] = {"after": after, "before": before, "limit": limit, "newest": newest}
+        only: dict[str, Any] = {"type": type, "from_agent": from_agent, "to_agent": to_agent}
+        return await self._container.session.replay(session_id=self.id, **page, **only)
+
+    async def info(self) -> SessionInfo:
+        """What it is now: its state, whose it is, its metadata.
+
+        Raises:
+            SessionNotFound: it has never been.
+        """
+        return await self._container.session.get(session_id=self.id)
+
+    async def suspend(self) -> SessionInfo:
+        """Let it rest; see `Sessions.suspend`."""
+        return await self._container.session.suspend(session_id=self.id)
+
+    async def resume(self) -> SessionInfo:
+        """Go on with it after a rest; see `Sessions.resume`."""
+        return await self._container.session.resume(session_id=self.id)
+
+    async def end(self, *, retain_context: bool = True) -> SessionInfo:
+        """End it; see `Sessions.end`."""
+        return await self._container.session.end(session_id=self.id, retain_context=retain_context)
+
+    async def archive(self) -> SessionInfo:
+        """Put it away; see `Sessions.archive`."""
+        return await self._container.session.archive(session_id=self.id)
+
+    # -- what can be done with it ------------------------------------------------------------------------------------
 
     async def compact(self, messages: Sequence[Message] | None = None) -> int:
         """Write down what was said so far as one record, so that a process that does not know it reads no further back.

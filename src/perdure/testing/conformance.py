@@ -64,6 +64,8 @@ PAYLOADS: tuple[rec.Payload, ...] = (
     rec.Compacted((TextMessage("user", "so far"),)),
     rec.Forked("ses_0", 7, "run_0"),
     rec.Rewound(3),
+    rec.SessionEvent("note", "said", "evt_1", 2, {"n": [1]}, {"from_agent": "a"}, "evt_0", "ada"),
+    rec.StateSet("ended", True),
     rec.Unparked(forced=True),
     rec.Erased("tool"),
 )

@@ -113,6 +113,37 @@ class UnknownName(PerdureError, LookupError):
         self.known = known
 
 
+class SessionNotFound(UnknownName):
+    """A session was asked for that has never been.
+
+    Args:
+        session_id: its id.
+    """
+
+    code = "SESSION_NOT_FOUND"
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__("session", session_id, [])
+
+
+class InvalidSessionState(PerdureError):
+    """A session's state does not allow what was asked for; nothing was changed.
+
+    Args:
+        session_id: the session.
+        state: the state that it is in.
+        what: what was asked for, such as `takes no event`.
+        instead: what to do.
+    """
+
+    code = "INVALID_SESSION_STATE"
+
+    def __init__(self, session_id: str, state: str, what: str, instead: str) -> None:
+        super().__init__(f"The session {session_id!r} is {state}, so it {what}; {instead}.")
+        self.session_id = session_id
+        self.state = state
+
+
 # -- models ---------------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
+from msgspec import field
+
 from perdure.types.base import Base, decode_json, encode_json
 from perdure.types.messages import Message
 from perdure.types.records import ErrorInfo, JsonPatch, Outcome, StopReason
@@ -251,6 +253,25 @@ class SessionRewound(Event, tag=True, kw_only=True):
     to: int
 
 
+class EventPosted(Event, tag=True, kw_only=True):
+    """Somebody outside of a run has said or done something in the session; `sequence` counts the session's events."""
+
+    event_type: str
+    content: str
+    event_id: str
+    sequence: int
+    event_data: Any = None
+    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+    parent_event_id: str | None = None
+    user_id: str | None = None
+
+
+class SessionChanged(Event, tag=True, kw_only=True):
+    """The session was started (`active`), suspended, resumed, ended or archived."""
+
+    state: str
+
+
 AnyEvent: TypeAlias = (
     RunStarted
     | RunCompleted
@@ -283,6 +304,8 @@ AnyEvent: TypeAlias = (
     | BudgetExceeded
     | SessionForked
     | SessionRewound
+    | EventPosted
+    | SessionChanged
 )
 Sink: TypeAlias = Callable[[AnyEvent], None]
 """Where events go; it must not raise and must not block."""

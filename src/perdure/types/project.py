@@ -131,6 +131,11 @@ class Projector:
                 return [ev.SessionForked(base=payload.base, base_seq=payload.seq, **self._at(None, None, seq))]
             case rec.Rewound():
                 return [ev.SessionRewound(to=payload.to, **self._at(None, None, seq))]
+            case rec.SessionEvent():
+                said = {name: getattr(payload, name) for name in payload.__struct_fields__}
+                return [ev.EventPosted(**said, **self._at(None, None, seq))]
+            case rec.StateSet():
+                return [ev.SessionChanged(state=payload.state, **self._at(None, None, seq))]
             case rec.Unparked() | rec.Erased():
                 return []
 

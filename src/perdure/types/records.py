@@ -332,6 +332,33 @@ class Rewound(Base, tag="rewound"):
     to: int
 
 
+class SessionEvent(Base, tag="event"):
+    """Somebody outside of a run has said or done something in a session; it belongs to no run.
+
+    `sequence` is its number among the session's events. Its record's key is made of its `event_id`, so that there is
+    one of each.
+    """
+
+    event_type: str
+    content: str
+    event_id: str
+    sequence: int
+    event_data: Any = None
+    metadata: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    parent_event_id: str | None = None
+    user_id: str | None = None
+
+
+class StateSet(Base, tag="session"):
+    """A session was started, suspended, resumed, ended or archived; it belongs to no run.
+
+    `retain_context` says of its end whether what is remembered of it may be used in other sessions.
+    """
+
+    state: Literal["active", "suspended", "resumed", "ended", "archived"]
+    retain_context: bool | None = None
+
+
 class Answered(Base, tag="answer"):
     """Inbox: a wait was answered."""
 
@@ -383,6 +410,8 @@ Payload: TypeAlias = (
     | Compacted
     | Forked
     | Rewound
+    | SessionEvent
+    | StateSet
     | Answered
     | CancelAsked
     | Unparked

@@ -1,16 +1,19 @@
 """Pure fold: the records of a session become its conversation.
 
 A turn enters the conversation when its run has ended, as what was asked and then what each agent said, in the order of
-agent, inference and call, whatever the order of commitment was.
+agent, inference and call, whatever the order of commitment was. A message that was posted as an event enters it behind
+the turns that were open when it came: so a turn sees what was said before it was asked, and never half of what comes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
-from perdure.types.messages import Message, ToolCallMessage, ToolResultMessage
+from perdure.types.messages import Message, TextMessage, ToolCallMessage, ToolResultMessage
 from perdure.types.records import (
     AgentDone,
+    Claimed,
     Compacted,
     Erased,
     Imported,
@@ -19,6 +22,7 @@ from perdure.types.records import (
     Record,
     RunFinished,
     RunStarted,
+    SessionEvent,
     StepFailed,
     ToolDone,
 )
@@ -29,6 +33,9 @@ HISTORY = "history/open"
 
 HISTORY_USER = "history/user"
 """The place of the step in which it has the adapter store what the user says."""
+
+_ROLES: dict[str, Literal["user", "assistant"]] = {"user_message": "user", "agent_message": "assistant"}
+"""Which events say something in the conversation, and as whom."""
 
 
 class _Turn:
@@ -102,13 +109,15 @@ class _Run:
 class Transcript:
     """A session's conversation, kept up to date record by record; those that are `visible` are what it takes."""
 
-    __slots__ = ("_driven", "_open", "messages", "seq")
+    __slots__ = ("_driven", "_later", "_open", "_parked", "messages", "seq")
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.seq = 0
         self._open: dict[str, _Run] = {}
         self._driven: dict[str, tuple[Message, ...]] = {}
+        self._parked: set[str] = set()
+        self._later: list[tuple[set[str], Message]] = []
 
     def add(self, record: Record) -> None:
         """Take the session's next record."""
@@ -119,6 +128,10 @@ class Transcript:
                 self.messages.clear()
                 self._open.clear()
                 self._driven.clear()
+                self._later.clear()
+            return
+        if isinstance(payload, SessionEvent):
+            self._posted(payload)
             return
         if isinstance(payload, RunStarted):
             self._open[record.run_id] = _Run(payload)
@@ -131,7 +144,10 @@ class Transcript:
         if run is None:
             return
         key = record.key or ""
-        if isinstance(payload, RunFinished):
+        if isinstance(payload, Claimed):
+            (self._parked.add if payload.parked else self._parked.discard)(record.run_id)
+            self._let_in()
+        elif isinstance(payload, RunFinished):
             self._end(record.run_id, run.messages())
         elif key.startswith("agent/"):
             run.add(key, payload)
@@ -154,9 +170,24 @@ class Transcript:
 
     def _end(self, run_id: str, said: Sequence[Message]) -> None:
         mine = self._driven.pop(run_id, None)
+        self._parked.discard(run_id)
         if self._open.pop(run_id).started.history:
             self.messages.clear()  # its caller knew better what was said
         self.messages += said if mine is None or mine != tuple(said) else mine
+        self._let_in()
+
+    def _posted(self, event: SessionEvent) -> None:
+        """Take what somebody has said, behind the turns that are open; one that is parked holds nothing up."""
+        role = _ROLES.get(event.event_type)
+        if role is not None and event.content:
+            self._later.append((self._open.keys() - self._parked, TextMessage(role, event.content, id=event.event_id)))
+            self._let_in()
+
+    def _let_in(self) -> None:
+        """Let in what was posted, in order, as far as the turns that it waits for are over."""
+        later = self._later
+        while later and later[0][0].isdisjoint(self._open.keys() - self._parked):
+            self.messages.append(later.pop(0)[1])
 
 
 def said_before(records: Sequence[Record], run_id: str, key: str) -> list[Message]:

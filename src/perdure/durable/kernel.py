@@ -113,6 +113,10 @@ class Registry:
         """Forget a definition."""
         self._definitions.pop(name, None)
 
+    def names(self) -> list[str]:
+        """The names of all definitions."""
+        return list(self._definitions)
+
     def has(self, name: str) -> bool:
         """Whether a definition is known by this name."""
         return name in self._definitions

@@ -172,7 +172,14 @@ class Owners:
 
         return not await self._db.read(script)
 
-    async def left(self, dead: Collection[str], live: Collection[str], most: int = 100) -> list[Left]:
+    async def left(
+        self,
+        dead: Collection[str],
+        live: Collection[str],
+        most: int = 100,
+        known: Collection[str] | None = None,
+        prefix: str = "",
+    ) -> list[Left]:
         """Find runs that nobody alive drives: of dead owners, queued ones whose turn it is, waiting ones to be ended.
 
         Child runs are among them only when their parent is over: else whoever drives the parent finds them.
@@ -181,7 +188,14 @@ class Owners:
             dead: owners that are dead.
             live: the runs that this process drives or is about to.
             most: how many queued ones of each container are looked at, the oldest first.
+            known: the definitions whose queued runs are looked at, unless they are to be ended; all unless given.
+            prefix: how the names of others begin whose runs are looked at too.
         """
+        mine, names = "", tuple(known or ())
+        if known is not None:
+            named = f"r.definition IN ({', '.join('?' * len(names))}) OR " if names else ""
+            mine = f"AND ({named}substr(r.definition, 1, {len(prefix)}) = ? OR r.cancelled = 1) "
+            names = (*names, prefix)
 
         def script() -> Script[tuple[list[Row], list[Row]]]:
             running = yield Sql(
@@ -195,9 +209,9 @@ class Owners:
                 "(SELECT * FROM runs WHERE status = 'queued' UNION ALL "
                 "SELECT * FROM runs WHERE status = 'waiting' AND cancelled = 1) r "
                 "JOIN sessions s ON s.container = r.container AND s.id = r.session AND s.turn = r.id "
-                f"WHERE {_ON_TOP} AND (r.lane IS NULL OR r.cancelled = 1 OR {FREE} > 0)) AS ready "
+                f"WHERE {_ON_TOP} {mine}AND (r.lane IS NULL OR r.cancelled = 1 OR {FREE} > 0)) AS ready "
                 "WHERE place <= ? ORDER BY place, container",
-                (most + len(live),),
+                (*names, most + len(live)),
             )
             return running, queued
 

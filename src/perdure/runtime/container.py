@@ -474,18 +474,18 @@ class Container(Doors, People, Forks, Searching):
 
     # -- taking over -------------------------------------------------------------------------------------------------
 
-    async def take_over(self, left: Left, dead: Mapping[str, int]) -> None:
-        """Drive a run on that nobody alive drives; one whose definition another process has is left alone."""
+    async def take_over(self, left: Left, dead: Mapping[str, int]) -> bool:
+        """Drive a run on that nobody alive drives, if it is to be had; one whose definition is elsewhere is not."""
         id, worker = left.run_id, self.runtime.worker
         while left.again and id in self.live:  # it has begun to wait a moment ago, and is let go here right now
             change = worker.listen()
             await worker.until(change)
         run = await self.log.run(id)
         if left.again and (run.status == "waiting" or self.runtime.closing):
-            return  # whoever had it has seen why it can go on, and it waits again
+            return False  # whoever had it has seen why it can go on, and it waits again
         known = await self.runtime.knows_definition(run.definition)
         if id in self.live or not (known or await self.log.cancelled(id)):
-            return
+            return False
         self.live[id] = None
         try:
             await self.runtime.worker.fresh()
@@ -498,9 +498,11 @@ class Container(Doors, People, Forks, Searching):
                     owner = child.owner if child.status == "running" else None
                     await self.take_over(Left(self.name, child.id, owner, 0, child.deaths), dead)
                 await self._go_on(left, run, *claimed, gaps)
+            return claimed is not None
         except Leaving:
             if not self.runtime.closing:
                 raise
+            return True
         finally:
             del self.live[id]
             self.runtime.worker.tell(more=run.lane is not None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from perdure.durable.kernel import Clock
 from perdure.log.events import with_events
 from perdure.log.owners import Left, Owners, Timing, fair
 from perdure.log.waits import soonest, with_due
+from perdure.runtime.image_agent import PREFIX
 from perdure.runtime.store_clock import StoreClock
 from perdure.runtime.turns import Turns
 from perdure.runtime.watched import Watched
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 SUSPECT = 2
 """How many deaths without anything finished make a run a suspect."""
+
+AHEAD = 4
+"""How many times as many runs as a process may have taken over it knows to be next, so that it seldom looks for more."""
 
 TIDY = 600.0
 """Seconds between two looks for events that need not be kept any more."""
@@ -60,6 +65,11 @@ class Worker:
         self._suspect: str | None = None
         self._taken: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._again: set[tuple[str, str]] = set()
+        self._next: deque[Left] = deque()
+        self._dead: Mapping[str, int] = {}
+        self._got = False
+        self._looking: asyncio.Task[None] | None = None
+        self._sweeping = asyncio.Lock()
         self._change = asyncio.Event()
         self._interest = asyncio.Event()
         self._listeners = 0
@@ -77,9 +87,11 @@ class Worker:
 
     async def stop(self) -> None:
         """Stop watching, and leave the runs that were taken over as they are."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        ours = [one for one in (self._task, self._looking) if one is not None]
+        for one in ours:
+            one.cancel()
+        if ours:
+            await asyncio.wait(ours)
         taken = list(self._taken.items())
         for (_, id), task in taken:
             self._runtime.leave(id, task)
@@ -148,8 +160,8 @@ class Worker:
             more: whether this process itself looks at once for runs that nobody drives.
         """
         if more:
-            self._more = True
-            self._interest.set()
+            self._more = self._got = True
+            self._fill()
         change, self._change = self._change, asyncio.Event()
         change.set()
         for look in self._watchers:
@@ -159,7 +171,8 @@ class Worker:
 
     def _wanted(self) -> bool:
         """Whether somebody here wants to know what others write, or others must know that this process is alive."""
-        return bool(self._listeners or self._watchers or self.sessions) or self._runtime.busy()
+        watched = bool(self._listeners or self._watchers or self.sessions)
+        return watched or bool(self._taken) or self._runtime.busy()
 
     async def _work(self) -> None:
         next_sweep = self._clock.monotonic()
@@ -170,7 +183,7 @@ class Worker:
                     await self.beat()
                 if self._due is not None and now >= self._due:
                     await self.end_due()
-                if now >= next_sweep or (self._more and self._most and len(self._taken) <= self._most // 2):
+                if now >= next_sweep:
                     await self.sweep()
                     await self._runtime.see_agents()
                     next_sweep = self._clock.monotonic() + self._timing.sweep
@@ -241,48 +254,53 @@ class Worker:
             self._interest.set()
 
     def woken(self, container: str, run_ids: Sequence[str]) -> None:
-        """Runs can go on: take them over at once, as far as there is room."""
+        """Runs can go on: take them over at once, as far as there is room, and the next when there is."""
         self.tell()
-        if self._runtime.closing:
-            return
         for id in run_ids:
-            if len(self._taken) >= self._most:
+            if (container, id) in self._taken:
+                self._again.add((container, id))
+            elif len(self._next) < AHEAD * self._most:
+                self._next.append(_goes_on(container, id))
+            else:
                 self._more = True
-                self._interest.set()
-                return
-            self.drive_on(container, id)
+        self._fill()
 
     def drive_on(self, container: str, run_id: str) -> None:
         """Take a run over that can go on; if it is just being let go here, again when it is."""
         if (container, run_id) in self._taken:
             self._again.add((container, run_id))
         else:
-            self._take(Left(container, run_id, None, 0, 0, True), {})
+            self._take(_goes_on(container, run_id), {})
 
     # -- taking over -------------------------------------------------------------------------------------------------
 
     async def sweep(self) -> None:
         """End waits whose time has come, then take over what nobody alive drives, fair between containers."""
-        await self.end_due()
-        if not self._most:
-            return
+        async with self._sweeping:
+            await self.end_due()
+            if self._most:
+                await self._find()
+
+    async def _find(self) -> None:
         await self._runtime.schedule.start_due(self._runtime.container("default").log, self.store)
         now = self._clock.monotonic()
         dead = await self.owners.dead(self._clock.monotonic)
-        left = await self.owners.left(dead, self._runtime.live(), self._most)
+        many = AHEAD * self._most
+        known = self._runtime.registry.names()
+        here = self._runtime.live() | {id for _, id in self._taken}
+        left = await self.owners.left(dead, here, many, known, PREFIX)
         ready = [one for one in left if self._runtime.knows(one.container) and self._may_take(one, now)]
-        known = {one.run_id for one in left}
-        self._queued = {id: since for id, since in self._queued.items() if id in known}
+        there = {one.run_id for one in left}
+        self._queued = {id: since for id, since in self._queued.items() if id in there}
         # who was served longest ago comes first: of what only so many may be active, each container has its share
         ready.sort(key=lambda one: self._served.get(one.container, 0))
         calm = fair(one for one in ready if one.deaths < SUSPECT)
         suspects = sorted((one for one in ready if one.deaths >= SUSPECT), key=lambda one: one.deaths)
-        self._more = False
+        self._more = self._got = False
         if self._suspect is None:
-            free = self._most - len(self._taken)
-            self._more = len(calm) > free
-            for one in calm[: max(0, free)]:
-                self._take(one, dead)
+            self._more = sum(one.owner is None for one in calm) >= many
+            self._next, self._dead = deque(calm), dead
+            self._fill()
             if suspects and not calm and not self._runtime.drives():
                 self._suspect = suspects[0].run_id
                 self._take(suspects[0], dead)
@@ -296,6 +314,26 @@ class Worker:
             return True
         return now - self._queued.setdefault(one.run_id, now) >= self._timing.beat
 
+    def _fill(self) -> None:
+        """Take over what is next, as far as there is room."""
+        while self._next and len(self._taken) < self._most and not self._runtime.closing:
+            one = self._next.popleft()
+            if (one.container, one.run_id) not in self._taken:
+                self._take(one, self._dead)
+        # as long as some of them can be driven here: whose code is elsewhere is looked at from time to time
+        wanted = self._more and self._got and not self._next and len(self._taken) < max(1, self._most)
+        if wanted and self._most and self._looking is None and not self._runtime.closing:
+            self._looking = asyncio.create_task(self._find_more(), name="perdure-more")
+
+    async def _find_more(self) -> None:
+        try:
+            await self.sweep()
+        except StoreError as error:
+            _log.warning("The store cannot be searched for runs that can go on: %s", error)
+        finally:
+            self._looking = None
+        self._fill()
+
     def _take(self, one: Left, dead: Mapping[str, int]) -> None:
         self._serves += 1
         self._served[one.container] = self._serves
@@ -304,7 +342,8 @@ class Worker:
 
     async def _drive(self, one: Left, dead: Mapping[str, int]) -> None:
         try:
-            await self._runtime.container(one.container).take_over(one, dead)
+            if await self._runtime.container(one.container).take_over(one, dead):
+                self._got = True
         except StoreError as error:
             _log.warning("Run %s could not be taken over; it is tried again: %s", one.run_id, error)
         except Exception:
@@ -318,3 +357,9 @@ class Worker:
                 self._again.discard(key)
                 if not self._runtime.closing:
                     self.drive_on(*key)
+            self._fill()
+
+
+def _goes_on(container: str, run_id: str) -> Left:
+    """A run that was driven before and can go on."""
+    return Left(container, run_id, None, 0, 0, True)

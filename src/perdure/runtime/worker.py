@@ -30,7 +30,7 @@ SUSPECT = 2
 """How many deaths without anything finished make a run a suspect."""
 
 AHEAD = 4
-"""How many times as many runs as a process may have taken over it knows to be next, so that it seldom looks for more."""
+"""How many times as many runs as it may have taken over a process knows to be next, so that it seldom has to look."""
 
 TIDY = 600.0
 """Seconds between two looks for events that need not be kept any more."""

@@ -70,6 +70,7 @@ class Running:
     Attributes:
         thread: where its conversation is kept elsewhere, if it is.
         accepts: whether it goes on with changed code, because the run that has started it was accepted.
+        ends_at: when it has used its time, by the store's clock, as soon as that is known.
         gaps: how often this process had been silent before it asked for the run.
 
     Raises:
@@ -82,6 +83,7 @@ class Running:
         "began",
         "definition",
         "door",
+        "ends_at",
         "env",
         "gaps",
         "io",
@@ -154,6 +156,7 @@ class Running:
         env.loop = self.loop
         self.io: RunIO | None = None
         self.began = 0.0
+        self.ends_at: float | None = None
         self.gaps = kernel.lease.gaps if kernel is not None and kernel.lease is not None else 0
         self.waiting: Waiting | None = None
         self.resumed: asyncio.Future[None] | None = None
@@ -203,6 +206,7 @@ class Running:
         verdict = await judge(self.env, self.loop, records, accepts=self.accepts) if not why else Verdict(needed=(why,))
         if verdict.needed:
             raise Parked(has_changed(*verdict.needed))
+        self.ends_at = run.ends_at
         note = Claimed(token.epoch, run.status == "running", False, "", verdict.differences, verdict.prints)
         return await self.take_up(token, head, records, note)
 
@@ -409,12 +413,18 @@ class Running:
         seconds = budget.seconds if budget is not None else None
         if deadline is None and seconds is None:
             return
-        now = asyncio.get_running_loop().time()
-        now -= max(0.0, io.kernel.clock.now() - self.began)  # what went by before a wait or a crash counts
         if seconds is not None and (deadline is None or seconds <= deadline):
-            io.stop_at(now + seconds, "budget", f"{seconds:g} of {seconds:g} seconds are used")
-        elif deadline is not None:
-            io.stop_at(now + deadline, "deadline", f"after {deadline:g} s")
+            most, reason, detail = seconds, "budget", f"{seconds:g} of {seconds:g} seconds are used"
+        else:
+            most, reason, detail = deadline or 0.0, "deadline", f"after {deadline:g} s"
+        now = io.kernel.store_now()
+        if self.ends_at is None:  # what went by before a wait or a crash counts
+            self.ends_at = now + most - max(0.0, io.kernel.clock.now() - self.began)
+        io.ends_at = self.ends_at
+        if self.ends_at <= now:
+            io.ask_stop(reason, detail)
+        else:
+            io.stop_at(asyncio.get_running_loop().time() + self.ends_at - now, reason, detail)
 
     def result(self) -> RunResult[Any, Any]:
         """What the run has reached; made anew each time, so that run and result do not hold each other."""

@@ -56,6 +56,7 @@ class RunIO:
         nudged: is done when the driver shall look at what others have posted.
         tried: what was begun or has failed before.
         waits: what calls wait for.
+        ends_at: when the run has used its time, by the store's clock.
     """
 
     __slots__ = (
@@ -73,6 +74,7 @@ class RunIO:
         "committed",
         "cutting",
         "driven",
+        "ends_at",
         "feed",
         "in_step",
         "kernel",
@@ -103,6 +105,7 @@ class RunIO:
         self._writing: asyncio.Lock | None = None
         self.stop: Stop | None = None
         self.stop_detail = ""
+        self.ends_at: float | None = None
         self.cause: BaseException | None = None
         self.answered = False
         self.driven: tuple[Program[Any], Any] | None = None
@@ -277,7 +280,8 @@ class RunIO:
         kernel = self.kernel
         try:
             try:
-                last = await kernel.log.append(self.token, entries, status, seen=before)
+                until = self.ends_at if status == "waiting" else None
+                last = await kernel.log.append(self.token, entries, status, seen=before, until=until)
             except StoreError as error:
                 last = await self._insist(entries, status, error, before)
         except CancelWins:
@@ -311,13 +315,14 @@ class RunIO:
 
     async def _insist(self, entries: Sequence[Entry], status: RunStatus | None, error: StoreError, seen: int) -> int:
         """Hold what the store could not take, and repeat the append until it is acknowledged or refused."""
-        held, unknown = self.kernel.held, error.unknown
+        held, unknown, log = self.kernel.held, error.unknown, self.kernel.log
+        until = self.ends_at if status == "waiting" else None
         size = held.take(entries) if held is not None else 0
 
         async def again() -> int:
             nonlocal unknown
             try:
-                return await self.kernel.log.append(self.token, entries, status, repeat=unknown, seen=seen)
+                return await log.append(self.token, entries, status, repeat=unknown, seen=seen, until=until)
             except StoreError as error:
                 unknown = unknown or error.unknown
                 raise

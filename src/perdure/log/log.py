@@ -70,7 +70,8 @@ class NewRun(Base):
 class RunRow(Base):
     """A run as the log knows it; `position` is the sequence number of its first record.
 
-    `held` is the status that a parked run will have again when somebody takes the copy over that it is in.
+    `held` is the status that a parked run will have again when somebody takes the copy over that it is in; `ends_at` by
+    when it ends, by the store's clock, if it has waited and its time is limited.
     """
 
     id: str
@@ -88,6 +89,7 @@ class RunRow(Base):
     held: RunStatus | None = None
     detached: bool = False
     lane: str | None = None
+    ends_at: float | None = None
 
 
 class Accepted(Base):
@@ -262,6 +264,7 @@ class Log(Protocol):
         *,
         repeat: bool = False,
         seen: int | None = None,
+        until: float | None = None,
     ) -> int:
         """Write records of one step, all or none; a terminal record ends the run and frees its session.
 
@@ -272,6 +275,7 @@ class Log(Protocol):
             repeat: whether this very append was tried before with an unknown outcome; what the run has of it is not
                 written again.
             seen: up to which record the owner has folded; a wait that has ended since lets the run not wait.
+            until: when a run that waits from now on goes on to its end, by the store's clock.
 
         Returns:
             The sequence number of the last record; higher than expected if others have written, or a wait that is

@@ -155,6 +155,7 @@ class MemoryLog:
         *,
         repeat: bool = False,
         seen: int | None = None,
+        until: float | None = None,
     ) -> int:
         """Write records of one step, all or none; a terminal record ends the run and frees its session."""
         run = self._run(token.run_id)

@@ -21,7 +21,7 @@ INLINE = 64 * 1024
 
 RUN = (
     "id, session, definition, status, epoch, owner, position, deaths, parent, user_id, input_hash, created_at, held, "
-    "detached, lane"
+    "detached, lane, ends_at"
 )
 LAST_SLOT = (
     f"COALESCE((SELECT MAX(slot) FROM records WHERE slot > number * {ROOM} AND slot < (number + 1) * {ROOM}), "
@@ -103,6 +103,6 @@ def record_of(row: Row) -> Record:
 def run_of(row: Row) -> RunRow:
     """Read a run's row."""
     id, session, definition, status, epoch, owner, position, deaths, parent, user, hashed, at, *more = row
-    held, detached, lane = more
+    held, detached, lane, ends_at = more
     which = (id, session, definition, status, int(epoch), owner, int(position), int(deaths))
-    return RunRow(*which, parent, user, hashed, float(at), held, bool(detached), lane)
+    return RunRow(*which, parent, user, hashed, float(at), held, bool(detached), lane, ends_at)

@@ -16,9 +16,10 @@ counts the events that were posted in it, and `retain_context` is what was said 
 made with the first one of a store.
 
 `woken` is the last record by which a wait of a run ended, or 1 if it only has waits; `event` the last event that was
-there before the run. Waits are kept by the run that drives: a child that is not `detached` is driven by its parent and
-waits with it; `asker` is the run that asks, `place` orders the waits of one run. `answers` has how each wait ended
-(`seq` is that record's, 0 as long as the wait is not recorded), and what came too late. `lane` names the runs of which
+there before the run, and `ends_at` when a run that waits has used its time. Waits are kept by the run that drives: a
+child that is not `detached` is driven by its parent and waits with it; `asker` is the run that asks, `place` orders the
+waits of one run. `answers` has how each wait ended (`seq` is that record's, 0 as long as the wait is not recorded), and
+what came too late. `lane` names the runs of which
 only so many are active at once, as `functions` says, which belong to the whole store. `live` is no part of the log:
 it holds what open steps have said so far, for readers in other processes, up to the number `n`; losing it loses
 nothing.
@@ -80,12 +81,13 @@ MIGRATIONS = (
                 user_id TEXT,
                 deaths {int} NOT NULL DEFAULT 0,
                 held TEXT,
+                ends_at {real},
                 claimed_at {int} NOT NULL DEFAULT 0,
                 created_at {real} NOT NULL,
                 PRIMARY KEY (container, id)
             )""",
             "CREATE INDEX runs_running ON runs (owner) WHERE status = 'running'",
-            "CREATE INDEX runs_waiting ON runs (cancelled) WHERE status = 'waiting'",
+            "CREATE INDEX runs_waiting ON runs (cancelled, ends_at) WHERE status = 'waiting'",
             "CREATE INDEX runs_session ON runs (container, session, position)",
             "CREATE INDEX runs_queued ON runs (container, session, position) WHERE status = 'queued'",
             "CREATE INDEX runs_lane ON runs (lane) WHERE lane IS NOT NULL AND status = 'running'",

@@ -245,6 +245,7 @@ class SqlLog(Reads, Transactions, Functions, Forks, SessionEvents):
         *,
         repeat: bool = False,
         seen: int | None = None,
+        until: float | None = None,
     ) -> int:
         """Write records of one step, all or none; a terminal record ends the run and frees its session.
 
@@ -255,6 +256,7 @@ class SqlLog(Reads, Transactions, Functions, Forks, SessionEvents):
             repeat: whether this very append was tried before with an unknown outcome; what the run has of it is not
                 written again.
             seen: up to which record the owner has folded; a wait that has ended since lets the run not wait.
+            until: when a run that waits from now on goes on to its end, by the store's clock.
 
         Returns:
             The sequence number of the last record; higher than expected if others have written, or a wait that is
@@ -266,7 +268,7 @@ class SqlLog(Reads, Transactions, Functions, Forks, SessionEvents):
             StoreError: the database failed; if `retryable`, the append may be repeated as it is.
         """
         now = self.now()
-        ends, cancels = status, False
+        ends, cancels, stopped = status, False, False
         coded: list[Coded] = []
         outside: Outside | None = None
         for one in entries:
@@ -274,8 +276,8 @@ class SqlLog(Reads, Transactions, Functions, Forks, SessionEvents):
             coded.append(Coded(one.key, kind_of(payload), encode_payload(payload), one.at))
             if isinstance(payload, RunFinished):
                 ends = payload.status
-            elif stops(payload):
-                cancels = True
+            elif type(payload) is CancelAsked:
+                stopped, cancels = True, cancels or stops(payload)
             if type(payload) in _OUTSIDE or one.sends or one.over:
                 outside = (outside or Outside()).with_entry(one)
         keys = [one.key for one in coded if one.key is not None]
@@ -301,8 +303,10 @@ class SqlLog(Reads, Transactions, Functions, Forks, SessionEvents):
             head = last % ROOM + len(fresh)
             if outside is not None:
                 head = yield from self._meet(token, outside, now)
+            if stopped:
+                yield from self._cancel_below(token.run_id, now)
             if cancels or ends is not None:
-                yield from self._turn(token, ends, head, cancels=cancels, seen=seen)
+                yield from self._turn(token, ends, head, cancels=cancels, seen=seen, until=until)
                 if ends in ENDED:
                     above.extend((yield from self.tell_above(token.run_id, now)))
             if said:
@@ -319,8 +323,11 @@ class SqlLog(Reads, Transactions, Functions, Forks, SessionEvents):
             self.live.cleared(self.container, token.run_id, said)
         if above:
             self.tell(above)
-        if outside is not None:
-            self.tell(outside.woken, [wait.expires for wait in outside.waits if wait.expires is not None])
+        if outside is not None or until is not None:
+            waits = outside.waits if outside is not None else ()
+            expected = [wait.expires for wait in waits if wait.expires is not None]
+            woken = outside.woken if outside is not None else ()
+            self.tell(woken, expected if until is None else [*expected, until])
         return seq
 
     async def post(self, run_id: str, payload: Payload) -> int:
@@ -390,6 +397,18 @@ class SqlLog(Reads, Transactions, Functions, Forks, SessionEvents):
                 yield self._lock(its)
             yield from self._cancel(child, its, payload, now, asked)
         return seq
+
+    def _cancel_below(self, run_id: str, now: float) -> Script[None]:
+        """Ask for the end of what a run has started and that is open, when the run is stopped by its owner."""
+        rows = yield Sql(
+            f"SELECT id, session FROM runs WHERE container = ? AND parent = ? AND status IN {OPEN} AND cancelled = 0 "
+            "ORDER BY id",
+            (self.container, run_id),
+        )
+        for child, its in rows:
+            if self._locks:
+                yield self._lock(its)
+            yield from self._cancel(child, its, CancelAsked(detail="The run that had started this one is over."), now)
 
     def _lock_of(self, run_id: str) -> Script[str]:
         """Lock a run's session, and name it."""
@@ -485,7 +504,14 @@ class SqlLog(Reads, Transactions, Functions, Forks, SessionEvents):
             yield from insert_rows("blobs", blobs)
 
     def _turn(
-        self, token: Token, status: RunStatus | None, head: int, *, cancels: bool, seen: int | None
+        self,
+        token: Token,
+        status: RunStatus | None,
+        head: int,
+        *,
+        cancels: bool,
+        seen: int | None,
+        until: float | None,
     ) -> Script[None]:
         """Change a run's status; one that has ended or is parked hands the session to the next in the queue."""
         mine = (self.container, token.run_id)
@@ -497,8 +523,8 @@ class SqlLog(Reads, Transactions, Functions, Forks, SessionEvents):
         if status == "waiting" and seen is not None:
             yield Sql(
                 "UPDATE runs SET status = CASE WHEN woken > ? THEN status ELSE 'waiting' END, "
-                "owner = CASE WHEN woken > ? THEN owner END, last = ? WHERE container = ? AND id = ?",
-                (seen, seen, head, *mine),
+                "owner = CASE WHEN woken > ? THEN owner END, last = ?, ends_at = ? WHERE container = ? AND id = ?",
+                (seen, seen, head, until, *mine),
                 blind=True,
             )
             return  # a wait that has ended since is about to be folded: nobody else would wake the run

@@ -162,6 +162,44 @@ class Waits(ABC):
         self.tell(woken)
         return count
 
+    async def overdue(self, limit: int = BATCH) -> int:
+        """Let runs go on that wait and have used their time, the oldest first: whoever drives them ends them.
+
+        Args:
+            limit: at most so many.
+
+        Returns:
+            How many there were.
+        """
+        now = self.now()
+        text = (
+            "SELECT id, session FROM runs WHERE container = ? AND status = 'waiting' AND cancelled = 0 AND "
+            f"ends_at > 0 AND ends_at <= {self.db.clock} ORDER BY ends_at, id LIMIT ?"
+        )
+
+        def script() -> Script[tuple[int, list[str]]]:
+            rows = yield Sql(text, (self.container, limit))
+            tops: dict[str, tuple[str, str]] = {}
+            for id, _ in rows:
+                tops[str(id)] = yield from self._driven_by(str(id))
+            yield from self._lock_all({str(its) for _, its in rows} | {its for _, its in tops.values()})
+            woken: list[str] = []
+            for id, (above, its) in tops.items():
+                won = yield Sql(
+                    "UPDATE runs SET status = 'queued' WHERE container = ? AND id = ? AND status = 'waiting' "
+                    "AND cancelled = 0 RETURNING 1",
+                    (self.container, id),
+                )
+                if won and above == id:
+                    woken.append(id)
+                elif won:  # a child goes on with its parent, which waits in its place
+                    woken += yield from self._end_of_children(above, its, [id], now)
+            return len(rows), woken
+
+        count, woken = await self.db.write(script, notify=True)
+        self.tell(woken)
+        return count
+
     def tell(self, woken: Sequence[str], expected: Sequence[float] = ()) -> None:
         """Let it be known which runs can go on, and when waits are over."""
         if self.waker is not None:
@@ -386,13 +424,19 @@ def over(container: str, run_id: str, *, ended: bool) -> Script[None]:
 
 
 def soonest(db: Database) -> Script[tuple[float, float | None]]:
-    """Say what time it is for a store, and when its next wait is over, if there is one."""
-    rows = yield Sql(f"SELECT {db.clock}, (SELECT MIN(expires) FROM waiters WHERE expires IS NOT NULL)")
-    now, expires = rows[0]
-    return float(now), None if expires is None else float(expires)
+    """Say what time it is for a store, and when its next wait or the time of a run that waits is over, if ever."""
+    rows = yield Sql(
+        f"SELECT {db.clock}, (SELECT MIN(expires) FROM waiters WHERE expires IS NOT NULL), "
+        "(SELECT MIN(ends_at) FROM runs WHERE status = 'waiting' AND cancelled = 0 AND ends_at > 0)"
+    )
+    now, *moments = rows[0]
+    return float(now), min((float(one) for one in moments if one is not None), default=None)
 
 
 def with_due(db: Database) -> Script[list[str]]:
-    """Say which containers have waits whose time has come."""
-    rows = yield Sql(f"SELECT DISTINCT container FROM waiters WHERE expires <= {db.clock}")
+    """Say which containers have waits, or runs that wait, whose time has come."""
+    rows = yield Sql(
+        f"SELECT container FROM waiters WHERE expires <= {db.clock} UNION SELECT container FROM runs "
+        f"WHERE status = 'waiting' AND cancelled = 0 AND ends_at > 0 AND ends_at <= {db.clock}"
+    )
     return [str(row[0]) for row in rows]

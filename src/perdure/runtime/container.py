@@ -481,7 +481,7 @@ class Container(Doors, People, Forks, Searching):
             change = worker.listen()
             await worker.until(change)
         run = await self.log.run(id)
-        if left.again and (run.status == "waiting" or self.runtime.closing):
+        if left.again and (self.runtime.closing or (run.status == "waiting" and not await self.log.cancelled(id))):
             return False  # whoever had it has seen why it can go on, and it waits again
         known = await self.runtime.knows_definition(run.definition)
         if id in self.live or not (known or await self.log.cancelled(id)):
@@ -525,7 +525,7 @@ class Container(Doors, People, Forks, Searching):
             return
         try:
             running = self.revived(run, records)
-            running.gaps = gaps
+            running.gaps, running.ends_at = gaps, run.ends_at
             verdict = compare(running.env, records)
             claimed = structs.replace(claimed, changes=verdict.differences, fingerprints=verdict.prints)
             running.recall(records, await self.conversations.earlier(running))

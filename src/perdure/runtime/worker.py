@@ -228,7 +228,8 @@ class Worker:
             ended = 0
             for name in await self._db.read(lambda: with_due(self._db)):
                 if self._runtime.knows(name):
-                    ended += await self._runtime.container(name).log.due()
+                    log = self._runtime.container(name).log
+                    ended += await log.due() + await log.overdue()
             seconds = await self._next_wait()
             if not ended:  # by another process, which has not committed yet
                 break

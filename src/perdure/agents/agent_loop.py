@@ -241,8 +241,11 @@ class AgentLoop(msgspec.Struct, eq=False):
                 one.in_doubt = one.started is not None  # a start of an older epoch, and nothing closed it
         elif type(payload) is Answered:
             self.answered(payload.wait_id, payload.answer)
-        elif type(payload) is StepFailed and payload.step in self.round:
-            self.round[payload.step].error = payload.error
+        elif type(payload) is StepFailed:
+            if payload.step in self.round:
+                self.round[payload.step].error = payload.error
+            elif payload.cut is not None and payload.step.startswith(f"{self.prefix}/infer/"):
+                self.said += payload.cut.messages
         return ()
 
     def answered(self, wait_id: str, answer: WaitAnswer) -> None:

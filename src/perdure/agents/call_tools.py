@@ -210,7 +210,7 @@ class _Handling:
     async def _run(self, bound: Any) -> ToolDone:
         """Call the handler, again where its effect allows it, and make of its end a result."""
         tool = self.tool
-        self.io.reached.add(self.key)
+        self.io.reached[self.key] = None
         if self.env.instead is not None:
             answered = await self.env.instead.tool(self.key, tool, self.call, self._args(), self.ctx)
             if answered is not None:

@@ -72,7 +72,7 @@ async def infer(env: Env, loop: AgentLoop, key: str, io: RunIO) -> InferenceDone
 
     request = _request(env, plan, toolbox, loop, prompt)
     answer = Answer(io, key, agent.name, plan.model)
-    io.reached.add(key)
+    io.reached[key] = None
     ledger = env.ledger
     if ledger is not UNLIMITED:
         ledger.begin(1)
@@ -87,6 +87,9 @@ async def infer(env: Env, loop: AgentLoop, key: str, io: RunIO) -> InferenceDone
                 io.hold(None, AttemptLost(key, estimate(prompt, answer.assembler.text)))
             raise
         return _cut_off(env, answer, prompt, ctx)
+    except Exception:
+        answer.failed()
+        raise
     finally:
         if ledger is not UNLIMITED:
             ledger.begin(-1)
@@ -97,8 +100,12 @@ async def infer(env: Env, loop: AgentLoop, key: str, io: RunIO) -> InferenceDone
     env.ledger.charge(usage)
     if plan.chain.on_response:
         result = AgentResult(agent.name, said, f"{env.run_id}/{key}", io.kernel.clock.now(), usage=usage)
-        for hook in plan.chain.on_response:
-            result = read_result(await settle(hook(ctx, result)), result, "on_response")
+        try:
+            for hook in plan.chain.on_response:
+                result = read_result(await settle(hook(ctx, result)), result, "on_response")
+        except Exception:
+            answer.failed()
+            raise
         said = result.messages
     done = InferenceDone(
         agent.name,
@@ -268,6 +275,12 @@ class Answer:
         self.assembler = Assembler()
         self.streamed = False
         self.names = {}
+
+    def failed(self) -> None:
+        """Keep what was said by now, with the failure of its step; calls that were not complete are dropped."""
+        said = () if self.key.startswith("route/") else self.assembler.without_calls()
+        if said:
+            self.io.reached[self.key] = InferenceDone(self.agent, said, interrupted=True)
 
     def show(self, piece: ModelEvent) -> None:
         """Show a piece to whoever listens; a routing agent's are not part of the conversation."""

@@ -172,7 +172,8 @@ class _Driver:
     def failed(self, do: Do, error: BaseException) -> Payload:
         if self.io.cause is None:
             self.io.cause = error
-        return StepFailed(do.key, describe(error, do.key), do.key in self.io.reached)
+        reached = self.io.reached
+        return StepFailed(do.key, describe(error, do.key), do.key in reached, reached.get(do.key))
 
     async def some(self) -> None:
         """Wait until at least one running step is done; fold those that are, in the order they were started."""

@@ -25,6 +25,7 @@ from perdure.types.records import (
     Answered,
     AttemptFailed,
     CancelAsked,
+    InferenceDone,
     Payload,
     Record,
     RunStatus,
@@ -50,7 +51,8 @@ class RunIO:
         alone: whether nobody else has written to the session since.
         below: whether another run has started this one, and is parked in its place.
         answered: whether somebody has answered since the run last looked whether it must wait.
-        reached: the places of steps whose model was asked or whose tool was called.
+        reached: the places of steps whose model was asked or whose tool was called, with what a model that has failed
+            had said.
         cutting: whether a cancellation of ours is on its way to the driving task.
         in_step: whether the driver is where a stop may cut it off: inside a step, never inside an append.
         nudged: is done when the driver shall look at what others have posted.
@@ -115,7 +117,7 @@ class RunIO:
         self.cutting = False
         self.in_step = False
         self.nudged: asyncio.Future[None] | None = None
-        self.reached: set[str] = set()
+        self.reached: dict[str, InferenceDone | None] = {}
         self.tried = Tried()
         self.waits = CallWaits() if kernel.durable else None  # in memory nobody keeps waits for others
         self._pending: list[Entry] = []

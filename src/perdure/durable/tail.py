@@ -232,6 +232,8 @@ class _Run:
         elif isinstance(payload, rec.AttemptFailed):
             before = self._again(payload.step, payload.error.message, record.seq)
         elif isinstance(payload, rec.StepFailed) and "/tool/" not in payload.step:
+            if payload.cut is not None and self.projector.has_open(payload.step):
+                before = self._complete(payload.cut, payload.step, record.seq)
             self._closed.add(payload.step)  # it stays among the open ones, which tell that its agent was shown
         if record.key is not None:
             self._closed.add(record.key)

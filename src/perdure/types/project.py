@@ -117,6 +117,8 @@ class Projector:
             case rec.StepDone():
                 return [ev.StepFinished(name=payload.name, **self._at(step, None, seq))]
             case rec.StepFailed():
+                if payload.cut is not None:
+                    return self._inference(payload.cut, payload.step, seq)
                 return self._close_message(payload.step)
             case (
                 rec.ChildDone()

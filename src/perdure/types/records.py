@@ -271,12 +271,13 @@ class AttemptLost(Base, tag="attempt_lost"):
 class StepFailed(Base, tag="failed"):
     """A step ended with an exception that ends the run; whatever it leaves open is closed by records of its own.
 
-    `reached` says that its model had been asked, or its tool called, before.
+    `reached` says that its model had been asked, or its tool called, before; `cut` is what the model had said by then.
     """
 
     step: str
     error: ErrorInfo
     reached: bool = False
+    cut: InferenceDone | None = None
 
 
 class AttemptFailed(Base, tag="attempt"):

@@ -92,12 +92,14 @@ class _Run:
             self.turn(prefix).done = payload
 
     def opened(self, payload: Payload) -> None:
-        """Take what a history gave before anything was said, or that it gave nothing because it failed."""
+        """Take what a history gave before anything was said, or what a step that failed leaves of what was said."""
         if isinstance(payload, Imported):
             self.asked = [*payload.messages, *self.started.messages]
         elif isinstance(payload, StepFailed) and payload.step in (HISTORY, HISTORY_USER):
             # it was never said: neither a model nor the history has it
             self.asked = self.asked[: len(self.asked) - len(self.started.messages)]
+        elif isinstance(payload, StepFailed) and payload.cut is not None:
+            self.add(payload.step, payload.cut)
 
     def messages(self) -> list[Message]:
         said = list(self.asked)

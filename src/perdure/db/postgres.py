@@ -9,6 +9,7 @@ trips.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 CHANNEL = "perdure"
+GAP = 0.01
+"""Seconds between two times that `changed` says yes, at least: a look costs some transactions."""
 REPEATS = 8
 """How often a transaction is repeated that lost against another one, or met a dead connection."""
 
@@ -60,6 +63,7 @@ class PostgresDatabase:
         self._patience = patience
         self._guard: list[Guard] = []
         self._protected: list[str] = []
+        self._told = 0.0
         self._pool: psycopg_pool.AsyncConnectionPool[Any] | None = None
         self._at_work: set[asyncio.Task[Any]] = set()
         self._listener: psycopg.AsyncConnection[Any] | None = None
@@ -207,7 +211,11 @@ class PostgresDatabase:
             if self._listener is None or self._listener.closed:
                 self._listener = await self._listening()
                 return True  # whatever happened before we listened
+            early = self._told + GAP - time.monotonic()
+            if early > 0:  # what comes in quick succession is looked at together
+                await asyncio.sleep(early)
             async for _ in self._listener.notifies(timeout=seconds, stop_after=1):
+                self._told = time.monotonic()
                 return True
             return False
         except psycopg.Error as error:

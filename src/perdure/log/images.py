@@ -23,6 +23,11 @@ _IMAGE = (
     "metadata, created_at, updated_at FROM images"
 )
 _AGENT = "SELECT image, id, container, owner, created_at FROM agents"
+_SERVED = (
+    "SELECT i.id, i.container, i.session, i.name, i.description, i.system_prompt, i.model, i.mcp_servers, "
+    "i.definition, i.parent, i.metadata, i.created_at, i.updated_at, a.image, a.id, a.container, a.owner, "
+    "a.created_at FROM images i LEFT JOIN agents a ON a.image = i.id WHERE i.id = ?"
+)
 _JSON = ("mcp_servers", "metadata")
 
 
@@ -167,6 +172,18 @@ class Entities:
         if not rows:
             raise _unknown(id)
         return _image(rows[0])
+
+    async def served(self, id: str) -> tuple[ImageRow, AgentRow | None]:
+        """Read an image, and who serves it, whether that one is alive or not.
+
+        Raises:
+            UnknownName: there is none.
+        """
+        rows = await self._rows(_SERVED, (id,))
+        if not rows:
+            raise _unknown(id)
+        row, many = rows[0], len(ImageRow.__struct_fields__)
+        return _image(row[:many]), _agent(row[many:]) if row[many] is not None else None
 
     async def images(
         self, container: str | None = None, *, after: ImageRow | None = None, limit: int = 1000

@@ -156,7 +156,7 @@ class Commands:
             answer: Answer = {"agent_id": agent.id, "image_id": image_id, "message_id": message_id, "queued": queued}
             self._respond("message_send", event, answer)
 
-        await agent.receive(data.get("content"), told=told)
+        await agent.receive(data.get("content"), told=told, image=agent.image)
 
     async def _agent_interrupt(self, data: Mapping[str, Any]) -> Answer:
         if data.get("image_id") is not None:

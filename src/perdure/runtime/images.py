@@ -180,7 +180,7 @@ class Images:
         Raises:
             UnknownName: there is no such image.
         """
-        agent, reused = await self._activate(await self.entities.image(image_id))
+        agent, reused = await self._activate(image_id)
         return agent.id, reused
 
     async def stop(self, image_id: str) -> bool:
@@ -236,8 +236,8 @@ class Images:
             UnknownName: there is no such image.
             DefinitionError: the content is none.
         """
-        agent, _ = await self._activate(await self.entities.image(image_id))
-        return await agent.receive(content, user_id=user_id)
+        agent, _ = await self._activate(image_id)
+        return await agent.receive(content, user_id=user_id, image=agent.image)
 
     async def ask(self, image_id: str, content: Any, *, user_id: str | None = None) -> RunResult[Any, Any]:
         """Give a message to an image and wait for the end of its turn."""
@@ -270,7 +270,7 @@ class Images:
         Raises:
             UnknownName: there is no such image.
         """
-        return (await self._activate(await self.entities.image(image_id)))[0]
+        return (await self._activate(image_id))[0]
 
     async def destroy(self, agent_id: str) -> bool:
         """Destroy a live agent, whichever process has it; says whether there was one."""
@@ -313,14 +313,22 @@ class Images:
             data: dict[str, Any] = {"container_id": name, "agent_count": count}
             self._tell("container_destroyed", data, "container", EventContext(name))
 
-    async def _activate(self, image: ImageRow) -> tuple[LiveAgent, bool]:
-        lock = self._locks.setdefault(image.id, asyncio.Lock())
-        async with lock:
+    async def _activate(self, image_id: str) -> tuple[LiveAgent, bool]:
+        image, serves = await self.entities.served(image_id)
+        mine = self._serving(image, serves)
+        if mine is not None:
+            return mine, True
+        async with self._locks.setdefault(image_id, asyncio.Lock()):
+            image, serves = await self.entities.served(image_id)
+            mine = self._serving(image, serves)
+            if mine is not None:
+                return mine, True
             if self._leaving:
                 raise StoreError(f"The runtime is being closed, so the image {image.id!r} gets no live agent here.")
             row, reused = await self.entities.activate(image, new_id("agent"), await self._dead())
             mine = self.live.get(image.id)
             if mine is not None and mine.id == row.id and mine.lifecycle != "destroyed":
+                mine.image = image
                 return mine, True
             if mine is not None:  # another process has destroyed it since
                 await self._close(mine, _DESTROYED)
@@ -328,8 +336,8 @@ class Images:
             if self._runtime.base_path is not None:
                 make_workdir(self._runtime.base_path, image.container, image.id)
 
-            async def definition() -> tuple[Any, ImageRow]:
-                now = await self.entities.image(image.id)
+            async def definition(now: ImageRow | None) -> tuple[Any, ImageRow]:
+                now = await self.entities.image(image.id) if now is None else now
                 return self._define(now), now
 
             owned = row.owner == self.entities.owner
@@ -354,6 +362,14 @@ class Images:
                 }
                 self._tell("agent_registered", data, "container", agent.context)
             return agent, reused
+
+    def _serving(self, image: ImageRow, serves: AgentRow | None) -> LiveAgent | None:
+        """The live agent of an image if this process has it."""
+        mine = self.live.get(image.id)
+        if mine is None or not mine.owned or mine.lifecycle == "destroyed" or serves != mine.row:
+            return None
+        mine.image = image
+        return mine
 
     async def _end(self, agent: LiveAgent, idle: bool) -> None:
         """Destroy a live agent; one that is only a view of another process's goes alone when it is idle."""
@@ -402,8 +418,7 @@ class Images:
         Raises:
             Conflict: another process serves the image since.
         """
-        image = await self.entities.image(image_id)
-        agent, _ = await self._activate(image)
+        agent, _ = await self._activate(image_id)
         if not agent.owned or agent.hosted is None:
             raise Conflict(
                 f"The image {image_id!r} is served by an environment of another process since; send it again."
@@ -412,7 +427,7 @@ class Images:
             async with self._locks.setdefault(image_id, asyncio.Lock()):
                 if agent.hosted.lost:
                     await agent.hosted.close()
-                    agent.hosted = await self._host(image, agent.row)
+                    agent.hosted = await self._host(agent.image, agent.row)
         return agent.hosted
 
     async def _close(self, agent: LiveAgent, why: str | None = None) -> None:
@@ -448,7 +463,7 @@ class Images:
         if self._runtime.environment_factory is None or image.definition is not None:
             return True
         try:
-            return (await self._activate(image))[0].owned
+            return (await self._activate(image.id))[0].owned
         except (StoreError, UnknownName):
             return False
         except Exception:

@@ -40,7 +40,7 @@ class LiveAgent:
         image: the image, as it was when it was activated.
         container: the container's handle.
         emit: how it tells the bus.
-        definition: gives what the image runs now.
+        definition: gives what the image runs now; it is read anew unless it is given.
         end: destroys it; or lets it go, because nothing is left to do for it here.
         idle: after how many seconds without anything to do it ends by itself; None for never.
         hosted: where its answers come from, if not from an agent of ours.
@@ -54,7 +54,7 @@ class LiveAgent:
         image: ImageRow,
         container: Container,
         emit: Callable[[SystemEvent], None],
-        definition: Callable[[], Awaitable[tuple[Any, ImageRow]]],
+        definition: Callable[[ImageRow | None], Awaitable[tuple[Any, ImageRow]]],
         end: Callable[[LiveAgent, bool], Awaitable[object]],
         idle: float | None,
         hosted: Hosted | None = None,
@@ -66,6 +66,7 @@ class LiveAgent:
         self.owned = owned
         self._elsewhere = elsewhere
         self.row = row
+        self.image = image
         self.id = row.id
         self.image_id = image.id
         self.session_id = image.session
@@ -101,7 +102,12 @@ class LiveAgent:
     # -- the verbs ---------------------------------------------------------------------------------------------------
 
     async def receive(
-        self, content: Any, *, told: Callable[[str, bool], object] | None = None, user_id: str | None = None
+        self,
+        content: Any,
+        *,
+        told: Callable[[str, bool], object] | None = None,
+        user_id: str | None = None,
+        image: ImageRow | None = None,
     ) -> Run[Any, Any]:
         """Take a message: it is stored when this returns, and answered when its turn comes.
 
@@ -110,6 +116,7 @@ class LiveAgent:
             told: called with the message's id, and whether it waits for its turn, before anything of the answer is
                 told.
             user_id: who says it.
+            image: the image, if it was read just now.
 
         Raises:
             Conflict: the agent is stopped or destroyed.
@@ -119,7 +126,7 @@ class LiveAgent:
             raise Conflict(f"The agent {self.id} is {self.lifecycle}; a message needs one that runs.")
         run_id = new_id("run")
         message = read_content(content, _message_id(run_id))
-        definition, image = await self._definition()
+        definition, image = await self._definition(image)
         await self._ready.wait()
         self._sending += 1
         self._clear.clear()

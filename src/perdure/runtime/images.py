@@ -333,8 +333,6 @@ class Images:
             if mine is not None:  # another process has destroyed it since
                 await self._close(mine, _DESTROYED)
             container = self._runtime.container(image.container)
-            if self._runtime.base_path is not None:
-                make_workdir(self._runtime.base_path, image.container, image.id)
 
             async def definition(now: ImageRow | None) -> tuple[Any, ImageRow]:
                 now = await self.entities.image(image.id) if now is None else now
@@ -343,9 +341,12 @@ class Images:
             owned = row.owner == self.entities.owner
             foreign = self._runtime.environment_factory is not None and image.definition is None
             try:
+                if self._runtime.base_path is not None:
+                    make_workdir(self._runtime.base_path, image.container, image.id)
                 hosted = await self._host(image, row) if foreign and owned else None
             except BaseException:
-                await self.entities.deactivate(row.id)
+                if owned:
+                    await self.entities.deactivate(row.id)
                 raise
             agent = LiveAgent(
                 *(row, image, container, self._runtime.bus.emit, definition, self._end, self._idle, hosted),

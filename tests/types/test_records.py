@@ -31,6 +31,7 @@ ERROR = rec.ErrorInfo("ValueError", "no", "agent/0")
 SAID: tuple[Message, ...] = (ReasoningMessage("hm"), TextMessage("assistant", "a", "tool"), ToolCallMessage((CALL,)))
 APPROVAL = Approval("wait_1", "refund", {"amount": 5}, "run_1", "A", "call_1", "large")
 
+CUT = rec.InferenceDone("A", (TextMessage("assistant", "Half of"),), interrupted=True)
 PAYLOADS: dict[str, list[rec.Payload]] = {
     "run_started": [
         rec.RunStarted("Desk", "network", (user("hi"),)),
@@ -75,7 +76,7 @@ PAYLOADS: dict[str, list[rec.Payload]] = {
     ],
     "child": [rec.ChildDone("run_2", "completed"), rec.ChildDone("run_2", "failed", USAGE, {"a": 1}, ERROR, "ab12")],
     "wait": [rec.WaitOpened("A", (APPROVAL,), {"amount": 5}, PATCH, ("B",))],
-    "failed": [rec.StepFailed("agent/0/infer/0", ERROR), rec.StepFailed("agent/0/infer/0", ERROR, True)],
+    "failed": [rec.StepFailed("agent/0/infer/0", ERROR), rec.StepFailed("agent/0/infer/0", ERROR, True, CUT)],
     "attempt": [rec.AttemptFailed("agent/0/infer/0", 2, ERROR, 1.5, "openai:gpt-5")],
     "attempt_lost": [rec.AttemptLost("agent/0/infer/0", USAGE)],
     "run_finished": [

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from perdure.agents.toolsets import toolset as toolset
     from perdure.db.transaction import AsyncTransaction as AsyncTransaction
     from perdure.db.transaction import Transaction as Transaction
+    from perdure.history.mongodb import MongoHistory as MongoHistory
+    from perdure.history.redis import RedisHistory as RedisHistory
     from perdure.history.sql import SqlHistory as SqlHistory
     from perdure.history.trim import drop_tool_chatter as drop_tool_chatter
     from perdure.history.trim import fit_tokens as fit_tokens
@@ -196,6 +198,8 @@ _ROOMS: dict[str, str] = {
     "perdure.agents.tool": "Tool tool",
     "perdure.agents.toolsets": "Toolset toolset",
     "perdure.db.transaction": "AsyncTransaction Transaction",
+    "perdure.history.mongodb": "MongoHistory",
+    "perdure.history.redis": "RedisHistory",
     "perdure.history.sql": "SqlHistory",
     "perdure.history.trim": "drop_tool_chatter fit_tokens keep_last",
     "perdure.log.search": "SearchHit",

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from perdure import Asked, HistoryAdapter, HistoryContext, TextMessage
+from perdure import (
+    AgentResult,
+    Asked,
+    HistoryAdapter,
+    HistoryContext,
+    MongoHistory,
+    RedisHistory,
+    SqlHistory,
+    TextMessage,
+)
+from perdure.history.threads import ThreadStore
 
 
 class Threads(HistoryAdapter):
@@ -67,3 +77,20 @@ class OnlySaving(HistoryAdapter):
 def texts(request: Any) -> list[str]:
     """What a model was asked with, as texts."""
     return [one.text for one in request.messages if isinstance(one, TextMessage)]
+
+
+# -- the ready adapters ----------------------------------------------------------------------------------------------
+
+
+def opened(kind: str, address: str, name: str) -> ThreadStore:
+    """An adapter over a store; `name` is what tells this test's threads from those of others."""
+    if kind == "redis":
+        return RedisHistory(address, prefix=name)
+    if kind == "mongodb":
+        return MongoHistory(address, collection=name)
+    return SqlHistory(address, tables=name)
+
+
+def result(who: str, n: int) -> AgentResult:
+    """A result that is the same for whoever makes it."""
+    return AgentResult(who, (TextMessage("assistant", f"{who} {n}"),), f"run_{who}/agent/{n}", 1_700_000_000.0 + n)

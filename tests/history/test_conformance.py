@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 
+from perdure.history.redis import RedisHistory
 from perdure.history.sql import SqlHistory
 from perdure.history.threads import ThreadStore
 from perdure.testing.history_conformance import HistoryConformance, MakeHistory
@@ -32,6 +33,22 @@ class TestSqliteInMemory(HistoryConformance):
 @pytest.fixture(scope="module")
 def address(postgres: PostgresServer) -> str:
     return postgres.database()
+
+
+class TestMariaDB(HistoryConformance):
+    @pytest.fixture
+    async def histories(self, maria_address: str) -> AsyncIterator[MakeHistory]:
+        tables = f"t{uuid4().hex}"
+        async with AsyncExitStack() as opened:
+            yield closing(opened, lambda: SqlHistory(maria_address, tables=tables))
+
+
+class TestRedis(HistoryConformance):
+    @pytest.fixture
+    async def histories(self, redis_address: str) -> AsyncIterator[MakeHistory]:
+        prefix = uuid4().hex
+        async with AsyncExitStack() as opened:
+            yield closing(opened, lambda: RedisHistory(redis_address, prefix=prefix))
 
 
 class TestPostgres(HistoryConformance):

@@ -85,6 +85,14 @@ def from_text(text: str | bytes, store: str) -> Turn:
     return turn
 
 
+def shown_address(address: str) -> str:
+    """An address without user, password and options, for errors."""
+    kind, separator, rest = address.partition("://")
+    if not separator:
+        return "…"
+    return f"{kind}://{rest.partition('?')[0].rpartition('@')[2]}"
+
+
 class ThreadStore(HistoryAdapter):
     """A history adapter over a store of threads; it can also be read and written without a run.
 

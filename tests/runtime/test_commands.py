@@ -20,7 +20,7 @@ from tests.runtime.desk import QUICK
 COMMANDS = (
     *("container_create", "container_get", "container_list", "agent_get", "agent_list", "agent_destroy"),
     *("agent_destroy_all", "message_send", "agent_interrupt", "image_create", "image_run", "image_stop"),
-    *("image_update", "image_list", "image_get", "image_delete", "image_messages"),
+    *("image_update", "image_list", "image_get", "image_delete", "image_messages", "image_fork", "image_rewind"),
 )
 
 

@@ -279,6 +279,24 @@ async def test_export_import_and_erasing_have_events_and_states(url: str, tmp_pa
         assert "secret" not in repr(await rt.db.read(everything))
 
 
+async def test_what_was_posted_is_found_by_search(url: str):
+    async with opened(url) as rt:
+        handle = rt.session("s")
+        await handle.open(user_id="ada")
+        said = await handle.event("user_message", "where is the lighthouse")
+        told = await handle.event("agent_message", "the lighthouse is north", metadata={"from_agent": "a"})
+        await handle.event("tool_execution", "lighthouse")
+        hits = sorted(await rt.search("lighthouse", user_id="ada"), key=lambda one: one.seq)
+        assert [(one.seq, one.role, one.agent) for one in hits] == [
+            (said.seq, "user", None),
+            (told.seq, "assistant", "a"),
+        ]
+        await handle.rewind(said.seq)
+        assert [one.seq for one in await rt.search("lighthouse")] == [said.seq]
+        await handle.erase()
+        assert await rt.search("lighthouse") == []
+
+
 async def test_whoever_follows_a_session_is_told_of_events_in_order(url: str):
     async with opened(url) as rt, opened(url, workers=False) as elsewhere:
         handle = rt.session("s")

@@ -159,6 +159,11 @@ class Forks(ABC):
 
         return await self.db.write(script, notify=True)
 
+    async def bases(self, session_id: str) -> list[str]:
+        """List the sessions that a session goes on from, the nearest first."""
+        parts = await self.db.read(lambda: parts_of(self.container, session_id))
+        return [one.session for one in parts[1:]]
+
     async def forks(self, session_id: str) -> list[str]:
         """List the sessions that go on from a session, and from those in turn."""
 

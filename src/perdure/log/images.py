@@ -6,7 +6,7 @@ nothing and is replaced.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -196,6 +196,15 @@ class Entities:
             where, params = f"{where} AND (created_at, id) < (?, ?)", (*params, after.created_at, after.id)
         text = f"{_IMAGE} WHERE {where} ORDER BY created_at DESC, id DESC LIMIT ?"
         return [_image(row) for row in await self._rows(text, (*params, limit))]
+
+    async def shown(self, container: str, sessions: Sequence[str]) -> bool:
+        """Whether any of these sessions is that of an image."""
+        where = f"container = ? AND session IN ({', '.join('?' * len(sessions))})"
+
+        def script() -> Script[list[Row]]:
+            return (yield Sql(f"SELECT 1 FROM images WHERE {where} LIMIT 1", (container, *sessions)))
+
+        return bool(sessions) and bool(await self._db.read(script))
 
     async def change_image(self, id: str, changes: Mapping[str, Any]) -> ImageRow:
         """Change what is given; metadata are merged, and a name in them with None is taken out.

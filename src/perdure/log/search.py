@@ -22,7 +22,17 @@ from perdure.log.words import Term, clean, fold, folded, read_query, snippet
 from perdure.types.base import Base, encode_json
 from perdure.types.errors import DefinitionError, UnknownName
 from perdure.types.messages import Message, TextMessage, ToolResultMessage
-from perdure.types.records import AgentDone, InferenceDone, Payload, Rewound, RunStarted, ToolDone, decode_payload
+from perdure.types.records import (
+    AgentDone,
+    InferenceDone,
+    Payload,
+    Rewound,
+    RunStarted,
+    SessionEvent,
+    ToolDone,
+    decode_payload,
+)
+from perdure.types.visible import hidden_by
 
 LIMIT = 20
 """How many hits there are at most unless asked for otherwise."""
@@ -33,7 +43,7 @@ INDEXED = 32_000
 _BATCH = 200
 _SESSIONS = 100
 _MERGED = 200
-_KINDS = "'run_started', 'inference', 'tool', 'agent_finished', 'rewound'"
+_KINDS = "'run_started', 'inference', 'tool', 'agent_finished', 'rewound', 'event'"
 _UNMERGED = "search:unmerged"
 
 Role = Literal["user", "assistant", "tool"]
@@ -251,7 +261,7 @@ class Search:
             (*inside, number),
         )
         yield Sql("UPDATE search_texts SET hidden = 0 WHERE slot > ? AND slot < ? AND hidden = 1", inside)
-        for low, high in _hidden([(int(slot) % ROOM, _payload(data)) for slot, data in rows]):
+        for low, high in hidden_by([(int(slot) % ROOM, _payload(data)) for slot, data in rows]):
             yield Sql(
                 "UPDATE search_texts SET hidden = 1 WHERE slot > ? AND slot < ?",
                 (number * ROOM + low, number * ROOM + high),
@@ -319,7 +329,7 @@ class Search:
             )
             rewinds += [(int(seq), _payload(data)) for seq, data in rows]
         low, whole = 0, list[tuple[int, int]]()
-        for first, end in _hidden(rewinds):
+        for first, end in hidden_by(rewinds):
             whole.append((low, first + 1))
             low = end - 1
         whole.append((low, ROOM))
@@ -383,6 +393,11 @@ def _said(payload: Payload | None) -> Iterator[_Said]:
             yield from _found_in(messages, "assistant", payload.agent)
         case ToolDone():
             yield from _found_in([payload.result], "tool", payload.agent)
+        case SessionEvent(event_type="user_message", content=said) if said:
+            yield _Said("user", None, said)
+        case SessionEvent(event_type="agent_message", content=said) if said:
+            by = payload.metadata.get("from_agent")
+            yield _Said("assistant", by if isinstance(by, str) else None, said)
         case _:
             pass
 
@@ -394,18 +409,6 @@ def _found_in(messages: Sequence[Message], role: Role, agent: str | None) -> Ite
         elif isinstance(one, ToolResultMessage):
             given = one.content if one.is_error else one.data
             yield _Said("tool", agent, given if isinstance(given, str) else encode_json(given).decode())
-
-
-def _hidden(rewinds: Sequence[tuple[int, Payload | None]]) -> list[tuple[int, int]]:
-    """Which records (both ends exclusive) rewinds have hidden, in order; a rewind that is hidden hides nothing."""
-    found: list[tuple[int, int]] = []
-    end: int | None = None
-    for seq, payload in reversed(rewinds):
-        if isinstance(payload, Rewound) and (end is None or seq <= end):
-            found.append((payload.to, seq))
-            end = payload.to
-    found.reverse()
-    return found
 
 
 def _token(kind: str, id: str) -> str:

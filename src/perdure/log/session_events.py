@@ -17,7 +17,7 @@ from perdure.log.rows import LAST_SLOT, RECORD, Coded, record_of
 from perdure.log.schema import EVENTS, ROOM
 from perdure.types.base import decode_json
 from perdure.types.errors import Conflict, SessionNotFound
-from perdure.types.records import Record, Rewound, SessionEvent, StateSet, decode_payload, encode_payload, kind_of
+from perdure.types.records import Payload, Record, SessionEvent, StateSet, decode_payload, encode_payload, kind_of
 from perdure.types.session import (
     LIVELY,
     NewState,
@@ -31,6 +31,7 @@ from perdure.types.session import (
     posted,
     takes_none,
 )
+from perdure.types.visible import hidden_by
 
 _INFO = "id, COALESCE(status, 'created'), created_at, user_id, metadata, events, retain_context, number"
 _SEARCHED = 500
@@ -312,21 +313,16 @@ class _Page(NamedTuple):
 
 
 def _hidden(parts: Sequence[Part]) -> Script[list[tuple[int, int]]]:
-    """Between which records everything is hidden by rewinds, the last one first."""
-    hidden: list[tuple[int, int]] = []
-    end = ROOM
-    for part in parts:
+    """Between which records everything is hidden by rewinds."""
+    rewinds: list[tuple[int, Payload | None]] = []
+    for part in reversed(parts):
         rows = yield Sql(
-            "SELECT seq, CASE WHEN kind = 'rewound' THEN payload END FROM records WHERE slot > ? AND slot < ? AND kind "
-            "IN ('compacted', 'rewound') ORDER BY slot DESC",
+            "SELECT seq, payload FROM records WHERE slot > ? AND slot < ? AND kind IN ('compacted', 'rewound') "
+            "AND kind = 'rewound' ORDER BY slot",
             part.between(0, ROOM),
         )
-        for seq, payload in rows:
-            rewound = None if payload is None or seq > end else decode_payload(bytes(payload))
-            if isinstance(rewound, Rewound):  # else it is hidden itself, or was erased
-                hidden.append((rewound.to, int(seq)))
-                end = rewound.to
-    return hidden
+        rewinds += [(int(seq), decode_payload(bytes(payload))) for seq, payload in rows]
+    return hidden_by(rewinds)
 
 
 def posted_before(container: str, session_id: str, seq: int) -> Script[int]:

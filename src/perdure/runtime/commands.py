@@ -54,6 +54,8 @@ class Commands:
             "image_get": self._image_get,
             "image_delete": self._image_delete,
             "image_messages": self._image_messages,
+            "image_fork": self._image_fork,
+            "image_rewind": self._image_rewind,
         }
         self._subscription = bus.on_any(self._asked, filter=is_command_request)
 
@@ -206,6 +208,16 @@ class Commands:
         id = _text(data, "image_id")
         return {"image_id": id, "messages": await self._images.messages(id)}
 
+    async def _image_fork(self, data: Mapping[str, Any]) -> Answer:
+        where: dict[str, Any] = {name: data.get(name) for name in ("at", "before", "after")}
+        record = await self._images.fork(_text(data, "image_id"), **where, **_object(data, "config"))
+        return {"record": record, "subscriptions": [record["session_id"]]}
+
+    async def _image_rewind(self, data: Mapping[str, Any]) -> Answer:
+        id = _text(data, "image_id")
+        where: dict[str, Any] = {name: data.get(name) for name in ("to", "before", "after")}
+        return {"image_id": id, "seq": await self._images.rewind(id, **where, cancel=data.get("cancel") is True)}
+
 
 _NOTHING: dict[str, Any] = {
     "container_id": "",
@@ -219,6 +231,7 @@ _NOTHING: dict[str, Any] = {
     "messages": [],
     "container_ids": [],
     "record": None,
+    "seq": 0,
 }
 _EMPTY: dict[str, tuple[str, ...]] = {
     "container_create": ("container_id",),
@@ -238,6 +251,8 @@ _EMPTY: dict[str, tuple[str, ...]] = {
     "image_list": ("records",),
     "image_delete": ("image_id",),
     "image_messages": ("image_id", "messages"),
+    "image_fork": ("record",),
+    "image_rewind": ("image_id", "seq"),
 }
 """What the response of a command that has failed holds all the same."""
 

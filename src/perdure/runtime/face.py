@@ -44,6 +44,7 @@ _SHOWN: dict[type[ev.AnyEvent], tuple[Category, Intent]] = {
     ev.BudgetExceeded: ("error", "notification"),
     ev.EventPosted: ("action", "notification"),
     ev.SessionChanged: ("lifecycle", "notification"),
+    ev.SessionRewound: ("lifecycle", "notification"),
 }
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Unpack
@@ -22,7 +21,9 @@ from perdure.durable.tail import Tail
 from perdure.log.images import AgentRow, Entities, ImageRow
 from perdure.runtime.environment import EnvironmentConfig, Hosted
 from perdure.runtime.face import Face, messages_of
-from perdure.runtime.image_agent import PREFIX, definition_of, environment_agent, read_servers, shown_servers
+from perdure.runtime.image_agent import PREFIX, definition_of, environment_agent
+from perdure.runtime.image_config import NAME, RESUMED, check_config, check_names, record_of
+from perdure.runtime.image_forks import ImageForks
 from perdure.runtime.live_agent import LiveAgent, interrupt
 from perdure.runtime.workdir import make_workdir, workdir
 from perdure.types import commands as c
@@ -30,22 +31,16 @@ from perdure.types.envelope import EventContext, SystemEvent
 from perdure.types.errors import Conflict, DefinitionError, UnknownName
 from perdure.types.ids import check_id, new_id
 from perdure.types.live import Cursor
+from perdure.types.visible import visible
 
 if TYPE_CHECKING:
     from perdure.runtime.runtime import Runtime
 
 _log = logging.getLogger("perdure")
-
-NAME = "New Conversation"
-"""What an image is called that nobody has named."""
-RESUMED = "environment_session_id"
-"""Under which name in an image's metadata an environment's own session is kept."""
 _DESTROYED = "The live agent was destroyed in the middle of its turn."
-MOST_TEXT = 1024 * 1024
-"""The most characters that a name, description or system prompt may have."""
 
 
-class Images:
+class Images(ImageForks):
     """The images of a runtime, in all its containers.
 
     Args:
@@ -95,10 +90,10 @@ class Images:
             DefinitionError: something in the configuration is wrong.
         """
         check_id(container_id, "container_id")
-        _known(config, c.ImageConfig.__annotations__, "config")
+        check_names(config, c.ImageConfig.__annotations__, "config")
         own: dict[str, Any] = {name: one for name, one in config.items() if one is not None}
         given: dict[str, Any] = {**self._runtime.default_config(), **own}
-        _check(given)
+        check_config(given)
         if given.get("definition") is not None:
             self._named(given["definition"])
             for name in ("system_prompt", "mcp_servers"):
@@ -118,18 +113,22 @@ class Images:
             given.get("definition"),
             metadata=given.get("metadata") or {},
         )
+        return await self._keep(row)
+
+    async def _keep(self, row: ImageRow) -> c.ImageRecord:
+        """Store a new image and tell of it."""
         row, new = await self.entities.make_image(row)
         if new:
-            self._created(container_id, row.created_at)
+            self._created(row.container, row.created_at)
         data: dict[str, Any] = {
             "session_id": row.session,
-            "image_id": id,
-            "container_id": container_id,
+            "image_id": row.id,
+            "container_id": row.container,
             "title": row.name,
             "created_at": int(row.created_at * 1000),
         }
-        self._tell("session_created", data, "session", EventContext(container_id, id, None, row.session))
-        return _record(row, None)
+        self._tell("session_created", data, "session", EventContext(row.container, row.id, None, row.session))
+        return record_of(row, None)
 
     async def get(self, image_id: str) -> c.ImageRecord | None:
         """Read an image; None if there is none."""
@@ -137,7 +136,7 @@ class Images:
             row = await self.entities.image(image_id)
         except UnknownName:
             return None
-        return _record(row, await self._online(image_id))
+        return record_of(row, await self._online(image_id))
 
     async def list(self, container_id: str | None = None) -> list[c.ImageRecord]:
         """List images of one container or of all, the newest first."""
@@ -149,7 +148,7 @@ class Images:
                 break
         dead = await self._dead()
         agents = {one.image: one for one in await self.entities.agents(container_id, dead=dead)}
-        return [_record(row, agents.get(row.id)) for row in found]
+        return [record_of(row, agents.get(row.id)) for row in found]
 
     async def update(self, image_id: str, **updates: Unpack[c.ImageUpdates]) -> c.ImageRecord:
         """Change what is given of an image; the next turn has it.
@@ -158,8 +157,8 @@ class Images:
             UnknownName: there is no such image.
             DefinitionError: something that is given is wrong.
         """
-        _known(updates, c.ImageUpdates.__annotations__, "updates")
-        _check(updates)
+        check_names(updates, c.ImageUpdates.__annotations__, "updates")
+        check_config(updates)
         if "name" in updates and not updates["name"]:
             raise DefinitionError("updates: a name can be changed, and not be taken away.")
         row = await self.entities.image(image_id)
@@ -169,7 +168,7 @@ class Images:
                     raise DefinitionError(
                         f"updates: {name} does not go with the image's definition {row.definition!r}."
                     )
-        return _record(await self.entities.change_image(image_id, updates), await self._online(image_id))
+        return record_of(await self.entities.change_image(image_id, updates), await self._online(image_id))
 
     async def run(self, image_id: str) -> tuple[str, bool]:
         """Give an image a live agent, unless it has one.
@@ -202,10 +201,7 @@ class Images:
         online = await self._online(image_id)
         if online is not None:
             await self.destroy(online.id)
-        container = self._runtime.container(row.container)
-        with suppress(UnknownName):  # nobody has ever said anything in it
-            await container.erase(row.session, cancel=True)
-        await self.entities.delete_image(image_id)
+        await self._remove(row)
         self._forget(image_id)
 
     async def messages(self, image_id: str) -> list[dict[str, Any]]:
@@ -219,9 +215,11 @@ class Images:
         face = Face(EventContext(row.container, image_id, None, row.session), row.model or "")
         tail = Tail(row.session, Cursor())
         turns: dict[str, list[SystemEvent]] = {}  # what came while a turn went on is said in its own
-        for record in await log.read_session(row.session):
+        for record in visible(await log.read_session(row.session)):
             for event in tail.record(record):
-                turns.setdefault(event.run_id, []).extend(face.show(event, int(record.created_at * 1000)))
+                turns.setdefault(event.run_id or f"#{record.seq}", []).extend(
+                    face.show(event, int(record.created_at * 1000))
+                )
         return [message for told in turns.values() for message in messages_of(told)]
 
     # -- talking -----------------------------------------------------------------------------------------------------
@@ -506,42 +504,3 @@ class Images:
 
     def _tell(self, type: str, data: dict[str, Any], source: Any, context: EventContext) -> None:
         self._runtime.bus.emit(SystemEvent(type, data, source, "lifecycle", context=context))
-
-
-def _record(row: ImageRow, agent: AgentRow | None) -> c.ImageRecord:
-    return {
-        "image_id": row.id,
-        "container_id": row.container,
-        "session_id": row.session,
-        "name": row.name,
-        "description": row.description,
-        "system_prompt": row.system_prompt,
-        "model": row.model,
-        "mcp_servers": shown_servers(row.mcp_servers),
-        "definition": row.definition,
-        "parent_image_id": row.parent,
-        "metadata": row.metadata,
-        "created_at": int(row.created_at * 1000),
-        "updated_at": int(row.updated_at * 1000),
-        "online": agent is not None,
-        "agent_id": agent.id if agent is not None else None,
-    }
-
-
-def _known(given: Mapping[str, Any], names: Mapping[str, Any], where: str) -> None:
-    unknown = sorted(set(given) - set(names))
-    if unknown:
-        raise DefinitionError(f"{where} has {', '.join(map(repr, unknown))}; known are {', '.join(names)}.")
-
-
-def _check(given: Mapping[str, Any]) -> None:
-    """Refuse a configuration that is wrong before anything is stored."""
-    for name in ("name", "description", "system_prompt", "model", "definition"):
-        value: Any = given.get(name)
-        if value is not None and (not isinstance(value, str) or len(value) > MOST_TEXT or "\0" in value):
-            raise DefinitionError(f"{name} must be a text of at most {MOST_TEXT:,} characters, without NUL.")
-    if given.get("mcp_servers") is not None:
-        read_servers(given["mcp_servers"])
-    metadata: Any = given.get("metadata")
-    if metadata is not None and not isinstance(metadata, dict):
-        raise DefinitionError(f"metadata is a {type(metadata).__name__}; give an object.")

@@ -111,6 +111,14 @@ class Requests(ABC):
         self, type: Literal["image_messages_request"], data: c.OfImage, timeout: float = TIMEOUT
     ) -> Response[c.ImageMessagesResponse]: ...
     @overload
+    async def request(
+        self, type: Literal["image_fork_request"], data: c.ImageForkRequest, timeout: float = TIMEOUT
+    ) -> Response[c.ImageRecordResponse]: ...
+    @overload
+    async def request(
+        self, type: Literal["image_rewind_request"], data: c.ImageRewindRequest, timeout: float = TIMEOUT
+    ) -> Response[c.ImageRewindResponse]: ...
+    @overload
     async def request(self, type: str, data: Mapping[str, Any] = ..., timeout: float = TIMEOUT) -> SystemEvent: ...
     async def request(self, type: str, data: Any = None, timeout: float = TIMEOUT) -> Any:
         """Ask for a command to be done, and wait for its response.

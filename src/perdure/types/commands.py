@@ -115,6 +115,27 @@ class ImageUpdateRequest(_Asked):
     updates: ImageUpdates
 
 
+class ImageForkRequest(_Asked):
+    """A new image that goes on from a place in another one's conversation: `at` a record, or `before` or `after` a
+    message; unless given, from its end."""
+
+    image_id: str
+    at: NotRequired[int]
+    before: NotRequired[str]
+    after: NotRequired[str]
+    config: NotRequired[ImageConfig]
+
+
+class ImageRewindRequest(_Asked):
+    """An image is to go on from an earlier place: behind the record `to`, or `before` or `after` a message."""
+
+    image_id: str
+    to: NotRequired[int]
+    before: NotRequired[str]
+    after: NotRequired[str]
+    cancel: NotRequired[bool]
+
+
 class ImageListRequest(_Asked):
     """The images of one container, or of all."""
 
@@ -205,6 +226,13 @@ class ImageResponse(_Answered):
     image_id: str
 
 
+class ImageRewindResponse(_Answered):
+    """Which image it was, and the number of the record that says so."""
+
+    image_id: str
+    seq: int
+
+
 class ImageListResponse(_Answered):
     """Images, the newest first."""
 
@@ -236,4 +264,6 @@ CommandName: TypeAlias = Literal[
     "image_get",
     "image_delete",
     "image_messages",
+    "image_fork",
+    "image_rewind",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perdure.types.records import Record, Rewound
+from perdure.types.records import Payload, Record, Rewound
 
 
 def visible(records: Sequence[Record]) -> list[Record]:
@@ -27,3 +27,19 @@ def visible(records: Sequence[Record]) -> list[Record]:
             end = record.payload.to
     shown.reverse()
     return shown
+
+
+def hidden_by(rewinds: Sequence[tuple[int, Payload | None]]) -> list[tuple[int, int]]:
+    """Say between which records (both exclusive) rewinds hide everything, in order; a hidden one hides nothing.
+
+    Args:
+        rewinds: the numbers and payloads of records, in order; what is no rewind, or was erased, counts for nothing.
+    """
+    found: list[tuple[int, int]] = []
+    end: int | None = None
+    for seq, payload in reversed(rewinds):
+        if isinstance(payload, Rewound) and (end is None or seq <= end):
+            found.append((payload.to, seq))
+            end = payload.to
+    found.reverse()
+    return found

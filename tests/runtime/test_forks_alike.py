@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -27,11 +28,11 @@ acts = st.lists(
 class Model:
     """A session as it should be: what is said at each of its places, and where it goes on from what."""
 
-    def __init__(self, base: str | None = None, low: int = 0, said: dict[int, list[str]] | None = None) -> None:
+    def __init__(self, base: str | None = None, low: int = 0, origin: "Model | None" = None) -> None:
         self.base = base
         self.low = low
-        self.said = said or {0: []}
-        self.erased = 0
+        self.said = origin.up_to(low) if origin is not None else {0: []}
+        self.erased = origin.erased if origin is not None else 0
 
     @property
     def last(self) -> int:
@@ -61,7 +62,7 @@ async def check(steps: list[tuple[str, int, int]], folder: str) -> None:
             elif act == "fork" and at:
                 new = f"s{len(models)}"
                 await session.fork(at, id=new)
-                models[new] = Model(holder(models, id, at), at, model.up_to(at))
+                models[new] = Model(holder(models, id, at), at, model)
                 models[new].goes_on(await log.head(new), model.said[at])
             elif act == "inside" and (runs := await rt.runs(session_id=id)):
                 run = runs[where % len(runs)]
@@ -74,7 +75,8 @@ async def check(steps: list[tuple[str, int, int]], folder: str) -> None:
                 result = await again.result()
                 assert result.status == "completed"
                 ends = records[-1].seq
-                models[new] = Model(holder(models, id, answered), answered, model.up_to(records[0].seq - 1))
+                models[new] = Model(holder(models, id, answered), answered, model)
+                models[new].said = model.up_to(records[0].seq - 1)
                 models[new].goes_on(await log.head(new), model.said[ends])
             elif act == "rewind" and model.last and at != model.last and (at or not model.erased):
                 await session.rewind(at)
@@ -116,3 +118,7 @@ async def same(rt: Runtime, name: str, model: Model) -> None:
 def test_r18_whatever_happens_everyone_reads_what_a_simple_model_says(steps: list[tuple[str, int, int]]):
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(check(steps, folder))
+
+
+async def test_what_was_erased_before_a_fork_is_no_place_of_the_fork(tmp_path: Path) -> None:
+    await check([("turn", 0, 0), ("erase", 0, 0), ("turn", 0, 0), ("fork", 0, 0), ("fork", 1, 0)], str(tmp_path))

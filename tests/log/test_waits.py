@@ -117,7 +117,9 @@ class Model:
         if first is None:
             self.early[wait] = answer
             return "early"
-        return "taken" if first == answer else "late"
+        if first != answer:
+            return "late"
+        return "taken" if wait in self.answers else "early"
 
     def over(self, run: str) -> None:
         for id in [id for id in self.open if id.startswith(f"{run}~")]:

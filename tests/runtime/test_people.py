@@ -25,6 +25,7 @@ from perdure import (
     tool,
 )
 from perdure import events as ev
+from perdure.db.database import Row, Script, Sql
 from perdure.testing import call
 from perdure.types import records as rec
 from perdure.types.messages import MAX_MESSAGE_BYTES
@@ -167,8 +168,9 @@ async def test_a_runtime_without_workers_goes_on_too_and_one_without_the_definit
         async with opened(url, CURIOUS) as other:
             with pytest.raises(DefinitionError, match="does not have 'Two', so it cannot go on with run job"):
                 await other.approve(first.id)
-            run = await other.respond(first.id, Approve("ada"))
-            assert run.id == "job" and run.status in ("queued", "running", "waiting")
+            response = await other.respond(first.id, Approve("ada"))
+            run = response.run
+            assert response.outcome == "accepted" and run.id == "job" and run.status in ("queued", "running", "waiting")
         result = await within(rt.approve(second.id, by="bo"))
         while result.status == "waiting":
             result = await within(rt.run(TWO, "go", session_id="s", run_id="job"))
@@ -299,13 +301,32 @@ async def test_d15_an_answer_that_comes_before_the_wait_is_kept(url: str):
     async with opened(url, agent) as rt, opened(url, CURIOUS) as other:
         run = await rt.start(agent, "go", session_id="s", run_id="job")
         await within(entered.wait())
-        await other.respond(wait_id("job", "agent/0/infer/0/tool/0"), Approve("ada"))
+        response = await other.respond(wait_id("job", "agent/0/infer/0/tool/0"), Approve("ada"))
+        assert (response.outcome, response.run.id) == ("early", "job")
         assert await rt.waits() == []
         may.set()
         assert (await within(run.result())).status == "completed"
         kinds = [one.kind for one in await rt.session("s").records()]
     assert kinds.index("wait") < kinds.index("answer")
     assert len(done("pay ")) == 1
+
+
+async def test_d15_an_answer_to_what_is_never_asked_is_said_to_be_early_and_goes_with_the_run(url: str):
+    def kept() -> Script[list[Row]]:
+        return (yield Sql("SELECT wait FROM answers"))
+
+    nowhere = wait_id("job", "agent/7/infer/0/tool/0")
+    agent = Agent("Once", tools=[payers.pay], model=once(call("pay", amount=500)))
+    async with opened(url, agent) as rt:
+        result = await asked(rt, agent)
+        early = await within(rt.approve(nowhere, by="bo"))
+        assert (early.status, early.answered, early.waits) == ("waiting", "early", result.waits)
+        assert (await rt.respond(nowhere, Approve("bo"))).outcome == "early", "the same once more"
+        result = await within(rt.approve(result.waits[0].id, by="ada"))
+        assert (result.status, result.answered) == ("completed", "accepted")
+        assert await rt.db.read(kept) == []
+        with pytest.raises(Conflict, match="is over: its run is completed"):
+            await rt.approve(nowhere, by="bo")
 
 
 async def test_d15_a_late_answer_is_reported_and_changes_nothing(url: str):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Protocol, cast
+from typing import Any, Generic, Literal, Protocol, cast
 
 from typing_extensions import TypeVar
 
@@ -47,6 +47,7 @@ class RunResult(Generic[Out, S]):
 
     `messages` is the whole conversation (what was given as `messages=` included), ready to be given to the next run;
     `new_messages` what this run added. A run that waits has a `status` of `"waiting"` and `waits` to be answered.
+    `answered` says of one that an answer has led to whether the run waited for it, or keeps it as an early one.
     """
 
     __slots__ = (
@@ -55,6 +56,7 @@ class RunResult(Generic[Out, S]):
         "_output",
         "_running",
         "_state",
+        "answered",
         "messages",
         "results",
         "run_id",
@@ -99,6 +101,7 @@ class RunResult(Generic[Out, S]):
         self.run_id = run_id
         self.session_id = session_id
         self.user_id = user_id
+        self.answered: Literal["accepted", "early"] | None = None
         self._running = running
 
     @property

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import re
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 from perdure.agents.definition import Definition
 from perdure.cli.paint import Painter
-from perdure.cli.store import WrongUsage, find_run, guarded, operate
+from perdure.cli.store import WrongUsage, find_run, guarded, in_store
 from perdure.cli.worker import load
 from perdure.runtime.runtime import Runtime
 from perdure.testing.exports import export_test
@@ -20,25 +22,26 @@ from perdure.testing.replays import replay
 
 def replay_run(given: argparse.Namespace) -> int:
     """Replay a run of a store, or a recording that was exported."""
-    file = Path(given.run)
+    file, painter = Path(given.run), Painter()
 
-    async def stored(runtime: Runtime, painter: Painter) -> int:
-        container = runtime.container(given.container)
-        run = await find_run(container, given.run)
-        return _replay(given, painter, await recording(container, run.id))
+    def begin() -> Coroutine[Any, Any, int]:
+        rules = [_rule(one) for one in given.redact]
+        app = load(given.app)
 
-    async def exported() -> int:
-        return _replay(given, painter, recorded(file))
+        async def stored(runtime: Runtime, painter: Painter) -> int:
+            container = runtime.container(given.container)
+            run = await find_run(container, given.run)
+            return _replay(given, painter, app, rules, await recording(container, run.id))
 
-    if file.suffix == ".json" or file.is_file():
-        painter = Painter()
-        return guarded(painter, exported)
-    return operate(given, stored)
+        async def exported() -> int:
+            return _replay(given, painter, app, rules, recorded(file))
+
+        return exported() if file.suffix == ".json" or file.is_file() else in_store(given, painter, stored)
+
+    return guarded(painter, begin)
 
 
-def _replay(given: argparse.Namespace, painter: Painter, whole: Recording) -> int:
-    rules = [_rule(one) for one in given.redact]
-    app = load(given.app)
+def _replay(given: argparse.Namespace, painter: Painter, app: Any, rules: list[Redact], whole: Recording) -> int:
     if given.export is not None:
         redact = None if given.keep_secrets else rules
         try:

@@ -6,10 +6,11 @@ import argparse
 import asyncio
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from typing import Any
 
 from perdure.cli.paint import Painter
 from perdure.cli.talk import STOPPED, WRONG_USAGE, fail
@@ -42,24 +43,23 @@ class WrongUsage(PerdureError):
 def operate(given: argparse.Namespace, work: Callable[[Runtime, Painter], Awaitable[int]]) -> int:
     """Open the store that was named, do something with it, and say what went wrong."""
     painter = Painter()
-
-    async def opened() -> int:
-        url = store_url(given)
-        async with await existing(url, take_over=getattr(given, "take_over", False)) as runtime:
-            return await work(runtime, painter)
-
-    return guarded(painter, opened)
+    return guarded(painter, lambda: in_store(given, painter, work))
 
 
-def guarded(painter: Painter, work: Callable[[], Awaitable[int]]) -> int:
-    """Run a command to its exit code."""
+async def in_store(
+    given: argparse.Namespace, painter: Painter, work: Callable[[Runtime, Painter], Awaitable[int]]
+) -> int:
+    """Open the store that was named and do something with it."""
+    url = store_url(given)
+    async with await existing(url, take_over=getattr(given, "take_over", False)) as runtime:
+        return await work(runtime, painter)
 
-    async def whole() -> int:
-        return await work()
 
+def guarded(painter: Painter, work: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    """Run a command to its exit code; `work` is called before there is an event loop, what it gives runs in one."""
     try:
         with asyncio.Runner() as runner:
-            return runner.run(whole())
+            return runner.run(work())
     except WrongUsage as error:
         fail(error, painter)
         return WRONG_USAGE

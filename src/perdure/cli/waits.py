@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 import getpass
 import json
-from collections.abc import Sequence
 
 from perdure.cli.paint import Painter, shorten
 from perdure.cli.runs import print_json
 from perdure.cli.store import moment, operate
 from perdure.log.inbox import WaitRow
-from perdure.runtime.container import Container
 from perdure.runtime.runtime import Runtime
 from perdure.types.base import plain
-from perdure.types.waits import Answer, Approval, Approve, Deny, Question, about, run_of_wait
+from perdure.types.waits import Answer, Approval, Approve, Deny, Question, about
 
 
 def list_waits(given: argparse.Namespace) -> int:
@@ -89,11 +87,14 @@ def _by(given: argparse.Namespace) -> str | None:
 
 def _respond(given: argparse.Namespace, said: Approve | Deny | Answer) -> int:
     async def work(runtime: Runtime, painter: Painter) -> int:
-        container = runtime.container(given.container)
-        open = await _open(container, given.wait)
-        run = await container.respond(given.wait, said)
-        if given.wait not in open and run.status == "waiting":
-            painter.line(f"{run.id} does not ask that now; the answer is kept until it does.", "yellow")
+        response = await runtime.container(given.container).respond(given.wait, said)
+        run = response.run
+        if response.outcome == "early":
+            painter.line(
+                f"{run.id} does not ask that now; the answer is kept until it does, and goes with the run if it never "
+                "does. perdure runs waits shows what is asked.",
+                "yellow",
+            )
         elif run.status == "queued":
             painter.line(f"{run.id} can go on: a process that has {run.definition!r} takes it, such as perdure worker.")
         else:
@@ -101,8 +102,3 @@ def _respond(given: argparse.Namespace, said: Approve | Deny | Answer) -> int:
         return 0
 
     return operate(given, work)
-
-
-async def _open(container: Container, wait_id: str) -> Sequence[str]:
-    """What the run of a wait waits for."""
-    return [one.wait.id for one in await container.waits(run_id=run_of_wait(wait_id))]

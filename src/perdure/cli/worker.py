@@ -8,6 +8,7 @@ import importlib
 import logging
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -21,10 +22,10 @@ from perdure.runtime.runtime import Runtime
 def run_worker(given: argparse.Namespace) -> int:
     """Drive runs until SIGTERM or SIGINT; what is then under way is left for others."""
     painter = Painter()
-    return guarded(painter, lambda: _work(given, painter))
+    return guarded(painter, lambda: _work(painter, *_runtime(given, load(given.app))))
 
 
-async def _work(given: argparse.Namespace, painter: Painter) -> int:
+async def _work(painter: Painter, runtime: Runtime, names: str) -> int:
     stop = asyncio.Event()
     asked: list[str] = []
 
@@ -35,7 +36,6 @@ async def _work(given: argparse.Namespace, painter: Painter) -> int:
     loop = asyncio.get_running_loop()
     for one in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(one, end, one.name)
-    runtime, names = _runtime(given, load(given.app))
     telling = _Telling(painter)
     log = logging.getLogger("perdure")
     level = log.level
@@ -91,8 +91,10 @@ def _runtime(given: argparse.Namespace, app: Any) -> tuple[Runtime, str]:
 def load(name: str) -> Any:
     """Import `module:attribute`, also from the folder where the command was given.
 
+    Called where no event loop runs: the module may run one of its own.
+
     Raises:
-        WrongUsage: there is no such thing.
+        WrongUsage: there is no such thing, or its code has failed.
     """
     module, colon, path = name.partition(":")
     if not colon or not module or not path:
@@ -103,12 +105,28 @@ def load(name: str) -> Any:
         found: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise
+            raise _failed(f"{module} cannot be imported", error) from None
         raise WrongUsage(f"There is no module {error.name!r}; looked in {here} and where Python looks.") from None
+    except (Exception, SystemExit) as error:
+        raise _failed(f"{module} cannot be imported", error) from None
     for part in path.split("."):
         if not hasattr(found, part):
             raise WrongUsage(f"{module} has no {path!r}.")
         found = getattr(found, part)
     if callable(found) and not isinstance(found, (Runtime, Definition)):
-        return cast("Callable[[], Any]", found)()
+        try:
+            return cast("Callable[[], Any]", found)()
+        except (Exception, SystemExit) as error:
+            raise _failed(f"{name} cannot be called", error) from None
     return found
+
+
+def _failed(what: str, error: BaseException) -> WrongUsage:
+    """Say how a user's code has failed: with its own lines, and none of ours or of the import machinery."""
+    trace = traceback.TracebackException.from_exception(error)
+    trace.stack = traceback.StackSummary.from_list([one for one in trace.stack if _is_theirs(one.filename)])
+    return WrongUsage(f"{what}:\n{''.join(trace.format()).rstrip()}")
+
+
+def _is_theirs(file: str) -> bool:
+    return not file.startswith("<frozen ") and Path(file) not in (Path(__file__), Path(importlib.__file__))

@@ -120,10 +120,11 @@ class Waits(ABC):
                     woken.append(run)
                 return "taken"
             first = yield Sql(
-                "SELECT answer FROM answers WHERE container = ? AND wait = ? AND late = 0", (self.container, wait_id)
+                "SELECT answer, seq FROM answers WHERE container = ? AND wait = ? AND late = 0",
+                (self.container, wait_id),
             )
-            if first and bytes(first[0][0]) == data:
-                return "taken"  # asked again, perhaps because the outcome was not known
+            if first and bytes(first[0][0]) == data:  # asked again, perhaps because the outcome was not known
+                return "taken" if first[0][1] else "early"
             over = yield Sql(
                 f"SELECT 1 FROM runs WHERE container = ? AND id IN (?, ?) AND status IN {ENDED}",
                 (self.container, run, asker),

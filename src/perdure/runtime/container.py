@@ -46,6 +46,7 @@ from perdure.runtime.searching import Searching
 from perdure.runtime.session import Session
 from perdure.runtime.sessions import Sessions
 from perdure.runtime.spent import Spending
+from perdure.runtime.sync_doors import SyncDoors
 from perdure.types import events as ev
 from perdure.types.base import sound
 from perdure.types.errors import Conflict, RunError, RunFailed
@@ -73,7 +74,7 @@ _OPEN = (*_DRIVEN, "waiting")
 _log = logging.getLogger("perdure")
 
 
-class Container(Doors, People, Forks, Searching):
+class Container(Doors, SyncDoors, People, Forks, Searching):
     """A handle on one tenant of a runtime.
 
     Args:
@@ -251,6 +252,10 @@ class Container(Doors, People, Forks, Searching):
     def loop_thread(self) -> LoopThread:
         """Where sync code finds an event loop."""
         return self.runtime.loop
+
+    def here(self) -> Container:
+        """This container."""
+        return self
 
     async def left(self, run: Run[Any, Any]) -> None:
         """Whoever waited for a run was cancelled: so is the run, if it is driven here for them."""

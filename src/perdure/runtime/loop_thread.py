@@ -38,8 +38,8 @@ class LoopThread:
         """Note that the runtime is closed."""
         self._loop = None
 
-    def run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine where the runtime is open; opened for it alone if it is not.
+    def run(self, make: Callable[[], Coroutine[Any, Any, T]], name: str = "run") -> T:
+        """Run a coroutine where the runtime is open; opened for it alone if it is not. `name` is the door's.
 
         Raises:
             DefinitionError: this is the thread of that event loop.
@@ -47,7 +47,7 @@ class LoopThread:
         if self._loop is None:
             self.open()
             try:
-                return self.run(make)
+                return self.run(make, name)
             finally:
                 self.close()
         try:
@@ -55,7 +55,9 @@ class LoopThread:
         except RuntimeError:
             here = None
         if here is self._loop:
-            raise DefinitionError("run_sync() would block the event loop that the runtime is open in; use: await run()")
+            raise DefinitionError(
+                f"{name}_sync() would block the event loop that the runtime is open in; use: await {name}()"
+            )
         future = asyncio.run_coroutine_threadsafe(make(), self._loop)
         try:
             return future.result()

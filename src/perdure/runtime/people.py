@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from perdure.agents.outcome import RunResult, raise_for
 from perdure.agents.running import Running
@@ -14,6 +14,7 @@ from perdure.log.log import RunRow
 from perdure.log.sessions import PAGE
 from perdure.log.sql import SqlLog
 from perdure.runtime.closing import left_at_close
+from perdure.types.base import Base
 from perdure.types.errors import Conflict, DefinitionError, UnknownName
 from perdure.types.records import Record
 from perdure.types.waits import Answer, Approve, Deny, WaitAnswer, late, read_answer, run_of_wait
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
     from perdure.runtime.runtime import Runtime
 
 _DRIVEN = ("queued", "running")
+
+
+class Response(Base):
+    """What became of an answer: the run that goes on, and whether anything waited for it.
+
+    `"early"` says that the run does not wait for it now: it is kept until it does, and goes with the run if it never
+    does. One that came too late raises `Conflict` instead.
+    """
+
+    run: RunRow
+    outcome: Literal["accepted", "early"]
 
 
 class People(ABC):
@@ -48,6 +60,7 @@ class People(ABC):
 
         Returns:
             The result of the run that goes on, which is the parent's if a child has asked: ended, or waiting again.
+                Its `answered` is `"early"` if nothing waited for this answer.
 
         Raises:
             Conflict: the wait is over: somebody has answered it otherwise, or its time has passed.
@@ -67,7 +80,7 @@ class People(ABC):
         """Answer a question that a run waits for. See `approve`."""
         return await self._answered(wait_id, Answer(text, by))
 
-    async def respond(self, wait_id: str, answer: Approve | Deny | Answer) -> RunRow:
+    async def respond(self, wait_id: str, answer: Approve | Deny | Answer) -> Response:
         """Record an answer without waiting for the run: whoever has its definition drives it on.
 
         An answer to a wait that is not recorded yet is kept until it is. The same answer given twice counts once.
@@ -77,7 +90,7 @@ class People(ABC):
             answer: the answer, and who gave it.
 
         Returns:
-            The run that goes on, as it is now.
+            The run that goes on, as it is now, and whether anything has waited for the answer.
 
         Raises:
             Conflict: the wait is over: somebody has answered it otherwise, or its time has passed.
@@ -94,7 +107,7 @@ class People(ABC):
             raise UnknownName(f"run in the container {self.name!r}", asker, []) from None
         if taken == "late":
             await self._refuse(wait_id, read, asker)
-        return await self.log.run(driver)
+        return Response(await self.log.run(driver), "early" if taken == "early" else "accepted")
 
     async def _refuse(self, wait_id: str, answer: WaitAnswer, asker: str) -> None:
         """Say how a wait has ended before; the same answer once more is no error."""
@@ -137,7 +150,10 @@ class People(ABC):
                 f"This runtime does not have {run.definition!r}, so it cannot go on with run {run.id}. Give the "
                 "definition to Runtime(url, [definition, …]); respond(wait_id, answer) only records an answer."
             )
-        return await self._next(await self.respond(wait_id, answer))
+        response = await self.respond(wait_id, answer)
+        result = await self._next(response.run)
+        result.answered = response.outcome
+        return result
 
     async def resumed(self, run_id: str, answers: Mapping[str, WaitAnswer]) -> RunResult[Any, Any]:
         """Answer several waits of a run, as `RunResult.resume` does."""

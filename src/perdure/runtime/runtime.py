@@ -45,10 +45,12 @@ from perdure.runtime.environment import PATIENCE, EnvironmentFactory
 from perdure.runtime.image_agent import PREFIX
 from perdure.runtime.images import Images
 from perdure.runtime.loop_thread import LoopThread
+from perdure.runtime.people import Response
 from perdure.runtime.publish import Publisher
 from perdure.runtime.schedule import Schedule
 from perdure.runtime.session import Session
 from perdure.runtime.sessions import Sessions
+from perdure.runtime.sync_doors import SyncDoors
 from perdure.runtime.worker import Worker
 from perdure.types.errors import DefinitionError, InvalidId, UnknownName
 from perdure.types.events import AnyEvent
@@ -70,7 +72,7 @@ WORKERS = 100
 """How many runs a process has taken over at once, unless it is told otherwise."""
 
 
-class Runtime(Doors, BusDoors):
+class Runtime(Doors, SyncDoors, BusDoors):
     """Where runs are kept; use it with `async with`, or with `with` from sync code.
 
     Args:
@@ -243,6 +245,10 @@ class Runtime(Doors, BusDoors):
         """Where sync code finds an event loop."""
         return self.loop
 
+    def here(self) -> Container:
+        """The default container."""
+        return self.container("default")
+
     async def sweep(self) -> None:
         """Take over now what nobody alive drives; a worker does it from time to time anyway."""
         await self.worker.sweep()
@@ -271,7 +277,7 @@ class Runtime(Doors, BusDoors):
         """Answer a question that a run waits for; see `Container.approve`."""
         return await self.container("default").answer(wait_id, text, by)
 
-    async def respond(self, wait_id: str, answer: Approve | Deny | Answer) -> RunRow:
+    async def respond(self, wait_id: str, answer: Approve | Deny | Answer) -> Response:
         """Record an answer without waiting for the run; see `Container.respond`."""
         return await self.container("default").respond(wait_id, answer)
 

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from perdure.agents.toolsets import toolset as toolset
     from perdure.db.transaction import AsyncTransaction as AsyncTransaction
     from perdure.db.transaction import Transaction as Transaction
+    from perdure.history.log import LogHistory as LogHistory
     from perdure.history.mongodb import MongoHistory as MongoHistory
     from perdure.history.redis import RedisHistory as RedisHistory
     from perdure.history.sql import SqlHistory as SqlHistory
@@ -198,6 +199,7 @@ _ROOMS: dict[str, str] = {
     "perdure.agents.tool": "Tool tool",
     "perdure.agents.toolsets": "Toolset toolset",
     "perdure.db.transaction": "AsyncTransaction Transaction",
+    "perdure.history.log": "LogHistory",
     "perdure.history.mongodb": "MongoHistory",
     "perdure.history.redis": "RedisHistory",
     "perdure.history.sql": "SqlHistory",

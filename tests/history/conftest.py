@@ -36,12 +36,12 @@ def redis_address() -> Iterator[str]:
     server.close()
 
 
-@pytest.fixture(params=["sqlite", "postgres", "mariadb", "redis"])
+@pytest.fixture(params=["sqlite", "postgres", "mariadb", "redis", "log"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """An empty store."""
     kind = request.param
     name = f"t{uuid4().hex}"  # some share a database
-    if kind == "sqlite":
+    if kind in ("sqlite", "log"):
         return kind, f"sqlite:///{tmp_path}/threads.db", name
     fixture = {"postgres": "postgres_url", "mariadb": "maria_address", "redis": "redis_address"}[kind]
     return kind, request.getfixturevalue(fixture), name

@@ -9,6 +9,7 @@ from perdure import (
     Asked,
     HistoryAdapter,
     HistoryContext,
+    LogHistory,
     MongoHistory,
     RedisHistory,
     SqlHistory,
@@ -88,6 +89,8 @@ def opened(kind: str, address: str, name: str) -> ThreadStore:
         return RedisHistory(address, prefix=name)
     if kind == "mongodb":
         return MongoHistory(address, collection=name)
+    if kind.startswith("log"):
+        return LogHistory(address, container=name)
     return SqlHistory(address, tables=name)
 
 

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 
+from perdure.history.log import LogHistory
 from perdure.history.redis import RedisHistory
 from perdure.history.sql import SqlHistory
 from perdure.history.threads import ThreadStore
@@ -41,6 +42,19 @@ class TestMariaDB(HistoryConformance):
         tables = f"t{uuid4().hex}"
         async with AsyncExitStack() as opened:
             yield closing(opened, lambda: SqlHistory(maria_address, tables=tables))
+
+
+class TestLog(HistoryConformance):
+    @pytest.fixture
+    async def histories(self, tmp_path: Path) -> MakeHistory:
+        return lambda: LogHistory(f"sqlite:///{tmp_path / 'store.db'}")
+
+
+class TestLogOnPostgres(HistoryConformance):
+    @pytest.fixture
+    async def histories(self, address: str) -> MakeHistory:
+        container = uuid4().hex
+        return lambda: LogHistory(address, container=container)
 
 
 class TestRedis(HistoryConformance):

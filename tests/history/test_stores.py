@@ -76,8 +76,8 @@ async def test_a_thread_is_deleted_with_all_that_was_said_and_can_begin_again(pl
         assert not await history.delete("t")
         assert await history.read("t") == []
         assert await history.read("other") == [result("ada", 0)]
-        await history.append("t", [result("ada", 0)])
-        assert await history.read("t") == [result("ada", 0)]
+        await history.append("t", [result("ada", 1)])
+        assert await history.read("t") == [result("ada", 1)]
 
 
 async def test_what_is_given_back_is_equal_with_ids_times_and_checksums(place: Place):

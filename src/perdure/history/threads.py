@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import msgspec
 
-from perdure.agents.history import Asked, HistoryAdapter, HistoryContext
+from perdure.agents.history import Asked, HistoryAdapter, HistoryContext, Past
 from perdure.agents.result import AgentResult
 from perdure.types.base import Base, encode_json
 from perdure.types.errors import HistoryError
@@ -165,7 +165,7 @@ class ThreadStore(HistoryAdapter):
         await self.append(thread_id, (), user_id=ctx.user_id)
         return thread_id
 
-    async def get(self, ctx: HistoryContext) -> list[Turn]:
+    async def get(self, ctx: HistoryContext) -> Sequence[Past]:
         """Give what was said, without the message that this run is about."""
         said = await self.read(ctx.thread_id)
         own = ctx.user_message.id if ctx.user_message is not None else None

@@ -180,10 +180,14 @@ class Transcript:
 
     def _posted(self, event: SessionEvent) -> None:
         """Take what somebody has said, behind the turns that are open; one that is parked holds nothing up."""
+        for one in self.said(event):
+            self._later.append((self._open.keys() - self._parked, one))
+        self._let_in()
+
+    def said(self, event: SessionEvent) -> Sequence[Message]:
+        """What an event says in the conversation."""
         role = _ROLES.get(event.event_type)
-        if role is not None and event.content:
-            self._later.append((self._open.keys() - self._parked, TextMessage(role, event.content, id=event.event_id)))
-            self._let_in()
+        return (TextMessage(role, event.content, id=event.event_id),) if role is not None and event.content else ()
 
     def _let_in(self) -> None:
         """Let in what was posted, in order, as far as the turns that it waits for are over."""

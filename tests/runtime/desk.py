@@ -2,8 +2,9 @@
 
 As a program: `desk.py URL FOLDER VERB [ARGUMENT…]`. Every effect is a line in FOLDER/effects, written at once, so that
 it outlasts a kill. In the environment, `KILL=n:before` (`inside`, `after`) kills the process at its n-th write to the
-log (`finish:before`: at the one that ends the run, `due:before`: at its first one of that name), `LIMIT=n` at the byte
-n of a file that it writes; `STOP=n` stops it when its n-th write is acknowledged; `CLOCK=1` makes its wall clock jump
+log (`finish:before`: at the one that ends the run, `due:before`: at its first one of that name, `child:after`: at the
+first one with such a record, `fork:3`: at the third statement within it), `LIMIT=n` at the byte n of a file that it
+writes; `STOP=n` stops it when its n-th write is acknowledged; `CLOCK=1` makes its wall clock jump
 an hour back and forth.
 """
 
@@ -29,7 +30,7 @@ from perdure.models.model import Capabilities, ModelRequest
 from perdure.testing import FunctionModel, call, calls, say
 from perdure.types.chunks import Finished, ModelEvent, TextChunk
 from perdure.types.messages import TextMessage, ToolCallMessage
-from perdure.types.records import RunFinished
+from perdure.types.records import RunFinished, kind_of
 
 QUICK = Timing(death=1.0, beat=0.1, sweep=0.1)
 WORDS = 12
@@ -183,8 +184,12 @@ FAMILY = (PARENT, CHILD)
 
 
 def killing(at: int | str, when: str, how: signal.Signals = signal.SIGKILL) -> None:
-    """Kill this process at its n-th write to the log, or at the one that ends the run."""
+    """Kill this process at its n-th write to the log, or at the one that ends the run, is so called, or appends such a
+    record first; `when` may say at which statement within it."""
     count = 0
+
+    def has(entries: Any) -> bool:
+        return isinstance(entries, list | tuple) and any(kind_of(one.payload) == at for one in entries)
 
     def ends(token: Any, entries: Any = ()) -> bool:
         return token.run_id == "job" and any(isinstance(one.payload, RunFinished) for one in entries)
@@ -194,7 +199,10 @@ def killing(at: int | str, when: str, how: signal.Signals = signal.SIGKILL) -> N
             nonlocal count
             count += 1
             now = at in (count, write.__name__) or (at == "finish" and isinstance(args[1], Token) and ends(*args[1:3]))
-            if now and when == "inside" and write is transact:  # its effects are done, and not committed
+            now = now or (write is append and has(args[2]))
+            if now and when.isdigit():
+                cut_next(args[0].db, int(when), how)
+            elif now and when == "inside" and write is transact:  # its effects are done, and not committed
                 args = (*args[:-1], lambda _: os.kill(os.getpid(), how))
             elif now and when != "after":
                 os.kill(os.getpid(), how)
@@ -205,9 +213,34 @@ def killing(at: int | str, when: str, how: signal.Signals = signal.SIGKILL) -> N
 
         return written
 
-    transact = SqlLog.transact
-    for name in ("accept", "claim", "append", "transact", "answer", "send", "due"):
+    transact, append = SqlLog.transact, SqlLog.append
+    for name in ("accept", "claim", "append", "transact", "answer", "send", "due", "fork", "mark"):
         setattr(SqlLog, name, watched(getattr(SqlLog, name)))
+
+
+def cut_next(db: Any, number: int, how: signal.Signals) -> None:
+    """Kill this process at the n-th statement of its next transaction, when those before it are done."""
+    write = db.write
+
+    async def written(make: Any, **options: Any) -> Any:
+        db.write = write
+
+        def script() -> Any:
+            inner, given, count = make(), None, 0
+            while True:
+                try:
+                    statement = inner.send(given)
+                except StopIteration as end:
+                    note(f"statements {count}")
+                    return end.value
+                count += 1
+                if count == number:
+                    os.kill(os.getpid(), how)
+                given = yield statement
+
+        return await write(script, **options)
+
+    db.write = written
 
 
 class Jumping(SystemClock):
@@ -323,6 +356,12 @@ async def main(url: str, verb: str, *arguments: str) -> None:
             await rt.answer(arguments[0], arguments[1], by="ada")
         elif verb == "job":
             await rt.run(rt.registry.get(arguments[0]), json.loads(arguments[1]), run_id="job")
+        elif verb == "fork":
+            await rt.session("s").fork(int(arguments[0]), id="f")
+        elif verb == "continue":
+            await (await rt.fork(arguments[0], arguments[1], id="again", session_id="f")).result()
+        elif verb == "rewind":
+            await rt.session("s").rewind(int(arguments[0]), cancel=True)
         elif verb == "drain":
             await until(lambda: nothing_open(rt))
         elif verb == "serve":

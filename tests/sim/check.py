@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from perdure.agents.running import Running
+from perdure.durable.function import BODY
 from perdure.durable.kernel import Kernel
 from perdure.log.log import ENDED
 from perdure.log.memory import MemoryLog
@@ -16,17 +17,20 @@ from perdure.types import records as rec
 from perdure.types.base import encode_json
 from perdure.types.transcript import Transcript
 from tests.runtime.canon import closings
-from tests.sim import promises, waited
+from tests.sim import forked, promises, started, waited
 from tests.sim.desk import BY_NAME, HELPER
+from tests.sim.jobs import hears_too, tick
 from tests.sim.plan import Plan
 from tests.sim.watch import digest, mark, moment
 from tests.sim.world import World
 
 Place = tuple[str, str]
-IN_STEPS = ("trip", "book", "stay", "nap", "hear", "talk", "ask", "errand")
+IN_STEPS = ("trip", "book", "stay", "nap", "hear", "talk", "ask", "errand", "order", "hire")
 """Tools whose effects are all in their steps."""
 NOT_KNOWN = re.compile(rb'"outcome":"unknown"|StepInDoubt|StepUndone|"name":"undone"|"name":"(hear|ask)"')
 INBOX = (rec.CancelAsked, rec.Answered, rec.RunStarted)
+NO_WORK = (*INBOX, rec.Forked, rec.Rewound)
+"""What does not say that its run has the turn."""
 
 
 class Found:
@@ -40,8 +44,9 @@ class Found:
         for container, session, seq, run, key, _, payload, at, version in world.store.records:
             record = rec.Record(seq, run, session, key, rec.decode_payload(payload), at, version)
             self.sessions[container, session].append(record)
-            self.runs[container, run].append(record)
-            self.data[container, run].add((key, payload))
+            if run:
+                self.runs[container, run].append(record)
+                self.data[container, run].add((key, payload))
         self.status = {(container, run): status for container, run, _, status, *_ in world.store.runs}
 
     def cancelled(self, run: tuple[str, str]) -> bool:
@@ -52,6 +57,7 @@ class Found:
         return any(
             self.cancelled((place[0], one.run_id)) or self.status[place[0], one.run_id] != "completed"
             for one in self.sessions[place]
+            if one.run_id
         )
 
 
@@ -74,22 +80,26 @@ def problems(world: World) -> list[str]:
         _folding,
         *promises.CHECKS,
         *waited.CHECKS,
+        *forked.CHECKS,
+        *started.CHECKS,
     ):
         wrong += check(found)
     return wrong
 
 
 def _sequence(found: Found) -> Iterator[str]:
-    for place, records in found.sessions.items():
+    for place in found.sessions:
+        records = forked.prefixed(found, place)
         if [one.seq for one in records] != list(range(1, len(records) + 1)):
             yield f"the sequence of {place} has gaps: {[one.seq for one in records]}"
 
 
 def _turns(found: Found) -> Iterator[str]:
     """Turns of a session come one after another, in the order in which they were taken in."""
-    for place, records in found.sessions.items():
+    for place in found.sessions:
+        records = forked.prefixed(found, place)
         queue = [one.run_id for one in records if isinstance(one.payload, rec.RunStarted)]
-        at_work = [one.run_id for one in records if not isinstance(one.payload, INBOX)]
+        at_work = [one.run_id for one in records if not isinstance(one.payload, NO_WORK)]
         blocks = [run for n, run in enumerate(at_work) if not n or at_work[n - 1] != run]
         if blocks != [run for run in queue if run in set(at_work)]:
             yield f"the turns of {place} overlap or changed places: taken in {queue}, at work {blocks}"
@@ -158,10 +168,15 @@ def _effects(found: Found) -> Iterator[str]:
             sure = (
                 (tool is not None and tool not in IN_STEPS)
                 or (isinstance(payload, rec.InferenceDone) and not payload.interrupted)
-                or (isinstance(payload, rec.StepDone) and payload.error is None and "send" not in payload.name)
+                or (isinstance(payload, rec.StepDone) and payload.error is None and not _own(one.key, payload.name))
             )
             if sure and (run, one.key) not in places:
                 yield f"{run} {one.key} has a record and was never done"
+
+
+def _own(key: str | None, name: str) -> bool:
+    """Whether a step is done by the code of Perdure: an event that is sent, or the end of a function."""
+    return key == BODY or "send" in name
 
 
 def _acknowledged(found: Found) -> Iterator[str]:
@@ -196,10 +211,12 @@ def _cancels(found: Found) -> Iterator[str]:
 
 def _folding(found: Found) -> Iterator[str]:
     """d26: the state from folding is the state that was there when the record was made."""
-    for (container, _), records in found.sessions.items():
-        runs = [one.run_id for one in records if isinstance(one.payload, rec.RunStarted)]
-        for run in runs:
-            yield from _fold(found, run, found.runs[container, run], records)
+    whole = forked.whole_runs(found)
+    for place in found.sessions:
+        records = forked.prefixed(found, place)
+        runs = {one.run_id for one in found.sessions[place] if isinstance(one.payload, (rec.RunStarted, rec.Forked))}
+        for run in sorted(runs - {""}):
+            yield from _fold(found, run, whole[place[0], run], records)
 
 
 def _fold(found: Found, run: str, records: Sequence[rec.Record], session: Sequence[rec.Record]) -> Iterator[str]:
@@ -207,11 +224,12 @@ def _fold(found: Found, run: str, records: Sequence[rec.Record], session: Sequen
     assert isinstance(started, rec.RunStarted)
     definition: Any = HELPER if started.definition == HELPER.name else BY_NAME[started.definition]
     options = {"run_id": run, "session_id": records[0].session_id}
-    running = Running(definition, None, options, kernel=Kernel(MemoryLog(lambda: 0.0)))
+    given = started.input if getattr(definition, "signature", None) is not None else None
+    running = Running(definition, given, options, kernel=Kernel(MemoryLog(lambda: 0.0)))
     before = Transcript()
     first = next((one.seq for one in records if not isinstance(one.payload, INBOX)), records[0].seq)
-    for one in session:
-        if one.seq < first and one.run_id != run:
+    for one in forked.counting([one for one in session if one.seq < first]):
+        if one.run_id != run:
             before.add(one)
     running.recall((), tuple(before.messages))
     posted, known = False, 0
@@ -236,7 +254,7 @@ def compare(world: World) -> list[str]:
     calm = Found(World(world.plan, calm=True, order=tuple(order)).run())
     wrong: list[str] = []
     for place, records in found.sessions.items():
-        if found.disturbed(place):
+        if found.disturbed(place) or place in found.world.store.forks or _free(found, calm, place):
             continue
         mine, its = canon(records), canon(calm.sessions[place])
         if _unknown(mine):
@@ -249,13 +267,24 @@ def compare(world: World) -> list[str]:
     return wrong
 
 
+def _free(found: Found, calm: Found, place: Place) -> bool:
+    """Whether what a session's runs do depends on when, it was rewound, or forks have brought it forth."""
+    free = {hears_too.name, tick.name}
+    asked = any(_asked(found.world.plan, one) for one in found.sessions[place])
+    return (not asked and place not in calm.sessions) or any(
+        isinstance(one.payload, rec.Rewound) or found.world.store.definition.get((place[0], one.run_id)) in free
+        for one in found.sessions[place]
+    )
+
+
 def _asked(plan: Plan, record: rec.Record) -> bool:
     return isinstance(record.payload, rec.RunStarted) and any(one.run == record.run_id for one in plan.asks)
 
 
 def canon(records: Sequence[rec.Record]) -> dict[str, bytes]:
     """The closing records of a session by run and place."""
-    return canon_of(records).places
+    places = canon_of(records).places
+    return {place: one for place, one in places.items() if "function#" not in place}
 
 
 def _unknown(records: dict[str, bytes]) -> bool:

@@ -15,6 +15,7 @@ from perdure.types.errors import Overloaded
 from perdure.types.messages import TextMessage, ToolCallMessage
 from perdure.types.usage import Usage
 from tests.sim.here import here, work
+from tests.sim.jobs import JOBS, hire, order
 from tests.sim.ledger import book
 from tests.sim.undoing import better, reserve, stay
 from tests.sim.waiting import ask, hear, nap, permit, talk
@@ -144,6 +145,7 @@ def _route(r: RouterArgs[Any]) -> Agent | None:
 
 
 TOOLS = [look, fetch, charge, pay, shaky, bump, trip, book, reserve, stay, nap, hear, talk, permit, ask, errand]
+TOOLS += [order, hire]
 HOOKS = Hooks(before_tool=better)
 HELPER = Agent("Helper", system=_who, tools=[look, nap, permit], model=Script())
 DESK = Agent("Desk", system=_who, tools=TOOLS, model=Script(), hooks=HOOKS)
@@ -151,4 +153,4 @@ FIRST = Agent("First", system=_who, tools=TOOLS, model=Script(), hooks=HOOKS)
 SECOND = Agent("Second", system=_who, tools=TOOLS, model=Script(), hooks=HOOKS)
 NET = Network("Net", agents=[FIRST, SECOND], router=_route)
 DEFINITIONS = [DESK, NET]
-BY_NAME = {one.name: one for one in DEFINITIONS}
+BY_NAME: dict[str, Any] = {one.name: one for one in [*DEFINITIONS, *JOBS]}

@@ -8,6 +8,7 @@ from perdure.db.database import StoreError
 from perdure.log.waits import read_wait
 from perdure.types.errors import UnknownName
 from perdure.types.waits import Approval, Question, wait_id
+from tests.sim.plan import News
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -73,6 +74,32 @@ class People:
             return
         if what != "late":
             self.taken.setdefault((container, id), set()).add(answer)
+
+    def announce(self, news: News) -> None:
+        """Send an event that starts functions, until it is acknowledged."""
+        process = self.world.somebody(self.chance)
+        if process is None:
+            self.world.turns.after(0.5, lambda: self.announce(news))
+            return
+        waiting = [True]
+        process.loop.spawn(self._announced(process, news, waiting))
+        self._watch(process, news, waiting)
+
+    def _watch(self, process: Any, news: News, waiting: list[bool]) -> None:
+        if waiting[0] and process.loop.alive:
+            self.world.turns.after(1.0, lambda: self._watch(process, news, waiting))
+        elif waiting[0]:
+            self.announce(news)
+
+    async def _announced(self, process: Any, news: News, waiting: list[bool]) -> None:
+        try:
+            await process.runtime.container(news.container).send_event("job", {"n": news.number}, id=news.id)
+        except StoreError:
+            self.world.turns.after(0.5, lambda: self.announce(news))
+        else:
+            self.sent.add((news.container, news.id))
+            self.world.opened(-1)
+        waiting[0] = False
 
     def _send(self, container: str, run: str, number: int) -> None:
         process = self.world.somebody(self.chance)

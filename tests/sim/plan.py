@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 ROUNDS = ("look", "fetch", "charge", "pay", "trip", "bump", "shaky")
 """The first tools of the desk."""
-LATER = (("book", "reserve", "stay"), ("nap", "hear", "talk", "permit", "ask", "errand"))
+LATER = (("book", "reserve", "stay"), ("nap", "hear", "talk", "permit", "ask", "errand"), ("order", "hire"))
 """Those that came later, age by age: a seed that has found something goes on to stand for what it was then."""
 NEWEST = 1 + len(LATER)
+FUNCTIONS = 4
+"""The age from which on there are durable functions, and sessions are forked and rewound."""
 
 
 class Ask(NamedTuple):
@@ -36,6 +38,29 @@ class Trouble(NamedTuple):
     amount: float = 0.0
 
 
+class News(NamedTuple):
+    """An event of a user, which starts functions."""
+
+    at: float
+    container: str
+    number: int
+    times: int = 1
+
+    @property
+    def id(self) -> str:
+        return f"job_{self.number}"
+
+
+class Cut(NamedTuple):
+    """Somebody forks a session or a run, or rewinds a session, and goes on there; `hard` also where runs are open."""
+
+    at: float
+    kind: str
+    number: int
+    rounds: str
+    hard: bool
+
+
 class Plan(NamedTuple):
     """Everything that is decided before the simulation begins."""
 
@@ -47,11 +72,14 @@ class Plan(NamedTuple):
     faults: float
     deaths: float
     slowness: float
+    jobs: bool = False
+    news: tuple[News, ...] = ()
+    cuts: tuple[Cut, ...] = ()
 
     @property
     def waits(self) -> bool:
         """Whether anything may wait for people or for news."""
-        return any(re.search("hear|permit|ask|errand", one.rounds) for one in self.asks)
+        return any(re.search("hear|permit|ask|errand", one.rounds) for one in (*self.asks, *self.cuts))
 
     @classmethod
     def of(cls, seed: int, age: int = NEWEST) -> "Plan":
@@ -75,6 +103,7 @@ class Plan(NamedTuple):
             ]
         processes = chance.randint(1, 4)
         troubles = [_trouble(chance, processes) for _ in range(chance.choice((0, 1, 2, 3, 5)))]
+        news, cuts = _news_and_cuts(seed, age) if age >= FUNCTIONS else ((), ())
         return cls(
             seed,
             processes,
@@ -84,7 +113,29 @@ class Plan(NamedTuple):
             chance.choice((0.0, 0.0, 0.01, 0.05)),
             chance.choice((0.0, 0.0, 0.01, 0.03)),
             chance.choice((0.0001, 0.003, 0.05)),
+            age >= FUNCTIONS,
+            news,
+            cuts,
         )
+
+
+def _news_and_cuts(seed: int, age: int) -> tuple[tuple[News, ...], tuple[Cut, ...]]:
+    chance = Random(f"news {seed}")
+    news = [
+        News(round(chance.uniform(0, 9), 3), chance.choice(("default", "default", "acme")), n, chance.choice((1, 1, 3)))
+        for n in range(chance.choice((0, 0, 1, 2, 4)))
+    ]
+    cuts = [
+        Cut(
+            round(chance.uniform(0.5, 14), 3),
+            chance.choice(("fork", "continuation", "continuation", "rewind")),
+            n,
+            _with_later(_rounds(chance), chance, age),
+            chance.random() < 0.5,
+        )
+        for n in range(chance.choice((0, 0, 1, 2, 4)))
+    ]
+    return tuple(sorted(news)), tuple(sorted(cuts))
 
 
 def _rounds(chance: Random) -> str:

@@ -9,15 +9,19 @@ import pytest
 from perdure.agents import program
 from perdure.db.writer import Server
 from perdure.durable import effects
+from perdure.durable.call_waits import CallWaits
 from perdure.durable.run_io import RunIO
 from perdure.durable.step import Step
+from perdure.log.forks import Forks
+from perdure.log.functions import Functions
 from perdure.log.owners import Owners
+from perdure.log.parts import Part
 from perdure.log.sql import SqlLog
 from perdure.log.transact import Transactions
 from perdure.log.waits import Waits
 from tests.sim.check import problems
 from tests.sim.mutate import mutated
-from tests.sim.plan import Ask, Plan, Trouble
+from tests.sim.plan import Ask, Cut, News, Plan, Trouble
 from tests.sim.world import World
 
 
@@ -71,6 +75,29 @@ def waiting(plan: Plan) -> Plan:
     ]
     jumps = [Trouble(1.0 + n, "jump", n % 2, 3600.0 * (-1) ** n) for n in range(2)]
     return _quiet(plan, 2, asks, [*jumps, Trouble(4.0, "stop", 0), Trouble(6.0, "kill", 1)], 0.003)
+
+
+def hiring(plan: Plan) -> Plan:
+    """Events start functions, more of them than may be active at once, and processes die."""
+    asks = [
+        ask._replace(at=3.0 + 0.3 * n, times=1, session=None, rounds="order,hire") for n, ask in enumerate(plan.asks)
+    ]
+    news = tuple(News(3.0 + 0.1 * n, "default", n, 1 + n % 2) for n in range(5))
+    troubles = [Trouble(3.5 + n, "kill", n % 2) for n in range(3)]
+    return _quiet(plan, 2, asks, troubles, 0.02)._replace(jobs=True, news=news)
+
+
+def cut(plan: Plan) -> Plan:
+    """Sessions and runs are forked, and sessions are rewound, while runs go on in them."""
+    asks = [
+        ask._replace(at=1.0 + 0.3 * n, times=1, session="s", rounds="charge,trip|hear|trip")
+        for n, ask in enumerate(plan.asks)
+    ]
+    chance = Random(f"cuts {plan.seed}")
+    kinds = ("fork", "continuation", "continuation", "rewind")
+    cuts = [Cut(2.0 + n, kinds[n % 4], n, "trip", hard=chance.random() < 0.5) for n in range(8)]
+    news = tuple(News(1.0 + 0.5 * n, "default", n) for n in range(3))
+    return _quiet(plan, 2, asks, (), 0.02)._replace(jobs=True, news=news, cuts=tuple(cuts))
 
 
 def idle(plan: Plan) -> Plan:
@@ -225,6 +252,55 @@ MUTATIONS: dict[str, tuple[Any, str, str, str, Callable[[Plan], Plan]]] = {
         "until(clock.now())",
         waiting,
     ),
+    "the functions: an event starts only one of them": (
+        Functions,
+        "start_subscribed",
+        "for name, most, key in rows:",
+        "for name, most, key in rows[:1]:",
+        hiring,
+    ),
+    "the functions: how many are active is not looked at": (
+        SqlLog,
+        "claim",
+        "if run.lane is not None and not (died or cancelled)",
+        "if not self.db and not (died or cancelled)",
+        hiring,
+    ),
+    "the functions: who has invoked a run is not told of its end": (
+        Functions,
+        "tell_above",
+        "if (yield from self._take_waiter(end.wait)):",
+        "if False:",
+        hiring,
+    ),
+    "the forks: one record more is read than is in the prefix": (
+        Part,
+        "between",
+        "min(before, self.high + 1)",
+        "min(before, self.high + 2)",
+        cut,
+    ),
+    "the forks: a continuation does not know what the other run had finished": (
+        Part,
+        "shown",
+        "run_id=self.names.get(record.run_id, record.run_id)",
+        "run_id=record.run_id",
+        cut,
+    ),
+    "the forks: what the other run waits for is taken away": (
+        CallWaits,
+        "recall",
+        "if type(record.payload) is Forked:",
+        "if False:",
+        cut,
+    ),
+    "the rewinds: runs that are open are not looked at": (
+        Forks,
+        "mark",
+        "raise still_open(session_id, str(id), str(status), payload)",
+        "pass",
+        cut,
+    ),
     "the undoing: the arguments are the model's": (
         program,
         "settle_doubt",
@@ -256,7 +332,7 @@ def test_what_is_broken_on_purpose_is_noticed(what: str):
         assert notices(change) is not None, f"no seed has noticed: {what}"
 
 
-@pytest.mark.parametrize("change", [stopped, failing, doubting, dying, booking, doubted, waiting, idle])
+@pytest.mark.parametrize("change", [stopped, failing, doubting, dying, booking, doubted, waiting, idle, hiring, cut])
 def test_the_same_plans_hold_when_nothing_is_broken(change: Callable[[Plan], Plan]):
     for seed in range(6):
         assert problems(World(change(Plan.of(seed))).run()) == []

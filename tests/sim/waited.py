@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.types import records as rec
 from perdure.types.base import decode_json
-from perdure.types.waits import Approval, Elapsed, EventWait, Question, Received, Timer, Wait, WaitAnswer
+from perdure.types.waits import (
+    Approval,
+    ChildEnded,
+    ChildRun,
+    Elapsed,
+    EventWait,
+    Question,
+    Received,
+    Timer,
+    Wait,
+    WaitAnswer,
+)
 
 if TYPE_CHECKING:
     from tests.sim.check import Found
@@ -49,6 +60,8 @@ def ended(found: "Found") -> Iterator[str]:
 
 def _fits(wait: Wait, answer: WaitAnswer) -> bool:
     match wait:
+        case ChildRun():
+            return isinstance(answer, ChildEnded) or (isinstance(answer, Elapsed) and wait.expires is not None)
         case Timer():
             return isinstance(answer, Elapsed)
         case EventWait():

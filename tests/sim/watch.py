@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from perdure.agents.function_program import FunctionProgram
 from perdure.agents.network_loop import NetworkLoop
 from perdure.agents.program import AgentsProgram
+from perdure.durable.function import FunctionLoop
 from perdure.durable.program import Do, Finish, Keep, Waiting
 from perdure.durable.run_io import RunIO
 from perdure.log.owners import Owners
@@ -19,8 +21,10 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 
-def digest(loop: NetworkLoop) -> bytes:
+def digest(loop: Any) -> bytes:
     """A run's state, and what it wants next."""
+    if isinstance(loop, FunctionLoop):
+        return _of_function(loop)
     turns = [
         [one.prefix, one.phase, one.said, one.doc, one.usage, one.inferences]
         for one in (*loop.current, *([loop.asking] if loop.asking is not None else []))
@@ -42,6 +46,20 @@ def digest(loop: NetworkLoop) -> bytes:
     return encode_json([said, loop.total_usage, sorted(loop.steps), loop.stopping, loop.finished, what])
 
 
+def _of_function(loop: FunctionLoop) -> bytes:
+    action = None if loop.finished is not None else loop.next()
+    what: Any = action
+    if isinstance(action, Do):
+        what = [action.key, repr(action.what)]
+    elif isinstance(action, Finish):
+        what = action.payload
+    elif isinstance(action, Waiting):
+        what = [one.id for one in action.waits]
+    waits = [sorted(loop.answers), sorted(loop.waits), [one.id for one in loop.waited], loop.rounds]
+    ends = [loop.failed, loop.rest, loop.returned, loop.stopping, loop.error, loop.finished]
+    return encode_json([sorted(loop.steps), waits, ends, loop.total_usage, what])
+
+
 def moment(record: Record) -> tuple[str, str | None, bytes, float]:
     """What tells a record that was folded from all others, before it has its final place."""
     return record.run_id, record.key, encode_payload(record.payload), record.created_at
@@ -54,8 +72,8 @@ def mark(record: Record) -> int:
 
 def watch(world: "World", patch: pytest.MonkeyPatch) -> None:
     append, sure, beat, fold = SqlLog.append, RunIO.sure, Owners.beat, AgentsProgram.fold
-    transact, fold_in = SqlLog.transact, NetworkLoop.fold
-    known: dict[int, tuple[int, NetworkLoop]] = {}
+    transact, fold_in, fold_function = SqlLog.transact, NetworkLoop.fold, FunctionLoop.fold
+    known: dict[int, tuple[int, Any]] = {}
 
     async def appended(log: Any, token: Any, entries: Any, status: Any = None, **given: Any) -> int:
         said = [(one.key, encode_payload(one.payload)) for one in entries]
@@ -88,6 +106,14 @@ def watch(world: "World", patch: pytest.MonkeyPatch) -> None:
         known[id(loop)] = known.get(id(loop), (0, loop))[0] + mark(record), loop
         return fold_in(loop, record)
 
+    def of_function(loop: FunctionLoop, record: Record) -> Any:
+        notes = fold_function(loop, record)
+        known[id(loop)] = known.get(id(loop), (0, loop))[0] + mark(record), loop
+        world.folded.setdefault(moment(record), []).append((known[id(loop)][0], digest(loop)))
+        return notes
+
+    patch.setattr(FunctionProgram, "fold", staticmethod(of_function))
+    patch.setattr(FunctionLoop, "fold", of_function)
     patch.setattr(SqlLog, "append", appended)
     patch.setattr(SqlLog, "transact", transacted)
     patch.setattr(RunIO, "sure", checked)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from perdure import Conflict, RunCancelled, RunFailed, Runtime
+from perdure.agents import function_program, handle
 from perdure.db import transaction
 from perdure.db.database import StoreError
 from perdure.durable import retry, threads
@@ -29,6 +30,9 @@ from perdure.testing.inline import InlineDatabase, Killed, cut
 from perdure.types import ids
 from perdure.types.errors import RunError
 from tests.sim.desk import BY_NAME, DEFINITIONS
+from tests.sim.forked import Readings
+from tests.sim.forking import Forking
+from tests.sim.jobs import EARLY, JOBS
 from tests.sim.ledger import TABLES
 from tests.sim.people import People
 from tests.sim.plan import Plan, Trouble
@@ -71,7 +75,7 @@ class Clock:
         self._process = process
 
     def now(self) -> float:
-        return EPOCH + self._process.world.turns.now + self._process.skew
+        return self._process.world.time() + self._process.skew
 
     def monotonic(self) -> float:
         return self._process.loop.time()
@@ -104,14 +108,16 @@ class Process:
 
     async def _live(self) -> None:
         self._stopping = asyncio.Event()
-        runtime = Runtime("sqlite:///unused.db", DEFINITIONS, timing=TIMING)
-        runtime.db = InlineDatabase(self, self.world.path, lambda: EPOCH + self.world.turns.now)
+        definitions: list[Any] = [*DEFINITIONS, *(JOBS if self.world.plan.jobs else ())]
+        runtime = Runtime("sqlite:///unused.db", definitions, timing=TIMING)
+        runtime.db = InlineDatabase(self, self.world.path, self.world.time)
         runtime.clock = Clock(self)  # type: ignore[assignment]
         try:
             async with runtime:
                 self.runtime = runtime
                 self.owner = runtime.worker.owners.id
                 self.world.processes_by_owner[self.owner] = self
+                self.world.subscribed = self.world.subscribed or self.world.turns.now
                 await self._stopping.wait()
                 self.runtime = None
         except StoreError:  # it could not be opened: somebody starts it again
@@ -239,6 +245,10 @@ class World:
         self.checked: dict[tuple[str, str], int] = {}
         self.folded: dict[tuple[str, str | None, bytes, float], list[tuple[int, bytes]]] = {}
         self.people = People(self)
+        self.forking = Forking(self)
+        self.readings = Readings()
+        self.subscribed = 0.0
+        self.ended = 0.0
         self.rested: dict[tuple[str, str], float] = {}
         self.claimed = 0
         self.finished = False
@@ -247,6 +257,10 @@ class World:
         self._eye: sqlite3.Connection | None = None
 
     # -- the course of things ----------------------------------------------------------------------------------------
+
+    def time(self) -> float:
+        """The store's time, in seconds since the epoch."""
+        return EPOCH + self.turns.now + (EARLY if self.plan.jobs else 0.0)
 
     def run(self) -> "World":
         """Let the plan happen, and everything come to its end."""
@@ -268,7 +282,10 @@ class World:
                     one.loop.bury()
                 if self._eye is not None:
                     self._eye.close()
+                self.ended = self.turns.now
                 self.store = _Store(self.path)
+                if self.store.reread:
+                    asyncio.run(self.readings.read(self.path, self.store.reread, list(self.store.definition)))
         finally:
             log.disabled = disabled
             if gc_was_on:
@@ -281,6 +298,11 @@ class World:
             turns.at(0.0 if not number else self.chance.uniform(0, 3), lambda number=number: self._start(number))
         self._open = len(plan.asks)
         self.people.begin()
+        self.forking.begin()
+        for news in plan.news:
+            self._open += 1 if self.calm else news.times
+            for _ in range(1 if self.calm else news.times):
+                turns.at(news.at, lambda news=news: self.people.announce(news))
         if self.calm:
             turns.at(0.0, lambda: self._next_ask(0))
             return
@@ -367,6 +389,10 @@ class World:
         if number is None:
             self._watch(process, ask, waiting)
 
+    def opened(self, count: int) -> None:
+        """Something more is to come to its end, or has."""
+        self._open += count
+
     def _watch(self, process: Process, ask: Any, waiting: list[bool]) -> None:
         if not waiting[0]:
             return
@@ -427,6 +453,13 @@ class World:
         return not self.calm and self.times("undo", run, key) == 1 and at_first
 
     def committed(self, process: Process, *, writes: bool) -> None:
+        if writes and self.plan.jobs:
+            for lane, count, most in self.look(
+                "SELECT r.definition, COUNT(*), f.most FROM runs r JOIN functions f ON f.name = r.definition "
+                "WHERE f.most IS NOT NULL AND r.status = 'running' AND r.cancelled = 0 GROUP BY r.definition"
+            ):
+                if count > most:
+                    self.wrong.append(f"{count} runs of {lane} are active at once, and {most} may be")
         if writes:
             for one in self.processes:
                 if one is not None and one is not process:
@@ -445,8 +478,10 @@ class World:
 
     def effect(self, process: Process, effect: Effect) -> None:
         self.effects.append(effect)
-        closed = self.look("SELECT 1 FROM records WHERE run = ? AND key = ?", effect.run, effect.key)
-        rows = self.look("SELECT owner FROM runs WHERE id = ?", effect.run)
+        closed: Any = self.look("SELECT 1 FROM records WHERE run = ? AND key = ?", effect.run, effect.key)
+        rows = self.look("SELECT owner, container FROM runs WHERE id = ?", effect.run)
+        if rows and not closed and self.forking.made:
+            closed = self.forking.inherits(rows[0][1], effect.run, effect.key)
         stale = not rows or rows[0][0] != process.owner
         if not (closed or stale):
             return
@@ -462,7 +497,13 @@ class World:
 
     def rests(self, run: str, place: str) -> None:
         """A body has been entered that sleeps."""
-        self.rested.setdefault((run, place), self.turns.now)
+        self.rested.setdefault((run, place), self._rested_before(run, place))
+
+    def _rested_before(self, run: str, place: str) -> float:
+        """When a run has begun to sleep somewhere; a continuation may find that the other run has slept there."""
+        rows = self.look("SELECT base_run FROM sessions WHERE fork_run = ?", run)
+        origin = rows[0][0] if rows else None
+        return self.turns.now if origin is None else self.rested.get((origin, place), self.turns.now)
 
     def wakes(self, run: str, place: str, seconds: float) -> None:
         """r16: it goes on, and never too early, as far as a process can know the store's time."""
@@ -486,11 +527,13 @@ class World:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(ids, "os", system)
-            patch.setattr(ids, "time", SimpleNamespace(time_ns=lambda: int((EPOCH + self.turns.now) * 1e9)))
+            patch.setattr(ids, "time", SimpleNamespace(time_ns=lambda: int(self.time() * 1e9)))
             patch.setattr(ids, "_stock", [])
             patch.setattr(retry, "random", chance)
             patch.setattr(threads, "threading", SimpleNamespace(Thread=_Thread))
             patch.setattr(transaction, "SQLITE_SECONDS", 1000.0)  # this machine may be slow
+            patch.setattr(function_program, "LONG", 1.5)  # so that some rests before another attempt are waits
+            patch.setattr(handle, "_going_on", set())  # a process that was killed leaves runs that are never over
             patch.setattr(owners, "LockFile", lock)
             patch.setattr(owners, "_is_free", lambda path: path.name not in self.held)
             watch(self, patch)
@@ -521,6 +564,16 @@ class _Store:
             self.runs = store.execute(
                 "SELECT container, id, session, status, position, epoch, owner, definition, parent FROM runs"
             ).fetchall()
+            self.definition = {(one[0], one[1]): str(one[7]) for one in self.runs}
+            self.forks: dict[tuple[str, str], tuple[str, int, str | None, str | None]] = {
+                (container, id): (base, seq, origin, run)
+                for container, id, base, seq, origin, run in store.execute(
+                    "SELECT container, id, base, base_seq, base_run, fork_run FROM sessions WHERE base IS NOT NULL"
+                )
+            }
+            rewound = store.execute("SELECT DISTINCT container, session FROM records WHERE kind = 'rewound'").fetchall()
+            self.reread = sorted({*self.forks, *rewound})
+            self.schedules = store.execute("SELECT next_at FROM functions WHERE cron IS NOT NULL").fetchall()
             self.ledger = store.execute("SELECT run, key, said FROM ledger").fetchall()
             self.waiters = store.execute(
                 "SELECT w.container, w.id, w.run FROM waiters w "

@@ -50,6 +50,7 @@ async def invoke(env: Env, ctx: Context[Any], body: Body, what: Invocation) -> A
         child_id = derive_id("run", env.run_id, key)
         arguments = arguments_hash([definition.name, _given(definition, what.data)])
         done = body.done.get(key)
+        body.asked.add(wait_id(env.run_id, key))  # also where its end is recorded and is not waited for any more
         if isinstance(done, ChildDone):
             if done.arguments != arguments and key not in body.io.tried.accepted:
                 body.differs(key, "was finished with other arguments")
@@ -108,7 +109,6 @@ async def _elsewhere(env: Env, body: Body, key: str, child_id: str, what: Invoca
     kernel, peers = env.kernel, env.kernel.peers
     assert peers is not None
     mark = wait_id(env.run_id, key)
-    body.asked.add(mark)
     answer = body.answers.get(mark)
     if answer is None:
         wait = body.waits.get(mark)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from perdure.types.records import Payload, Record, WaitOpened
+from perdure.types.records import Forked, Payload, Record, WaitOpened
 
 
 class CallWaits:
@@ -19,6 +19,8 @@ class CallWaits:
         """Take note of what is recorded."""
         for record in records:
             self.over(record.key, record.payload)
+            if type(record.payload) is Forked:
+                self._open.clear()  # what came before are waits of the run that this one goes on from
 
     def over(self, key: str | None, payload: Payload) -> tuple[str, ...]:
         """Take note of a record, and say which waits nobody is interested in any more."""

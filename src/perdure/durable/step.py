@@ -224,6 +224,8 @@ class Body:
         self.asked.add(mark)
         answer = self.answers.get(mark)
         if answer is None:
+            answer = self.io.tried.inherited(place)
+        if answer is None:
             await self.park((self.waits.get(mark) or make(mark),))
         return answer
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from perdure.durable.fingerprint import accepted_places, places_of
 from perdure.durable.kernel import Clock
-from perdure.types.records import AttemptFailed, Forked, Record, Started
+from perdure.types.records import Answered, AttemptFailed, Forked, Record, Started
+from perdure.types.waits import WaitAnswer, wait_id
 
 
 class Tried:
@@ -18,9 +19,20 @@ class Tried:
         undone: the places that were undone.
         accepted: the places whose records are used as they are, though the code has changed since.
         before_us: whether another owner had the run.
+        origins: the runs that this one is a continuation of.
     """
 
-    __slots__ = ("_attempts", "_models", "accepted", "before_us", "begun", "open", "undone")
+    __slots__ = (
+        "_attempts",
+        "_inherited",
+        "_models",
+        "accepted",
+        "before_us",
+        "begun",
+        "open",
+        "origins",
+        "undone",
+    )
 
     def __init__(self) -> None:
         self.open: dict[str, str] = {}
@@ -28,6 +40,8 @@ class Tried:
         self.accepted: frozenset[str] = frozenset()
         self.before_us = False
         self.undone: set[str] = set()
+        self.origins: tuple[str, ...] = ()
+        self._inherited: dict[str, WaitAnswer] = {}
         self._attempts: dict[str, tuple[int, float, float]] = {}
         self._models: dict[str, list[str]] = {}
 
@@ -56,15 +70,29 @@ class Tried:
         """Take what the log has of a run that another owner had; `accepts` says that all of it is accepted."""
         self.before_us = True
         self.accepted |= places_of(records) if accepts else accepted_places(records)
+        answers: dict[str, WaitAnswer] = {}
         for record in records:
             self.note(record)
             payload = record.payload
+            if type(payload) is Answered:
+                answers.setdefault(payload.wait_id, payload.answer)
+            elif type(payload) is Forked:
+                self.origins += (payload.origin,)
+                answers.clear()  # nothing was done after these, so they are asked for again
+            elif record.key is not None:
+                self._inherited |= answers
+                answers.clear()
             if type(payload) is AttemptFailed:
                 if payload.model:
                     self._models.setdefault(payload.step, []).append(payload.model)
                 else:
                     self._attempts[payload.step] = (payload.attempt, payload.wait, record.created_at + payload.wait)
                     self._models.pop(payload.step, None)  # the next attempt asks all of them again
+
+    def inherited(self, place: str) -> WaitAnswer | None:
+        """How a wait was answered in a run that this one goes on from, which has gone on after it."""
+        marks = (wait_id(one, place) for one in self.origins)
+        return next((self._inherited[one] for one in marks if one in self._inherited), None)
 
     def rest(self, step: str, now: float) -> float:
         """Say how many seconds of a step's last wait are left."""

@@ -136,6 +136,7 @@ class Container(Doors, SyncDoors, People, Forks, Searching):
             return
         await self.log.post(run_id, CancelAsked(reason))
         await self.notice_cancel(run_id)
+        run = await self.log.run(run_id)  # it may have begun to wait just before
         if run.status == "parked":
             await unpark(self.log, run_id, to_end=True)
         if run.status in ("waiting", "parked"):  # nobody drives it, so it is closed here

@@ -8,6 +8,7 @@ from contextlib import suppress
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from perdure.agents.function_definition import FunctionDefinition
 from perdure.agents.handle import Run
 from perdure.agents.running import Running
 from perdure.durable.fork import last_end, not_carried_over, open_turns, place, spent
@@ -16,7 +17,7 @@ from perdure.log.owners import Left
 from perdure.runtime.conversations import seen
 from perdure.types.errors import Conflict, InvalidId, UnknownName
 from perdure.types.ids import check_id, derive_id, new_id
-from perdure.types.records import Erased, Record, Rewound, RunFinished
+from perdure.types.records import Erased, Record, Rewound, RunFinished, RunStarted
 
 if TYPE_CHECKING:
     from perdure.runtime.container import Container
@@ -40,8 +41,9 @@ class Forks:
         """Go on from inside a run, in a session of its own: a new run begins with what the other one had finished.
 
         Nothing that was finished there is done again; new steps have keys of their own. Calls that were open are closed
-        as not carried over, and the model is told so. Waits, answers and cancels stay where they are. The same place
-        forked again under the same id is the same run. It may be over, or go on: nothing changes for it.
+        as not carried over, and the model is told so. Open waits, answers that nothing was finished behind, and cancels
+        stay where they are. The same place forked again under the same id is the same run. It may be over, or go on:
+        nothing changes for it.
 
         Args:
             run_id: the run.
@@ -112,9 +114,18 @@ async def cut_run(
     id = new_id("run") if id is None else check_id(id, "id")
     session_id = f"session_{id.removeprefix('run_')}" if session_id is None else check_id(session_id, "session_id")
     mark = blake2b(f"fork {run_id} {seq}".encode(), digest_size=12).hexdigest()
-    new = NewRun(id, session_id, run.definition, mark, run.user_id)
+    new = NewRun(id, session_id, run.definition, mark, run.user_id, lane=_lane(container, run.definition, own[0]))
     entries = tuple(not_carried_over(own))
     return Cut(Fork(session_id, run.session_id, seq, title, new, run_id, own[0].seq, entries), new, own)
+
+
+def _lane(container: Container, name: str, first: Record) -> str | None:
+    """With which runs of a function a continuation shares how many are active at once."""
+    registry = container.runtime.registry
+    definition = registry.get(name) if registry.has(name) else None
+    if not isinstance(definition, FunctionDefinition) or not isinstance(first.payload, RunStarted):
+        return None
+    return definition.lane(container.name, first.payload.input)
 
 
 async def fork_run(container: Container, cut: Cut) -> Run[Any, Any]:
@@ -123,6 +134,7 @@ async def fork_run(container: Container, cut: Cut) -> Run[Any, Any]:
     row = RunRow(
         *(new.id, new.session_id, new.definition, "queued", 0, None, fork.position, 0, None, new.user_id),
         *(new.input_hash, container.runtime.clock.now()),
+        lane=new.lane,
     )
 
     async def accept(_: Running) -> Accepted:
@@ -182,12 +194,15 @@ async def _stop(container: Container, session_id: str) -> None:
                 still = [one for one in await container.log.runs(session_id=session_id) if one.status not in ENDED]
                 if not still:
                     return
-                for one in still:  # the newest first, so that none begins when its turn comes
-                    if one.id not in asked:
-                        asked.add(one.id)
-                        await container.cancel(one.id)
-                    elif one.status == "queued":
-                        await container.take_over(Left(container.name, one.id, None, 0, 0), {})
+                fresh = [one for one in still if one.id not in asked]
+                for one in fresh:  # the newest first, so that none begins when its turn comes
+                    asked.add(one.id)
+                    await container.cancel(one.id)
+                if not fresh and still[-1].status == "queued":  # only the oldest can have its turn
+                    await container.take_over(Left(container.name, still[-1].id, None, 0, 0), {})
+                    if (await container.log.run(still[-1].id)).status in ENDED:
+                        continue
+                    change = container.runtime.worker.listen()  # that it was tried in vain is no news
                 await container.runtime.worker.until(change)
 
 

@@ -18,6 +18,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple, cast
 
+from perdure.agents import handle
 from perdure.agents.outcome import RunResult
 from perdure.db.database import Row, Sql
 from perdure.db.writer import Connection
@@ -433,6 +434,7 @@ class Story:
             (threads, "threading", SimpleNamespace(Thread=thread)),
             (retry, "random", Random(f"retry {self.plan.seed}")),
             (ids, "_stock", []),
+            (handle, "_going_on", set()),  # what was killed leaves runs that are never over
         ]
         before: list[tuple[Any, str, Any]] = [(module, name, vars(module)[name]) for module, name, _ in puts]
         for module, name, value in puts:

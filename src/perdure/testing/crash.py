@@ -22,7 +22,7 @@ from typing_extensions import Unpack
 from perdure.agents.definition import AgentDefinition, NetworkDefinition
 from perdure.agents.options import RunOptions
 from perdure.testing.canonical import canon
-from perdure.testing.story import Kill, Pairing, Plan, Story, Told
+from perdure.testing.story import Kill, Pairing, People, Plan, Story, Told
 from perdure.types.errors import DefinitionError
 from perdure.types.messages import Input, ToolCallMessage
 from perdure.types.records import AttemptFailed, InferenceDone, Payload, Record, StepDone, ToolDone
@@ -76,6 +76,7 @@ def crash_everywhere(
     input: Input = None,
     *,
     outside: Callable[[], Any] | None = None,
+    people: People | None = None,
     twice: bool = False,
     seed: int = 0,
     most: int = 300,
@@ -93,6 +94,8 @@ def crash_everywhere(
         input: what the user says.
         outside: makes the world outside anew for each time that the run happens, such as an account that tools pay
             from. What it returns is a resource of the run (a tuple: several), outlasts the crashes, and is compared.
+        people: says what people answer when the run asks for an approval or has a question: `Approve`, `Deny`,
+            `Answer`, or nothing. It must say the same to the same wait: after a crash it may be asked again.
         twice: whether the process that goes on is killed too, at each of its records.
         seed: what chance follows from: in what order things end, and which points are left out.
         most: how many points are tried at most.
@@ -110,7 +113,7 @@ def crash_everywhere(
         if name in options:
             raise DefinitionError(f"crash_everywhere(…) takes no {name}; what outlasts a crash comes from outside=.")
     make: Any = (lambda: run) if isinstance(run, (AgentDefinition, NetworkDefinition)) else run
-    plan = Plan(make, input, {**options}, outside or (lambda: ()), seed, {})
+    plan = Plan(make, input, {**options}, outside or (lambda: ()), seed, {}, people)
     found: list[CrashReport | BaseException] = []
 
     def work() -> None:
@@ -155,7 +158,7 @@ class _Crashes:
 
     def _undisturbed(self, name: str) -> Told:
         told = Story(self._plan, name).tell()
-        if told.status not in ("completed", "waiting"):
+        if told.status not in ("completed", "waiting") or told.why:
             raise AssertionError(f"Undisturbed the run does not come to its end: it is {told.status}. {told.why}")
         return told
 

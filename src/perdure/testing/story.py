@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from perdure.agents import handle
 from perdure.agents.outcome import RunResult
@@ -31,6 +31,7 @@ from perdure.testing.models import ScriptedModel
 from perdure.types import ids
 from perdure.types.errors import PerdureError, RunCancelled, RunFailed
 from perdure.types.records import Record, decode_payload
+from perdure.types.waits import Answer, Approval, Approve, Deny, Question
 
 EPOCH = 1_700_000_000.0
 PATIENCE = 3600.0
@@ -41,6 +42,8 @@ TIMING = owners.Timing(death=500.0, beat=100.0, sweep=50.0)
 """Nobody else watches: the lock alone says who is dead, and looking around takes time."""
 RUN, SESSION = "run_crash", "session_crash"
 When = Literal["before", "after"]
+People: TypeAlias = Callable[[Approval | Question], Approve | Deny | Answer | None]
+"""Says what people answer to what they are asked; nothing if they do not."""
 
 
 class Kill(NamedTuple):
@@ -90,7 +93,7 @@ class Plan(NamedTuple):
     """What all stories of a run share.
 
     `make` makes the definition for each process, `places` which answers of scripted models belong to which inference,
-    as the undisturbed story has found.
+    as the undisturbed story has found, `people` say what they answer.
     """
 
     make: Callable[[], Any]
@@ -99,6 +102,7 @@ class Plan(NamedTuple):
     outside: Callable[[], Any]
     seed: int
     places: dict[tuple[str, str], list[int]]
+    people: People | None = None
 
 
 class Told(NamedTuple):
@@ -203,9 +207,12 @@ class _Process:
         async with runtime:
             self._owner = runtime.worker.owners.id
             story.ours = set(vars(runtime.db)["_protected"])
+            given: set[str] = set()
             try:
                 while True:
                     result = await runtime.run(definition, plan.input, run_id=RUN, session_id=SESSION, **plan.options)
+                    if await self._answered(runtime, result, given):
+                        continue
                     ends = [one.expires for one in result.waits if one.expires is not None]
                     if not ends:
                         break
@@ -217,6 +224,16 @@ class _Process:
             except PerdureError as error:
                 self.error = error
             await asyncio.get_running_loop().create_future()  # it is not closed: that would write
+
+    async def _answered(self, runtime: Runtime, result: RunResult[Any, Any], given: set[str]) -> bool:
+        """Let people answer what they are asked, and say whether they have; whoever asks again is told the same."""
+        people = self.story.plan.people
+        fresh = [one for one in result.waits if isinstance(one, (Approval, Question)) and one.id not in given]
+        answers = [(one.id, answer) for one in fresh if people is not None and (answer := people(one)) is not None]
+        for id, answer in answers:
+            given.add(id)
+            await runtime.container("default").log.answer(id, answer)
+        return bool(answers)
 
     # -- what the runtime asks for -----------------------------------------------------------------------------------
 

@@ -471,7 +471,6 @@ async def test_d02_a_call_that_was_allowed_and_is_killed_is_in_doubt_and_not_ask
     assert len(done("pay ")) == 1
 
 
-@SQLITE
 async def test_d02_a_call_of_a_routing_agent_that_is_killed_is_in_doubt_too(url: str, processes: Processes):
     assert await processes.run("ask", "Routed", DIE="choose") == -signal.SIGKILL
     assert (await reaches(url, ROUTED)).status == "completed"
@@ -500,7 +499,6 @@ async def test_r08_a_person_decides_about_a_call_in_doubt(url: str, processes: P
         assert said in result.output
 
 
-@SQLITE
 async def test_r08_a_repeated_call_that_dies_again_is_another_question(url: str, processes: Processes):
     assert await processes.run("ask", "Wirer", DIE="wire") == -signal.SIGKILL
     (first,) = (await reaches(url, WIRER)).waits
@@ -527,7 +525,6 @@ async def test_r08_a_person_decides_about_a_step_in_doubt(url: str, processes: P
     assert {"it happened": "ordered None", "do it again": "ordered order"}.get(answer, "StepInDoubt") in result.output
 
 
-@SQLITE
 async def test_r08_a_repeated_step_that_dies_again_is_another_question(url: str, processes: Processes):
     assert await processes.run("ask", "Orderer", DIE="order") == -signal.SIGKILL
     (first,) = (await reaches(url, ORDERER)).waits

@@ -12,7 +12,7 @@ from typing import Any, cast
 import msgspec
 
 from perdure.db.database import Database, Row, Script, Sql
-from perdure.types.base import Base, decode_json, encode_json
+from perdure.types.base import Base, decode_json, encode_json, sound
 from perdure.types.errors import Conflict, UnknownName
 
 CHANGEABLE = ("name", "description", "system_prompt", "model", "mcp_servers", "metadata")
@@ -168,7 +168,7 @@ class Entities:
         Raises:
             UnknownName: there is none.
         """
-        rows = await self._rows(f"{_IMAGE} WHERE id = ?", (id,))
+        rows = await self._rows(f"{_IMAGE} WHERE id = ?", (id,)) if storable(id) else []
         if not rows:
             raise _unknown(id)
         return _image(rows[0])
@@ -179,7 +179,7 @@ class Entities:
         Raises:
             UnknownName: there is none.
         """
-        rows = await self._rows(_SERVED, (id,))
+        rows = await self._rows(_SERVED, (id,)) if storable(id) else []
         if not rows:
             raise _unknown(id)
         row, many = rows[0], len(ImageRow.__struct_fields__)
@@ -280,6 +280,8 @@ class Entities:
 
     async def deactivate(self, agent_id: str) -> AgentRow | None:
         """Take a live agent's row away; gives what it was, None if there is none."""
+        if not storable(agent_id):
+            return None
 
         def script() -> Script[AgentRow | None]:
             text = "DELETE FROM agents WHERE id = ? RETURNING image, id, container, owner, created_at"
@@ -298,7 +300,7 @@ class Entities:
 
     async def agent(self, id: str) -> AgentRow | None:
         """Read a live agent."""
-        rows = await self._rows(f"{_AGENT} WHERE id = ?", (id,))
+        rows = await self._rows(f"{_AGENT} WHERE id = ?", (id,)) if storable(id) else []
         return _agent(rows[0]) if rows else None
 
     async def agents(
@@ -332,6 +334,11 @@ class Entities:
             return (yield Sql(text, params))
 
         return await self._db.read(script)
+
+
+def storable(text: str) -> bool:
+    """Whether a text can be in a database: without NUL and without half of a sign."""
+    return "\0" not in text and sound(text) == text
 
 
 def _unknown(id: str) -> UnknownName:

@@ -11,7 +11,7 @@ import asyncio
 import inspect
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeAlias, cast
 
 from perdure.runtime.event_stream import EventStream
@@ -369,7 +369,12 @@ class Bus(Requests):
             raise BusClosed(f"The bus was destroyed, so {type!r} is answered by nobody.")
         if not type.endswith("_request"):
             raise DefinitionError(f"The command {type!r} must end with '_request'.")
+        if not isinstance(data, Mapping):
+            raise DefinitionError(f"The data of {type!r} are a {_kind(data)}; give an object.")
+        data = cast("Mapping[str, Any]", data)
         request_id = data.get("request_id") or new_id("req")
+        if not isinstance(request_id, str):
+            raise DefinitionError(f"The request_id of {type!r} is a {_kind(request_id)}; give a text, or none.")
         if request_id in self._pending:
             raise DefinitionError(f"The request id {request_id!r} is in use; give another, or none.")
         future: asyncio.Future[SystemEvent] = asyncio.get_running_loop().create_future()
@@ -387,7 +392,10 @@ class Bus(Requests):
         return await self.ask(type, data, timeout)
 
     def _answer(self, event: SystemEvent) -> None:
-        type, future = self._pending.get(str(event.data.get("request_id")), (None, None))
+        given: Any = event.data
+        if not isinstance(given, Mapping):
+            return
+        type, future = self._pending.get(str(cast("Mapping[str, Any]", given).get("request_id")), (None, None))
         if future is not None and type == event.type and not future.done():
             future.set_result(event)
 
@@ -438,6 +446,10 @@ class Producer:
         self.emit = bus.emit
         self.emit_batch = bus.emit_batch
         self.emit_command = bus.emit_command
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
 
 
 def _from_command(event: SystemEvent) -> bool:

@@ -11,6 +11,9 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias, cast
 
+from msgspec import structs
+
+from perdure.log.images import storable
 from perdure.runtime.bus import Bus
 from perdure.runtime.images import Images
 from perdure.types.envelope import EventContext, SystemEvent, is_command_request
@@ -67,6 +70,11 @@ class Commands:
 
     def _asked(self, event: SystemEvent) -> None:
         name = event.type.removesuffix("_request")
+        given: Any = event.data
+        if not isinstance(given, Mapping):
+            wrong = DefinitionError(f"The data of {event.type!r} are a {type(given).__name__}; give an object.")
+            self._failed(name, structs.replace(event, data={}), wrong)
+            return
         if name != "message_send" and name not in self._handlers:
             if not self._bus.has_handler(event.type):
                 known = ", ".join(sorted(f"{one}_request" for one in (*self._handlers, "message_send")))
@@ -95,8 +103,8 @@ class Commands:
 
     def _failed(self, name: str, event: SystemEvent, error: Exception) -> None:
         given, message = event.data, _said(error)
-        ids: dict[str, Any] = {one: given.get(one) for one in ("container_id", "image_id", "agent_id")}
-        context = EventContext(**{one: value for one, value in ids.items() if isinstance(value, str)})
+        ids = {one: given[one] for one in ("container_id", "image_id", "agent_id") if _is_name(given.get(one))}
+        context = EventContext(**ids)
         told: dict[str, Any] = {
             "message": message,
             "request_id": given.get("request_id"),
@@ -105,7 +113,7 @@ class Commands:
         }
         self._bus.emit(SystemEvent("system_error", told, "command", "error", context=context))
         empty = _EMPTY.get(name, ())
-        answer: Answer = {one: value for one, value in ids.items() if one in empty and value is not None}
+        answer: Answer = {one: value for one, value in ids.items() if one in empty}
         self._respond(name, event, {**{one: _NOTHING[one] for one in empty}, **answer, "error": message})
 
     # -- containers --------------------------------------------------------------------------------------------------
@@ -263,11 +271,15 @@ def _said(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 1000 and storable(value)
+
+
 def _text(data: Mapping[str, Any], name: str) -> str:
     value = data.get(name)
-    if not isinstance(value, str) or not value or len(value) > 1000 or "\0" in value:
+    if not isinstance(value, str) or not _is_name(value):
         shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:60] + "…"
-        raise DefinitionError(f"{name} must be a text of 1 to 1,000 characters, not {shown}.")
+        raise DefinitionError(f"{name} must be a text of 1 to 1,000 characters, without NUL, not {shown}.")
     return value
 
 

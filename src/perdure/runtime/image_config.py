@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from perdure.log.images import AgentRow, ImageRow
+from perdure.log.images import AgentRow, ImageRow, storable
 from perdure.runtime.image_agent import read_servers, shown_servers
 from perdure.types import commands as c
+from perdure.types.base import encode_json
 from perdure.types.errors import DefinitionError
 
 NAME = "New Conversation"
@@ -58,10 +59,15 @@ def check_config(given: Mapping[str, Any]) -> None:
     """
     for name in ("name", "description", "system_prompt", "model", "definition"):
         value: Any = given.get(name)
-        if value is not None and (not isinstance(value, str) or len(value) > MOST_TEXT or "\0" in value):
+        if value is not None and (not isinstance(value, str) or len(value) > MOST_TEXT or not storable(value)):
             raise DefinitionError(f"{name} must be a text of at most {MOST_TEXT:,} characters, without NUL.")
     if given.get("mcp_servers") is not None:
         read_servers(given["mcp_servers"])
     metadata: Any = given.get("metadata")
     if metadata is not None and not isinstance(metadata, dict):
         raise DefinitionError(f"metadata is a {type(metadata).__name__}; give an object.")
+    for name in ("metadata", "mcp_servers"):
+        try:
+            encode_json(given.get(name))
+        except (TypeError, ValueError) as error:
+            raise DefinitionError(f"{name} has no JSON form ({error}).") from error

@@ -151,7 +151,7 @@ async def test_odd_ids_of_images_and_agents_are_unknown_or_refused(runtime: Watc
 
 async def test_content_that_is_too_large_is_refused_and_the_next_is_answered(runtime: Watched):
     id = await image(runtime)
-    huge = "aGk=" * 4_000_000
+    huge = "aGkh" * 4_000_000
     for content in ("x" * 11_000_000, [{"type": "image", "data": huge}], [{"type": "text", "text": "y" * 11_000_000}]):
         response = await runtime.request("message_send_request", {"image_id": id, "content": content})
         assert "MB" in response.data["error"], response.data["error"][:200]

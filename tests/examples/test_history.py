@@ -1,4 +1,4 @@
-"""`examples/history.py` as anybody runs it: a conversation in tables of an application, which the next run goes on with."""
+"""`examples/history.py` as anybody runs it: a conversation in tables of an application, and the next run goes on."""
 
 import os
 import subprocess

@@ -39,11 +39,28 @@ plain = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-names = st.sampled_from(("type", "text", "data", "media_type", "source", "url", "name", "filename"))
+names = st.sampled_from(
+    (
+        "image_id",
+        "container_id",
+        "at",
+        "self",
+        "type",
+        "text",
+        "data",
+        "media_type",
+        "source",
+        "url",
+        "name",
+        "filename",
+    )
+)
 words = st.sampled_from(("text", "image", "file", "aGk=", "base64", "http://x", "ftp://x", "image/png", ""))
 parts = st.lists(st.dictionaries(names, words | plain, max_size=5), max_size=4)
 asked = st.dictionaries(
-    st.sampled_from(("container_id", "image_id", "agent_id", "content", "config", "updates", "more")),
+    st.sampled_from(
+        ("container_id", "image_id", "agent_id", "content", "config", "updates", "at", "before", "after", "to")
+    ),
     plain | parts | st.sampled_from(ODD_IDS),
     max_size=5,
 )
@@ -68,7 +85,7 @@ def test_content_is_a_message_or_a_clear_error(content: Any):
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 @settings(
-    max_examples=15,
+    max_examples=25,
     deadline=None,
     derandomize=True,
     phases=[Phase.generate],

@@ -28,6 +28,8 @@ ANSWERS: dict[str, set[str]] = {
     "image_list": {"records", "subscriptions"},
     "image_get": {"record", "subscriptions"},
     "image_messages": {"image_id", "messages"},
+    "image_fork": {"record", "subscriptions"},
+    "image_rewind": {"image_id", "seq"},
     "agent_destroy": {"agent_id", "success"},
     "agent_destroy_all": {"container_id"},
     "image_stop": {"image_id"},
@@ -43,6 +45,8 @@ async def test_b10_every_command_answers_with_what_is_documented(url: str):
             mine = dict(data)
             if command in ("message_send", "agent_interrupt"):
                 mine.pop("agent_id")
+            if command == "image_rewind":
+                mine.update(to=0, cancel=True)
             told = (await runtime.request(f"{command}_request", mine)).data
             assert set(told) == {"request_id", *wanted}, command
             for record in [told.get("record"), *told.get("records", ())]:
@@ -52,7 +56,7 @@ async def test_b10_every_command_answers_with_what_is_documented(url: str):
             elif command == "image_run":
                 data["agent_id"] = told["agent_id"]
         assert told == {"request_id": told["request_id"], "image_id": data["image_id"]}
-        assert await runtime.images.list() == []
+        assert [one["parent_image_id"] for one in await runtime.images.list()] == [data["image_id"]]
 
 
 @tool(effect="pure")

@@ -15,7 +15,9 @@ from msgspec import structs
 
 from perdure.log.images import storable
 from perdure.runtime.bus import Bus
+from perdure.runtime.image_config import check_names
 from perdure.runtime.images import Images
+from perdure.types import commands as c
 from perdure.types.envelope import EventContext, SystemEvent, is_command_request
 from perdure.types.errors import DefinitionError, PerdureError, UnknownName
 
@@ -182,7 +184,7 @@ class Commands:
     # -- images ------------------------------------------------------------------------------------------------------
 
     async def _image_create(self, data: Mapping[str, Any]) -> Answer:
-        record = await self._images.create(_text(data, "container_id"), **_object(data, "config"))
+        record = await self._images.create(_text(data, "container_id"), **_object(data, "config", c.ImageConfig))
         return {"record": record, "subscriptions": [record["session_id"]]}
 
     async def _image_run(self, data: Mapping[str, Any]) -> Answer:
@@ -196,7 +198,9 @@ class Commands:
         return {"image_id": id}
 
     async def _image_update(self, data: Mapping[str, Any]) -> Answer:
-        return {"record": await self._images.update(_text(data, "image_id"), **_object(data, "updates"))}
+        return {
+            "record": await self._images.update(_text(data, "image_id"), **_object(data, "updates", c.ImageUpdates))
+        }
 
     async def _image_list(self, data: Mapping[str, Any]) -> Answer:
         container = _text(data, "container_id") if data.get("container_id") is not None else None
@@ -218,7 +222,7 @@ class Commands:
 
     async def _image_fork(self, data: Mapping[str, Any]) -> Answer:
         where: dict[str, Any] = {name: data.get(name) for name in ("at", "before", "after")}
-        record = await self._images.fork(_text(data, "image_id"), **where, **_object(data, "config"))
+        record = await self._images.fork(_text(data, "image_id"), **where, **_object(data, "config", c.ImageConfig))
         return {"record": record, "subscriptions": [record["session_id"]]}
 
     async def _image_rewind(self, data: Mapping[str, Any]) -> Answer:
@@ -283,8 +287,9 @@ def _text(data: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def _object(data: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _object(data: Mapping[str, Any], name: str, kind: type) -> dict[str, Any]:
     value = cast("dict[Any, Any]", data.get(name) or {})
     if not isinstance(value, dict) or not all(isinstance(one, str) for one in value):  # pyright: ignore[reportUnnecessaryIsInstance]  # from outside
         raise DefinitionError(f"{name} is a {type(value).__name__}; give an object.")
+    check_names(value, kind.__annotations__, name)
     return value

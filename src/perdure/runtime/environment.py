@@ -35,7 +35,7 @@ PATIENCE = 600.0
 """How many seconds an environment may say nothing in the middle of a turn, unless it is told otherwise."""
 GRACE = 5.0
 """How many seconds an interrupted environment has to say that it has stopped."""
-PARTING = 0.7
+PARTING = 0.5
 """How many seconds each has at the end: what warms up, what lets go, and what does not heed that it was cancelled."""
 
 _STOPS: dict[str, FinishReason] = {"max_tokens": "max_tokens", "tool_use": "tool"}

@@ -1,13 +1,13 @@
 """What is asked every second, and at every end of a turn, leaves runs that are over alone: SQLite says how it goes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from perdure.db.database import Row, Script, Sql
 from perdure.log.log import Entry, NewRun
 from perdure.log.owners import Owners, Timing
-from perdure.types.records import RunFinished, RunStarted
+from perdure.types.records import RunFinished, RunStarted, SessionEvent
 from tests.log.stores import log_of, opened
 
 T = TypeVar("T")
@@ -29,6 +29,10 @@ class Explained:
     async def write(self, make: Callable[[], Script[T]], *, notify: bool = False, brief: bool = False) -> T:
         """Write."""
         return await self.db.write(lambda: self._explain(make))
+
+    def protect(self, tables: Sequence[str]) -> None:
+        """Protect tables."""
+        self.db.protect(tables)
 
     def _explain(self, make: Callable[[], Script[T]]) -> Script[T]:
         script = make()
@@ -73,3 +77,21 @@ async def test_only_open_runs_are_looked_at(tmp_path: Path) -> None:
         await log.runs(status="queued")
         assert explained.of_runs() == {"runs_queued (container=?)"}
         await owners.close()
+
+
+async def test_events_are_found_by_their_indexes_however_many_records_there_are(tmp_path: Path):
+    async with opened(f"sqlite:///{tmp_path / 'log.db'}") as db:
+        explained: Any = Explained(db)
+        log = log_of(explained)
+        await log.start_session("ses_1", None, None)
+        event = SessionEvent("note", "x", "e1", 0)
+        posted = await log.post_event("ses_1", event)
+        explained.plans.clear()
+        assert await log.post_event("ses_1", event) == posted
+        assert not [one for one in explained.plans if one.startswith("SCAN")]
+        assert "SEARCH r USING INDEX records_key (container=? AND run=? AND key=?)" in explained.plans
+        for newest in (False, True):
+            explained.plans.clear()
+            assert await log.replay("ses_1", limit=10, newest=newest) == [posted]
+            assert "SEARCH r USING INDEX records_events (slot>? AND slot<?)" in explained.plans
+            assert not [one for one in explained.plans if one.startswith("SCAN") or "TEMP B-TREE" in one]

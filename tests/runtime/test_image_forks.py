@@ -7,7 +7,7 @@ import pytest
 
 from perdure import Agent, Conflict, DefinitionError, InvalidId, ModelRequest, Runtime
 from perdure.models import resolve
-from perdure.testing import FunctionModel, say
+from perdure.testing import FunctionModel, ScriptedEnvironments, say
 from perdure.types.messages import TextMessage
 from tests.agents.mcp_servers import ODD
 from tests.runtime import desk
@@ -168,6 +168,28 @@ async def test_deleting_an_image_leaves_those_that_go_on_from_it(url: str):
         for one in (first, second, third):
             records = await rt.session(one["session_id"]).records()
             assert records and {record.kind for record in records} <= {"erased", "forked"}, "with the last one all goes"
+
+
+async def test_an_environment_that_keeps_the_conversation_itself_begins_anew(url: str):
+    factory = ScriptedEnvironments()
+    async with opened(url, environment_factory=factory) as rt:
+        id = (await rt.images.create(metadata={"kept": 1}))["image_id"]
+        await rt.ask(id, "x")
+        captured = factory.created[0].config.on_session_id_captured
+        assert captured is not None
+        captured("own-7")
+        await desk.until(lambda: noted(rt, id))
+        await rt.ask((await rt.images.fork(id))["image_id"], "in the fork")
+        await rt.images.rewind(id, 0)
+        record = await rt.images.get(id)
+        assert record is not None and record["metadata"] == {"kept": 1} and not record["online"]
+        await rt.ask(id, "y")
+    assert [one.config.resume_session_id for one in factory.created] == [None, None, None]
+
+
+async def noted(rt: Runtime, image_id: str) -> bool:
+    record = await rt.images.get(image_id)
+    return record is not None and "environment_session_id" in record["metadata"]
 
 
 # -- updates of an image that is live ------------------------------------------------------------------------------

@@ -52,6 +52,11 @@ class Live:
             if not readers:
                 self._readers.pop(session_id, None)
 
+    def posted(self, session_id: str) -> None:
+        """Have the readers of a session look: there is a record in it that belongs to no run."""
+        for wake in self._readers.get(session_id, ()):
+            wake(True)
+
     def tell(self, feed: Feed, *, log: bool) -> None:
         """Have the readers of a feed's session look."""
         for wake in self._readers.get(feed.token.session_id, ()):

@@ -272,13 +272,14 @@ class SessionEvents(ABC):
         Raises:
             SessionNotFound: there is none of this id.
         """
-        size = limit if wanted == Wanted() else max(limit, _SEARCHED)
+        every = wanted == Wanted()
+        size = limit if every else max(limit, _SEARCHED)
         low, high = after, ROOM if before is None else before
         found: list[PostedEvent] = []
         while True:
             page = await self.db.read(lambda a=low, b=high: self._page(session_id, a, b, size, newest=newest))
             shown = [posted(one) for one in page.records if isinstance(one.payload, SessionEvent) and page.shows(one)]
-            found += [one for one in shown if wanted.takes(one)][: limit - len(found)]
+            found += [one for one in shown if every or wanted.takes(one)][: limit - len(found)]
             if len(found) == limit or len(page.records) < size:
                 return found[::-1] if newest else found
             if newest:

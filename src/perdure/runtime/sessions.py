@@ -60,7 +60,7 @@ class Sessions:
             DefinitionError: the metadata are too large, or no object.
         """
         id = new_id("session") if session_id is None else check_id(session_id, "session_id")
-        return await self._container.log.start_session(id, read_user(user_id), read_metadata(metadata))
+        return self._told(await self._container.log.start_session(id, read_user(user_id), read_metadata(metadata)))
 
     async def event(
         self,
@@ -106,7 +106,9 @@ class Sessions:
             parent_event_id=parent_event_id,
             user_id=user_id,
         )
-        return await self._container.log.post_event(check_id(session_id, "session_id"), made)
+        posted = await self._container.log.post_event(check_id(session_id, "session_id"), made)
+        self._container.live_here.posted(session_id)
+        return posted
 
     async def replay(
         self,
@@ -202,4 +204,9 @@ class Sessions:
         self, session_id: str, to: NewState, user_id: str | None, *, retain_context: bool | None = None
     ) -> SessionInfo:
         id, user = check_id(session_id, "session_id"), read_user(user_id)
-        return await self._container.log.set_state(id, to, user, retain_context=retain_context)
+        return self._told(await self._container.log.set_state(id, to, user, retain_context=retain_context))
+
+    def _told(self, info: SessionInfo) -> SessionInfo:
+        """Have those look who follow the session here; others see it by themselves."""
+        self._container.live_here.posted(info.session_id)
+        return info

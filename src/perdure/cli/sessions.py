@@ -52,7 +52,8 @@ def list_sessions(given: argparse.Namespace) -> int:
 
 def _about(row: SessionRow) -> str:
     fork = f"fork of {row.base} #{row.base_seq}" if row.base is not None else ""
-    return "  ".join(filter(None, (row.title or row.user_id, fork)))
+    state = row.state if row.state not in ("created", "active") else ""
+    return "  ".join(filter(None, (row.title or row.user_id, fork, state)))
 
 
 def show_session(given: argparse.Namespace) -> int:

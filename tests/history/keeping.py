@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 from perdure import (
@@ -16,6 +18,8 @@ from perdure import (
     TextMessage,
 )
 from perdure.history.threads import ThreadStore
+from perdure.models.model import Capabilities, ModelRequest
+from perdure.types.chunks import ModelEvent, TextChunk
 
 
 class Threads(HistoryAdapter):
@@ -73,6 +77,18 @@ class OnlySaving(HistoryAdapter):
 
     def append_results(self, ctx: HistoryContext) -> None:
         self.saved.append((ctx.thread_id, ctx.user_message, [one.text for one in ctx.new_results]))
+
+
+class Halting:
+    """A model that begins to answer and never ends."""
+
+    name = "halting"
+    provider = "test"
+    capabilities = Capabilities()
+
+    async def stream(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
+        yield TextChunk("Tw")
+        await asyncio.Event().wait()
 
 
 def texts(request: Any) -> list[str]:

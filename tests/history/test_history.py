@@ -34,7 +34,7 @@ from perdure import (
     tool,
 )
 from perdure.testing import EventRecorder, ScriptedModel, call, fail, hang, say
-from tests.history.keeping import Creating, OnlySaving, Threads, texts
+from tests.history.keeping import Creating, Halting, OnlySaving, Threads, texts
 
 
 def network(history: HistoryAdapter | None, model: Any, *names: str) -> Network[dict[str, Any], str]:
@@ -268,6 +268,20 @@ async def test_b39_a_cancelled_run_keeps_what_was_done():
     assert history.said("t") == ["hi", "One."]
 
 
+@pytest.mark.parametrize("how", ["cancelled", "deadline"])
+async def test_b39_what_was_said_before_a_run_was_stopped_is_stored(how: str):
+    history = Threads()
+    agents = [Agent("A", model=ScriptedModel(say("One."))), Agent("B", model=Halting())]
+    net = Network("Net", agents=agents, router=sequence(*agents), history=history)
+    run = net.start("hi", session_id="t", **({"deadline": 0.2} if how == "deadline" else {}))
+    async for event in run.events():
+        if how == "cancelled" and isinstance(event, events.TextDelta) and event.text == "Tw":
+            await run.cancel()
+    with pytest.raises(RunCancelled):
+        await run.result()
+    assert history.said("t") == ["hi", "One.", "Tw"]
+
+
 async def test_b39_agents_at_once_are_stored_together_in_the_order_of_the_router():
     from perdure import parallel
 
@@ -375,8 +389,9 @@ async def test_child_runs_and_agents_of_a_network_ask_no_history_of_their_own():
     inner = Threads()
     helper = Agent("Helper", description="Helps.", model=ScriptedModel(say("Helped.")), history=inner)
     outer = Threads()
-    ada = Agent("Ada", tools=[helper.as_tool()], model=ScriptedModel(call("helper", input="x"), say("Done.")))
-    await ada.replace(history=outer).run("hi", session_id="t")
+    ada = Agent("Ada", tools=[helper.as_tool()], model=ScriptedModel(call("helper", request="x"), say("Done.")))
+    result = await ada.replace(history=outer).run("hi", session_id="t")
+    assert [one.data for one in result.results[0].tool_calls] == ["Helped."]
     assert inner.calls == []
     assert outer.calls == ["get t", "user t: hi", "save t: Done."]
     agent = Agent("Ada", model=ScriptedModel(say("Done.")), history=inner)

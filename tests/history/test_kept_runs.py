@@ -15,15 +15,17 @@ from perdure import (
     HistoryContext,
     HistoryError,
     Network,
+    RunCancelled,
     RunFailed,
     Runtime,
+    TextDelta,
     TextMessage,
     sequence,
     tool,
 )
 from perdure.agents.rebuild import rebuild
 from perdure.testing import ScriptedModel, call, crash_everywhere, hang, recording, replay, say
-from tests.history.keeping import Creating, Threads, texts
+from tests.history.keeping import Creating, Halting, Threads, texts
 
 OLD = (Asked("m-0", (TextMessage("user", "old"),), 1.0), AgentResult("Ada", (TextMessage("assistant", "Old."),), "r/0"))
 
@@ -61,6 +63,18 @@ async def test_what_a_history_gives_is_taken_in_once_and_then_the_log_wins(url: 
     assert history.said("t") == [*expected, "Three."]
 
 
+@pytest.mark.parametrize("method", ["get", "user", "save"])
+async def test_a_run_whose_history_failed_is_replayed_without_it(method: str):
+    history = Threads()
+    history.fails[method] = OSError("away")
+    agent = Agent("Ada", model=ScriptedModel(say("One.")), history=history)
+    with pytest.raises(RunFailed) as caught:
+        await agent.run("hi", session_id="t")
+    history.fails, history.calls = {}, []
+    replay(await recording(caught.value.result), [agent]).check()
+    assert history.calls == []
+
+
 async def test_b36_a_thread_that_is_created_is_the_session_and_the_same_run_has_the_same(url: str):
     history, model = Creating(), ScriptedModel(say("One."), say("Two."))
     agent = Agent("Ada", model=model, history=history)
@@ -87,6 +101,19 @@ async def test_what_was_never_said_because_the_history_failed_is_in_neither(url:
         await runtime.run(agent, "second", session_id="t")
         assert texts(model.requests[0]) == ["old", "Old.", "second"]
         assert history.said("t") == ["old", "Old.", "second", "Two."]
+
+
+async def test_b39_what_was_said_before_a_kept_run_was_cancelled_is_stored(url: str):
+    history = Threads()
+    agent = Agent("Ada", model=Halting(), history=history)
+    async with Runtime(url, [agent]) as runtime:
+        run = await runtime.start(agent, "hi", session_id="t")
+        async for event in run.events():
+            if isinstance(event, TextDelta):
+                await run.cancel()
+        with pytest.raises(RunCancelled):
+            await run.result()
+    assert history.said("t") == ["hi", "Tw"]
 
 
 async def test_a_run_that_is_cancelled_while_its_thread_is_created_leaves_nothing(url: str):

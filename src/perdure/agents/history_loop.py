@@ -50,6 +50,10 @@ class Save(msgspec.Struct, frozen=True):
     user: bool
 
 
+ASKING = (Open, StoreUser, Save)
+"""What only an adapter can do."""
+
+
 class HistoryLoop(NetworkLoop, eq=False):
     """The state of a run whose conversation is kept elsewhere too.
 

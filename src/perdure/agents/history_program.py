@@ -14,7 +14,7 @@ from perdure.agents.history import (
     read_past,
     said_text,
 )
-from perdure.agents.history_loop import HistoryLoop, KeptRules, Open, Save, StoreUser
+from perdure.agents.history_loop import ASKING, HistoryLoop, KeptRules, Open, Save
 from perdure.agents.network_loop import NetworkLoop
 from perdure.agents.program import AgentsProgram
 from perdure.agents.result import AgentResult
@@ -51,7 +51,7 @@ class HistoryProgram(AgentsProgram):
     async def perform(self, state: NetworkLoop, do: Do, io: RunIO) -> Payload | Keep:
         """Do one step and return what closes it."""
         what = do.what
-        if type(what) not in (Open, StoreUser, Save):
+        if type(what) not in ASKING:
             return await super().perform(state, do, io)
         assert isinstance(state, HistoryLoop)
         try:

@@ -18,6 +18,7 @@ from perdure.agents.budget import UNLIMITED, Ledger
 from perdure.agents.context import Context, Saved
 from perdure.agents.definition import AgentDefinition
 from perdure.agents.env import Env
+from perdure.agents.history_loop import ASKING
 from perdure.agents.outcome import RunResult
 from perdure.agents.output import ANSWER_TOOL
 from perdure.agents.rebuild import prompt_of
@@ -236,7 +237,7 @@ class Retrace:
             if do.key not in self._open:
                 closing = self._closing(do.key)
                 step = self._open[do.key] = Step(self, do, closing) if closing is not None else None
-                if step is not None and not isinstance(do.what, Doubt) and not refused(step.closing.payload):
+                if step is not None and not isinstance(do.what, (Doubt, *ASKING)) and not refused(step.closing.payload):
                     step.task = asyncio.create_task(self._perform(step), name=do.key)
                     fresh.append(step)
         for step in fresh:  # each asks what it asks before any of them has an end

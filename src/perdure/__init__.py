@@ -62,6 +62,9 @@ if TYPE_CHECKING:
     from perdure.history.trim import drop_tool_chatter as drop_tool_chatter
     from perdure.history.trim import fit_tokens as fit_tokens
     from perdure.history.trim import keep_last as keep_last
+    from perdure.log.erase import Erasure as Erasure
+    from perdure.log.policy import Policy as Policy
+    from perdure.log.policy import Quota as Quota
     from perdure.log.search import SearchHit as SearchHit
     from perdure.models.model import Model as Model
     from perdure.models.model import ModelRequest as ModelRequest
@@ -97,6 +100,7 @@ if TYPE_CHECKING:
     from perdure.types.errors import OverBudget as OverBudget
     from perdure.types.errors import Overloaded as Overloaded
     from perdure.types.errors import PerdureError as PerdureError
+    from perdure.types.errors import QuotaExceeded as QuotaExceeded
     from perdure.types.errors import RateLimited as RateLimited
     from perdure.types.errors import RetryAfter as RetryAfter
     from perdure.types.errors import RunCancelled as RunCancelled
@@ -204,6 +208,8 @@ _ROOMS: dict[str, str] = {
     "perdure.history.redis": "RedisHistory",
     "perdure.history.sql": "SqlHistory",
     "perdure.history.trim": "drop_tool_chatter fit_tokens keep_last",
+    "perdure.log.erase": "Erasure",
+    "perdure.log.policy": "Policy Quota",
     "perdure.log.search": "SearchHit",
     "perdure.models.model": "Model ModelRequest ModelSettings",
     "perdure.runtime.runtime": "Runtime",
@@ -212,9 +218,9 @@ _ROOMS: dict[str, str] = {
         "AmbiguousStep AuthenticationFailed BadRequest BadResponse ConfigurationError Conflict ContentRefused "
         "ContextTooLong DefinitionError HistoryError HistoryUnavailable InvalidId InvalidSessionState InvokeError "
         "InvokeTimeout NonRetriable OverBudget RetryAfter MissingExtra MissingKey ModelError ModelRetry ModelTimeout "
-        "ModelUnreachable NeedsRuntime NoModel NotDone OutputInvalid Overloaded PerdureError RateLimited "
-        "RunCancelled RunError RunFailed RunWaiting SessionNotFound StepError StepInDoubt StepOutsideSteps StepUndone "
-        "ToolServerError ToolServerUnreachable TransactionError UnknownName Unserialisable"
+        "ModelUnreachable NeedsRuntime NoModel NotDone OutputInvalid Overloaded PerdureError QuotaExceeded "
+        "RateLimited RunCancelled RunError RunFailed RunWaiting SessionNotFound StepError StepInDoubt StepOutsideSteps "
+        "StepUndone ToolServerError ToolServerUnreachable TransactionError UnknownName Unserialisable"
     ),
     "perdure.types.events": (
         "AgentFinished AgentStarted AnyEvent BudgetExceeded Event EventPosted MessageFinished MessageReset "

@@ -173,6 +173,16 @@ def test_sessions_are_listed_shown_and_erased(url: str, perdure: Any):
     assert "(erased)" in perdure("runs", "show", "job-0", "--prompt", "0")[2]
 
 
+def test_a_user_is_erased(url: str, perdure: Any):
+    code, out, _ = perdure("sessions", "erase", "--user", "ada")
+    assert (code, out.splitlines()[0]) == (0, "1 session of ada erased: 12 records keep their place and time only.")
+    assert perdure("sessions", "erase", "--user", "ada")[1].startswith("0 sessions of ada erased")
+    assert "Hello" in perdure("sessions", "show", "t-43")[1]
+    for wrong in ((), ("t-43", "--user", "ada")):
+        code, _, err = perdure("sessions", "erase", *wrong)
+        assert (code, err) == (2, "perdure: Give a session, or --user ID.\n")
+
+
 def test_what_was_said_is_searched(url: str, perdure: Any):
     code, out, _ = perdure("sessions", "search", "why twice")
     assert code == 0

@@ -120,7 +120,8 @@ def add_operations(commands: Any) -> None:
     taken = _command(sessions, "import", "take a session in that was exported", "sessions:import_session")
     taken.add_argument("file")
     erase = _command(sessions, "erase", "erase what was said; that it was, and when, stays", "sessions:erase_session")
-    erase.add_argument("session", metavar="SESSION")
+    erase.add_argument("session", nargs="?", metavar="SESSION")
+    erase.add_argument("--user", metavar="ID", help="all sessions of a user; their open runs are cancelled first")
     erase.add_argument("--cancel", action="store_true", help="cancel its open runs first")
 
     backup = _command(commands, "backup", "copy the store while it is in use", "doctor:run_backup")

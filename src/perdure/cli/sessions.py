@@ -7,7 +7,7 @@ from pathlib import Path
 
 from perdure.cli.paint import Painter
 from perdure.cli.runs import print_json, text_of
-from perdure.cli.store import LOOKS_LIKE, moment, no_such, operate
+from perdure.cli.store import LOOKS_LIKE, WrongUsage, moment, no_such, operate
 from perdure.cli.table import Cell, table
 from perdure.log.sessions import SessionRow
 from perdure.runtime.container import Container
@@ -174,15 +174,22 @@ def import_session(given: argparse.Namespace) -> int:
 
 
 def erase_session(given: argparse.Namespace) -> int:
-    """Erase a session."""
+    """Erase a session, or all that was said by a user and to them."""
 
     async def work(runtime: Runtime, painter: Painter) -> int:
         container = runtime.container(given.container)
-        await _known(container, given.session)
-        erased = await container.session(given.session).erase(cancel=given.cancel)
-        count = len(erased.sessions) - 1
-        children = f" and {count} of child runs and forks" if count else ""
-        painter.line(f"{given.session}{children} erased: {erased.records:,} records keep their place and time only.")
+        if (given.session is None) == (given.user is None):
+            raise WrongUsage("Give a session, or --user ID.")
+        if given.user is not None:
+            erased = await container.erase(user_id=given.user)
+            count = len(erased.sessions)
+            what = f"{count} session{'' if count == 1 else 's'} of {given.user}"
+        else:
+            await _known(container, given.session)
+            erased = await container.session(given.session).erase(cancel=given.cancel)
+            count = len(erased.sessions) - 1
+            what = f"{given.session}{f' and {count} of child runs and forks' if count else ''}"
+        painter.line(f"{what} erased: {erased.records:,} records keep their place and time only.")
         if not erased.complete:
             painter.line(
                 "The bytes are gone when PostgreSQL has vacuumed: VACUUM records, blobs, runs, sessions.", "yellow"

@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from perdure.db.database import Row, Script, Sql, StoreBusy
+import msgspec
+
+from perdure.db.database import Database, Row, Script, Sql, StoreBusy
 from perdure.log.forks import forks_of
 from perdure.log.log import ENDED
 from perdure.log.schema import ROOM
@@ -28,17 +30,36 @@ from perdure.types.errors import Conflict, UnknownName
 from perdure.types.records import Erased, RunFinished, encode_payload
 
 _TRIES = 50
+_EMPTY = b"{}"
 
 
 class Erasure(Base):
-    """What was erased: the session, those of its child runs and its forks, and how many records.
+    """What was erased, as ids and counts; nothing of what was said is in it.
 
-    `complete` says that the bytes are gone from the store's files too; on PostgreSQL they go when it vacuums.
+    `sessions` are those that were asked for, those of their child runs and their forks; `records`, `runs`, `blobs`,
+    `waits`, `answers`, `events` and `texts` (of the search index) say how many were. `complete` says that the bytes are
+    gone from the store's files too; on PostgreSQL they go when it vacuums. `at` is in seconds since the epoch.
     """
 
     sessions: tuple[str, ...]
     records: int
     complete: bool
+    runs: int = 0
+    blobs: int = 0
+    waits: int = 0
+    answers: int = 0
+    events: int = 0
+    texts: int = 0
+    at: float = 0.0
+
+    def and_(self, other: Erasure) -> Erasure:
+        """Both of them, as of the later one."""
+        both = {name: getattr(self, name) + getattr(other, name) for name in _COUNTS}
+        sessions = tuple(dict.fromkeys([*self.sessions, *other.sessions]))
+        return Erasure(sessions, complete=self.complete and other.complete, at=max(self.at, other.at), **both)
+
+
+_COUNTS = ("records", "runs", "blobs", "waits", "answers", "events", "texts")
 
 
 class _Open(NamedTuple):
@@ -48,13 +69,14 @@ class _Open(NamedTuple):
     number: int
 
 
-async def erase_session(log: SqlLog, session_id: str, *, end: bool = False) -> Erasure:
+async def erase_session(log: SqlLog, session_id: str, *, end: bool = False, settled: bool = True) -> Erasure:
     """Erase a session, those of its child runs, and its forks.
 
     Args:
         log: the container's log.
         session_id: the session.
         end: whether runs that nobody drives (queued, waiting, parked) are cancelled with it.
+        settled: whether it is also seen to that the bytes are gone; else `settle` is called later.
 
     Raises:
         UnknownName: there is no such session.
@@ -63,33 +85,78 @@ async def erase_session(log: SqlLog, session_id: str, *, end: bool = False) -> E
     """
     container, now = log.container, log.now()
 
-    def script() -> Script[tuple[dict[str, int], int]]:
+    def script() -> Script[Erasure]:
         found = yield from _family(log, session_id)
         still = yield from _still_open(log, found)
         stuck = [one for one in still if not end or one.status == "running"]
         if stuck:
             raise still_open(session_id, [(one.id, one.status) for one in stuck])
+        gone = Erasure(tuple(found), 0, False, at=now)
         for one in still:
+            waits = yield Sql("DELETE FROM waiters WHERE container = ? AND run = ? RETURNING 1", (container, one.id))
+            gone = gone.and_(Erasure((), 0, False, waits=len(waits)))
             yield from _end(log, one, now)
-        erased = 0
         for id, number in found.items():
-            erased += yield from _wipe(number)
-            yield from forget(log.db, (number * ROOM, (number + 1) * ROOM))
-            yield Sql("UPDATE sessions SET user_id = NULL, title = NULL, metadata = NULL WHERE number = ?", (number,))
-            mine = (container, id)
-            yield Sql("UPDATE runs SET user_id = NULL, input_hash = '' WHERE container = ? AND session = ?", mine)
-            inside = "container = ? AND run IN (SELECT id FROM runs WHERE container = ? AND session = ?)"
-            yield Sql(f"DELETE FROM answers WHERE {inside}", (container, *mine))
-            yield Sql(f"UPDATE events SET data = ? WHERE {inside}", (b"{}", container, *mine))
+            gone = gone.and_((yield from _erase_one(log, id, number)))
             yield from add_record(log, number, id, "", Erased(), now)
-        return found, erased
+        return gone
 
-    found, erased = await log.db.write(script, notify=True)
-    complete = log.db.dialect == "sqlite"
-    if complete:
-        await merge(log.db)
-        await _truncate(log, session_id)
-    return Erasure(tuple(found), erased, complete)
+    erased = await log.db.write(script, notify=True)
+    return msgspec.structs.replace(erased, complete=await settle(log.db)) if settled else erased
+
+
+def _erase_one(log: SqlLog, id: str, number: int) -> Script[Erasure]:
+    """Erase one session that is locked, and in which nothing is open."""
+    mine, inside = (log.container, id), (number * ROOM, (number + 1) * ROOM)
+    records, blobs = yield from _wipe(number)
+    texts = yield from forget(log.db, inside)
+    yield Sql("UPDATE sessions SET user_id = NULL, title = NULL, metadata = NULL WHERE number = ?", (number,))
+    runs = yield Sql(
+        "UPDATE runs SET user_id = NULL, input_hash = '' WHERE container = ? AND session = ? RETURNING 1", mine
+    )
+    yield Sql("DELETE FROM live WHERE container = ? AND session = ?", mine)
+    of_runs = "container = ? AND run IN (SELECT id FROM runs WHERE container = ? AND session = ?)"
+    answers = yield Sql(f"DELETE FROM answers WHERE {of_runs} RETURNING 1", (log.container, *mine))
+    events = yield Sql(
+        f"UPDATE events SET data = ? WHERE {of_runs} AND data <> ? RETURNING 1", (_EMPTY, log.container, *mine, _EMPTY)
+    )
+    counts = (len(runs), blobs, 0, len(answers), len(events), texts)
+    return Erasure((), records, False, *counts)
+
+
+async def sessions_of(log: SqlLog, user_id: str, limit: int = 100) -> list[str]:
+    """Name some sessions of a user, and those in which runs were for them; those of child runs come last.
+
+    Args:
+        log: the container's log.
+        user_id: the user.
+        limit: at most so many.
+    """
+
+    def script() -> Script[list[Row]]:
+        return (
+            yield Sql(
+                "SELECT s.id FROM sessions s WHERE s.container = ? AND (s.user_id = ? OR EXISTS (SELECT 1 FROM runs r "
+                "WHERE r.container = s.container AND r.session = s.id AND r.user_id = ?)) "
+                "ORDER BY CASE WHEN s.parent IS NULL THEN 0 ELSE 1 END, s.number LIMIT ?",
+                (log.container, user_id, user_id, limit),
+            )
+        )
+
+    return [str(row[0]) for row in await log.db.read(script)]
+
+
+async def settle(db: Database) -> bool:
+    """See to it that what was erased is gone from the store's files; says whether it is.
+
+    Raises:
+        StoreBusy: a reader keeps the old bytes in the file's write-ahead log.
+    """
+    if db.dialect != "sqlite":
+        return False  # PostgreSQL keeps old versions of rows until it vacuums
+    await merge(db)
+    await _truncate(db)
+    return True
 
 
 def still_open(session_id: str, runs: Sequence[tuple[str, str]]) -> Conflict:
@@ -151,33 +218,35 @@ def _end(log: SqlLog, run: _Open, now: float) -> Script[None]:
     yield from over(log.container, run.id, ended=True)
 
 
-def _wipe(number: int) -> Script[int]:
-    """Replace the payloads of a session's records."""
+def _wipe(number: int) -> Script[tuple[int, int]]:
+    """Replace the payloads of a session's records that have one; says how many records, and how many of them large."""
     inside = (number * ROOM, (number + 1) * ROOM)
-    rows = yield Sql("SELECT kind, COUNT(*) FROM records WHERE slot > ? AND slot < ? GROUP BY kind", inside)
+    rows = yield Sql("SELECT DISTINCT kind FROM records WHERE slot > ? AND slot < ?", inside)
     own = encode_payload(Erased())
-    for kind, _ in rows:
+    erased = 0
+    for (kind,) in rows:
         mark = encode_payload(Erased(str(kind)))
-        yield Sql(
+        gone = yield Sql(
             "UPDATE records SET payload = ?, blob = 0 WHERE slot > ? AND slot < ? AND kind = ? AND "
-            "(payload IS NULL OR (payload <> ? AND payload <> ?))",
+            "(payload IS NULL OR (payload <> ? AND payload <> ?)) RETURNING 1",
             (mark, *inside, kind, mark, own),
         )
-    yield Sql("DELETE FROM blobs WHERE slot > ? AND slot < ?", inside)
-    return sum(int(count) for kind, count in rows if kind != "erased")
+        erased += len(gone)
+    blobs = yield Sql("DELETE FROM blobs WHERE slot > ? AND slot < ? RETURNING 1", inside)
+    return erased, len(blobs)
 
 
-async def _truncate(log: SqlLog, session_id: str) -> None:
+async def _truncate(db: Database) -> None:
     """Copy the write-ahead log into the file and empty it: until then it has the old bytes."""
-    rows = await log.db.read(_file)
+    rows = await db.read(_file)
     path = Path(str(rows[0][0]))
     for _ in range(_TRIES):
         if await asyncio.to_thread(_checkpoint, path):
             return
         await asyncio.sleep(0.1)
     raise StoreBusy(
-        f"The session {session_id!r} is erased, but another reader of {path} keeps the old bytes in {path.name}-wal. "
-        "Erase it again when the reader has gone; they also go when the last process closes the file.",
+        f"It is erased, but another reader of {path} keeps the old bytes in {path.name}-wal. Erase it again when the "
+        "reader has gone; they also go when the last process closes the file.",
         retryable=True,
     )
 

@@ -337,13 +337,14 @@ class Search:
         return [(first, end) for first, end in slots if end - first > 1] or [(0, 0)]
 
 
-def forget(db: Database, slots: tuple[int, int]) -> Script[None]:
-    """Take what lies between two slots out of the index, in the transaction that erases it."""
+def forget(db: Database, slots: tuple[int, int]) -> Script[int]:
+    """Take what lies between two slots out of the index, in the transaction that erases it; says how many texts."""
     if not (yield from has_part(search_part(db))):
-        return
+        return 0
     rows = yield Sql("DELETE FROM search_texts WHERE slot > ? AND slot < ? RETURNING number", slots)
     if rows and db.dialect == "sqlite":
         yield Sql("INSERT INTO perdure_store VALUES (?, '1') ON CONFLICT DO NOTHING", (_UNMERGED,))
+    return len(rows)
 
 
 async def merge(db: Database) -> None:

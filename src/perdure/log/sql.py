@@ -31,6 +31,7 @@ from perdure.log.log import (
     stops,
     used_otherwise,
 )
+from perdure.log.policy import Quota, check_quota
 from perdure.log.reads import Reads
 from perdure.log.rows import (
     FENCED,
@@ -101,6 +102,7 @@ class SqlLog(Reads, Transactions, Functions, Forks, SessionEvents):
         self.container = container
         self.live = live or LiveTable(db)
         self.waker = waker
+        self.quota: Quota | None = None
         self._locks = db.dialect == "postgres"  # on SQLite a writing transaction has the whole file locked
 
     # -- taking runs in, and owning them -----------------------------------------------------------------------------
@@ -116,12 +118,15 @@ class SqlLog(Reads, Transactions, Functions, Forks, SessionEvents):
         Raises:
             Conflict: the id belongs to a run with another input or definition, or the session is at work and
                 `on_busy` is `"reject"`.
+            QuotaExceeded: the container has no room for it.
         """
         first = Coded(None, kind_of(payload), encode_payload(payload))
         nonce, now = new_nonce(), self.now()
         container, locks = self.container, self._locks
 
         def script() -> Script[Accepted]:
+            if self.quota is not None:
+                yield from check_quota(self.db, container, new, self.quota)
             session = (container, new.session_id, new.id, nonce, new.user_id, new.parent, now)
             number, holder, turn, state, last = (yield Sql(_ENTER_LOCKED if locks else _ENTER, session))[0]
             if state in CLOSED:

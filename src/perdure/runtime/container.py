@@ -26,7 +26,6 @@ from perdure.durable.live import Live
 from perdure.durable.patience import patiently
 from perdure.durable.program import Waiting
 from perdure.durable.tail import Tail
-from perdure.log.erase import Erasure, erase_session
 from perdure.log.log import ENDED, Accepted, Entry, NewRun, RunRow, Token
 from perdure.log.owners import Left
 from perdure.log.rows import input_hash
@@ -47,6 +46,7 @@ from perdure.runtime.session import Session
 from perdure.runtime.sessions import Sessions
 from perdure.runtime.spent import Spending
 from perdure.runtime.sync_doors import SyncDoors
+from perdure.runtime.upkeep import Upkeep
 from perdure.types import events as ev
 from perdure.types.base import sound
 from perdure.types.errors import Conflict, RunError, RunFailed
@@ -66,15 +66,12 @@ T = TypeVar("T")
 DEATHS = 3
 """A run is parked after it was alone in this many dying processes."""
 
-PATIENCE = 30.0
-"""Seconds that an erase waits for the end of runs that it has cancelled."""
-
 _DRIVEN = ("queued", "running")
 _OPEN = (*_DRIVEN, "waiting")
 _log = logging.getLogger("perdure")
 
 
-class Container(Doors, SyncDoors, People, Forks, Searching):
+class Container(Doors, SyncDoors, People, Forks, Searching, Upkeep):
     """A handle on one tenant of a runtime.
 
     Args:
@@ -197,36 +194,6 @@ class Container(Doors, SyncDoors, People, Forks, Searching):
         """
         return self.session(await import_session(self.log, Path(path)))
 
-    async def erase(self, session_id: str, *, cancel: bool = False) -> Erasure:
-        """Erase a session; see `Session.erase`."""
-        erased = await self._erased(session_id, cancel=cancel)
-        self.conversations.forget(erased.sessions)
-        return erased
-
-    async def _erased(self, session_id: str, *, cancel: bool) -> Erasure:
-        asked: set[str] = set()
-        with suppress(TimeoutError):  # whatever still runs then is named when it is refused
-            async with asyncio.timeout(PATIENCE):
-                while cancel:
-                    change = self.runtime.worker.listen()
-                    with suppress(Conflict):
-                        return await erase_session(self.log, session_id, end=not await self._stop(session_id, asked))
-                    await self.runtime.worker.until(change)
-        return await erase_session(self.log, session_id)
-
-    async def _stop(self, session_id: str, asked: set[str]) -> bool:
-        """Cancel what goes on in a session and its forks, each run once, and say whether somebody still drives some."""
-        queued: list[RunRow] = []
-        running: list[RunRow] = []
-        for id in (session_id, *await self.log.forks(session_id)):
-            queued += await self.log.runs(session_id=id, status="queued")
-            running += await self.log.runs(session_id=id, status="running")
-        for one in [*queued, *running]:  # in this order, so that none begins when its turn comes
-            if one.id not in asked:
-                asked.add(one.id)
-                await self.cancel(one.id)
-        return bool(running)
-
     # -- how a run goes ----------------------------------------------------------------------------------------------
 
     def prepare(self, definition: Any, input: Any, options: dict[str, Any]) -> Running:
@@ -329,6 +296,8 @@ class Container(Doors, SyncDoors, People, Forks, Searching):
         await self.runtime.worker.fresh()
         running.gaps = self.runtime.worker.gaps
         new = self.new_run(running)
+        if self.log.quota is not None:
+            await self.check_room(self.log.quota, new.id)
         accepted = await self.log.accept(new, running.started, running.env.options.get("on_busy", "queue"))
         if accepted.behind is not None and "on_busy" in running.env.options:
             await self._close_cancelled(running.env.session_id)

@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -26,11 +27,13 @@ from perdure.durable.live import Live
 from perdure.log.backup import backup
 from perdure.log.check import Damage, check
 from perdure.log.copies import open_copy
+from perdure.log.erase import Erasure
 from perdure.log.images import Entities
 from perdure.log.inbox import WaitKind, WaitRow
 from perdure.log.live import LiveTable
 from perdure.log.log import RunRow
 from perdure.log.owners import Timing
+from perdure.log.policy import Policy, read_policies
 from perdure.log.schema import MIGRATIONS
 from perdure.log.search import LIMIT, SearchHit
 from perdure.log.sessions import PAGE, SessionRow
@@ -51,6 +54,7 @@ from perdure.runtime.schedule import Schedule
 from perdure.runtime.session import Session
 from perdure.runtime.sessions import Sessions
 from perdure.runtime.sync_doors import SyncDoors
+from perdure.runtime.upkeep import read_retention
 from perdure.runtime.worker import Worker
 from perdure.types.errors import DefinitionError, InvalidId, UnknownName
 from perdure.types.events import AnyEvent
@@ -90,6 +94,8 @@ class Runtime(Doors, SyncDoors, BusDoors):
         environment_factory: makes the environments that images without a definition have their answers from.
         environment_timeout: how many seconds an environment may say nothing in the middle of a turn.
         idle: after how many seconds without anything to do a live agent ends by itself; None for never.
+        retention: after how long without a record a session is removed, a `timedelta` or seconds, in containers of
+            which `Container.configure` says nothing else; None keeps all.
 
     Raises:
         DefinitionError: the address or a definition is wrong.
@@ -112,6 +118,7 @@ class Runtime(Doors, SyncDoors, BusDoors):
         environment_factory: EnvironmentFactory | None = None,
         environment_timeout: float = PATIENCE,
         idle: float | None = 600.0,
+        retention: timedelta | float | None = None,
     ) -> None:
         self.db: Database = open_database(url, durability=durability)
         self.clock: Clock = SYSTEM_CLOCK
@@ -131,6 +138,8 @@ class Runtime(Doors, SyncDoors, BusDoors):
         self.environment_factory = environment_factory
         self.environment_timeout = environment_timeout
         self._idle = idle
+        self.retention = read_retention(retention)
+        self.policies: Mapping[str, Policy] = {}
         self.bus = Bus()
         self._images: Images | None = None
         self._commands: Commands | None = None
@@ -159,6 +168,7 @@ class Runtime(Doors, SyncDoors, BusDoors):
             self.store_id = opened.id
             if opened.held and not self._take_over:
                 _log.warning("%s is a copy of another store. %s", self.db.url, _HELD.format(count=opened.held))
+            self.policies = await read_policies(self.db)
             worker = Worker(self, self.db, self.clock, self._timing, self._workers)
             await worker.beat()
             self._worker = worker
@@ -326,6 +336,10 @@ class Runtime(Doors, SyncDoors, BusDoors):
         """Find what was said, in all sessions of the default container; see `Container.search`."""
         return await self.container("default").search(text, user_id=user_id, session_id=session_id, limit=limit)
 
+    async def erase(self, *, user_id: str) -> Erasure:
+        """Erase all that was said by a user and to them, in the default container; see `Container.erase`."""
+        return await self.container("default").erase(user_id=user_id)
+
     async def import_session(self, path: str | Path) -> Session:
         """Take in a session that was exported; see `Container.import_session`."""
         return await self.container("default").import_session(path)
@@ -385,8 +399,21 @@ class Runtime(Doors, SyncDoors, BusDoors):
         if found is None:
             owner = self.worker.owners.id
             log = SqlLog(self.db, self.clock.now, owner, check_id(name, "container"), self._table, self.worker)
+            log.quota = self.policies.get(name, Policy()).quota
             found = self._containers[name] = Container(self, name, log)
         return found
+
+    def hold(self, policies: Mapping[str, Policy]) -> None:
+        """Let policies hold from now on, in this process."""
+        self.policies = policies
+        for name, one in self._containers.items():
+            one.log.quota = policies.get(name, Policy()).quota
+
+    async def tidy(self) -> list[str]:
+        """Remove what is older than the retention of its container, in all containers; gives the sessions."""
+        self.hold(await read_policies(self.db))
+        names = sorted(self.policies) if self.retention is None else await self.images.entities.containers()
+        return [id for name in names if self.knows(name) for id in await self.container(name).tidy()]
 
     def notice(self) -> None:
         """There is something that other processes may want to know."""

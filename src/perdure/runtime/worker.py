@@ -17,6 +17,7 @@ from perdure.db.database import Database, StoreError
 from perdure.durable.kernel import Clock
 from perdure.log.events import with_events
 from perdure.log.owners import Left, Owners, Timing, fair
+from perdure.log.policy import read_policies
 from perdure.log.waits import soonest, with_due
 from perdure.runtime.image_agent import PREFIX
 from perdure.runtime.store_clock import StoreClock
@@ -239,6 +240,7 @@ class Worker:
             for name in await self._db.read(with_events):
                 if self._runtime.knows(name):
                     await self._runtime.container(name).log.forget_events()
+            await self._runtime.tidy()
 
     async def _next_wait(self) -> float | None:
         """Ask the store for its time, and in how many seconds the next wait is over."""

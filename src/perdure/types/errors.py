@@ -96,6 +96,10 @@ class Conflict(PerdureError):
     """The same id was used again for something else."""
 
 
+class QuotaExceeded(PerdureError):
+    """A container has no room for another run; nothing was begun and nothing was paid."""
+
+
 class UnknownName(PerdureError, LookupError):
     """A name does not belong to any agent, tool or definition known here.
 

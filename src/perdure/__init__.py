@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from perdure.history.mongodb import MongoHistory as MongoHistory
     from perdure.history.redis import RedisHistory as RedisHistory
     from perdure.history.sql import SqlHistory as SqlHistory
+    from perdure.history.summarise import summarise as summarise
     from perdure.history.trim import drop_tool_chatter as drop_tool_chatter
     from perdure.history.trim import fit_tokens as fit_tokens
     from perdure.history.trim import keep_last as keep_last
@@ -207,6 +208,7 @@ _ROOMS: dict[str, str] = {
     "perdure.history.mongodb": "MongoHistory",
     "perdure.history.redis": "RedisHistory",
     "perdure.history.sql": "SqlHistory",
+    "perdure.history.summarise": "summarise",
     "perdure.history.trim": "drop_tool_chatter fit_tokens keep_last",
     "perdure.log.erase": "Erasure",
     "perdure.log.policy": "Policy Quota",

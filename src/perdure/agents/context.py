@@ -19,6 +19,7 @@ from perdure.types.errors import UnknownName
 from perdure.types.events import ToolProgress
 from perdure.types.ids import derive_id
 from perdure.types.messages import Message, ToolCall
+from perdure.types.records import InferDone
 from perdure.types.usage import NOTHING, Usage
 
 if TYPE_CHECKING:
@@ -224,6 +225,31 @@ class Context(Generic[S]):
     def network(self) -> NetworkRun[S]:
         """The network of this run."""
         return NetworkRun(self._env, self.state, self._scheduled)
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether an agent's turn is on, so that there is an `agent`."""
+        return self._loop is not None
+
+    @property
+    def durable(self) -> bool:
+        """Whether what happens in this session is kept beyond this run."""
+        return self._io is not None and self._io.kernel.durable
+
+    async def inferred_before(self, begins: str) -> dict[str, str]:
+        """What models have answered in this session to steps of `step.infer` whose names begin so, by their names.
+
+        Without a runtime nothing is kept from one run to the next, and so there is nothing.
+
+        Args:
+            begins: how the names begin.
+        """
+        if self._io is None or not self.durable:
+            return {}
+        log, session = self._io.kernel.log, self.session_id
+        records = await log.read_session(session, max(await log.compacted(session) - 1, 0))
+        steps = [one.payload for one in records if isinstance(one.payload, InferDone)]
+        return {one.name: one.result for one in steps if one.name.startswith(begins) and isinstance(one.result, str)}
 
     async def available_agents(self) -> Sequence[AgentView]:
         """The agents of the network that are enabled now."""

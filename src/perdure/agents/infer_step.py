@@ -187,8 +187,8 @@ def _calls(said: tuple[Message, ...]) -> list[ToolCall]:
 
 
 def _model(env: Env, ctx: Context[Any], what: Question) -> Model:
-    """The run's model, else the step's, else the agent's whose tool this is, else the runtime's."""
-    if env.model is None and what.model is None and ctx.call is not None:
+    """The run's model, else the step's, else the agent's whose turn it is, else the runtime's."""
+    if env.model is None and what.model is None and ctx.in_turn:
         return env.model_for(cast("Any", ctx.agent))
     model = env.model or resolve(what.model) or env.fallback
     if model is None:

@@ -137,7 +137,7 @@ class ContextStep(Step):
 
         Args:
             id: the step's name.
-            model: a model or `"provider:name"`; None for the run's, or the runtime's.
+            model: a model or `"provider:name"`; None for that of the agent whose turn it is, or the runtime's.
             messages: a text, or messages.
             system: the system prompt.
             settings: parameters of inference.

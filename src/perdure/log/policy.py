@@ -76,7 +76,9 @@ async def change_policy(db: Database, container: str, now: float, changes: Mappi
         policy = Policy(changes.get("retention", known.retention), changes.get("quota", known.quota))
         config["policy"] = plain(policy)
         text = encode_json(config).decode()
-        yield Sql("UPDATE containers SET config = ?, updated_at = ? WHERE id = ?", (text, now, container))
+        rows = yield Sql("SELECT MAX(updated_at) FROM containers")
+        at = max(now, float(rows[0][0]) + 0.001)  # by this others see that something was changed
+        yield Sql("UPDATE containers SET config = ?, updated_at = ? WHERE id = ?", (text, at, container))
         return policy
 
     return await db.write(script, notify=True)

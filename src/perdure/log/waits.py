@@ -424,14 +424,17 @@ def over(container: str, run_id: str, *, ended: bool) -> Script[None]:
         yield Sql("DELETE FROM answers WHERE container = ? AND run = ? AND late = 0", (container, run_id), blind=True)
 
 
-def soonest(db: Database) -> Script[tuple[float, float | None]]:
-    """Say what time it is for a store, and when its next wait or the time of a run that waits is over, if ever."""
+def soonest(db: Database) -> Script[tuple[float, float | None, float | None]]:
+    """Say what time it is for a store, when its next wait or the time of a run that waits is over, if ever, and when a
+    container was changed last, if ever."""
     rows = yield Sql(
-        f"SELECT {db.clock}, (SELECT MIN(expires) FROM waiters WHERE expires IS NOT NULL), "
+        f"SELECT {db.clock}, (SELECT MAX(updated_at) FROM containers), "
+        "(SELECT MIN(expires) FROM waiters WHERE expires IS NOT NULL), "
         "(SELECT MIN(ends_at) FROM runs WHERE status = 'waiting' AND cancelled = 0 AND ends_at > 0)"
     )
-    now, *moments = rows[0]
-    return float(now), min((float(one) for one in moments if one is not None), default=None)
+    now, changed, *moments = rows[0]
+    soon = min((float(one) for one in moments if one is not None), default=None)
+    return float(now), soon, None if changed is None else float(changed)
 
 
 def with_due(db: Database) -> Script[list[str]]:

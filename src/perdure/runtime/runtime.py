@@ -33,7 +33,7 @@ from perdure.log.inbox import WaitKind, WaitRow
 from perdure.log.live import LiveTable
 from perdure.log.log import RunRow
 from perdure.log.owners import Timing
-from perdure.log.policy import Policy, read_policies
+from perdure.log.policy import Policy
 from perdure.log.schema import MIGRATIONS
 from perdure.log.search import LIMIT, SearchHit
 from perdure.log.sessions import PAGE, SessionRow
@@ -168,7 +168,6 @@ class Runtime(Doors, SyncDoors, BusDoors):
             self.store_id = opened.id
             if opened.held and not self._take_over:
                 _log.warning("%s is a copy of another store. %s", self.db.url, _HELD.format(count=opened.held))
-            self.policies = await read_policies(self.db)
             worker = Worker(self, self.db, self.clock, self._timing, self._workers)
             await worker.beat()
             self._worker = worker
@@ -409,9 +408,12 @@ class Runtime(Doors, SyncDoors, BusDoors):
         for name, one in self._containers.items():
             one.log.quota = policies.get(name, Policy()).quota
 
+    def forgets(self) -> bool:
+        """Whether some container has a retention."""
+        return self.retention is not None or any(one.retention is not None for one in self.policies.values())
+
     async def tidy(self) -> list[str]:
         """Remove what is older than the retention of its container, in all containers; gives the sessions."""
-        self.hold(await read_policies(self.db))
         names = sorted(self.policies) if self.retention is None else await self.images.entities.containers()
         return [id for name in names if self.knows(name) for id in await self.container(name).tidy()]
 

@@ -78,6 +78,8 @@ class Worker:
         self._task: asyncio.Task[None] | None = None
         self.store = StoreClock(clock)
         self._due: float | None = None
+        self._changed: float | None = None
+        self._tidying: asyncio.Task[list[str]] | None = None
         self._serves = 0
         self._served: dict[str, int] = {}
         self._tidied = clock.monotonic()
@@ -240,13 +242,27 @@ class Worker:
             for name in await self._db.read(with_events):
                 if self._runtime.knows(name):
                     await self._runtime.container(name).log.forget_events()
-            await self._runtime.tidy()
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove in the background what is too old: this process must beat meanwhile."""
+        if self._tidying is None and self._runtime.forgets():
+            self._tidying = asyncio.create_task(self._runtime.tidy(), name="perdure-tidy")
+            self._tidying.add_done_callback(self._tidied_up)
+
+    def _tidied_up(self, task: asyncio.Task[list[str]]) -> None:
+        self._tidying = None
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("What is too old could not be removed; it is tried again: %s", task.exception())
 
     async def _next_wait(self) -> float | None:
         """Ask the store for its time, and in how many seconds the next wait is over."""
         before = self._clock.monotonic()
-        now, expires = await self._db.read(lambda: soonest(self._db))
+        now, expires, changed = await self._db.read(lambda: soonest(self._db))
         self.store.said(now, before)
+        if changed != self._changed:
+            self._runtime.hold(await read_policies(self._db))
+            self._changed = changed
         return None if expires is None else expires - now
 
     def expected(self, expires: float) -> None:

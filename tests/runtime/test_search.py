@@ -84,6 +84,18 @@ async def test_nothing_crosses_containers_or_users(url: str):
             await rt.search("secret", session_id="ada-acme")
 
 
+async def test_what_was_posted_is_found_and_erased_with_whoever_posted_it(url: str):
+    async with opened(url) as rt:
+        await rt.session.start(session_id="s")
+        await rt.session("s").event("user_message", "where is quetzalcoatl", user_id="bob")
+        await rt.session("s").event("agent_message", "quetzalcoatl is a bird")
+        assert await found(rt, "quetzalcoatl") == [("s", "assistant"), ("s", "user")]
+        assert await found(rt, "quetzalcoatl", user_id="bob") == [("s", "user")]
+        assert (await rt.erase(user_id="bob")).sessions == ("s",)
+        assert await rt.search("quetzalcoatl") == []
+        assert (await rt.erase(user_id="bob")).sessions == ()
+
+
 async def test_a_store_that_is_not_searched_has_no_index_and_one_that_is_reads_only_what_is_new(url: str):
     async with opened(url) as rt:
         await rt.run(echo, "first", session_id="s")

@@ -18,14 +18,15 @@ from typing import NamedTuple
 import msgspec
 
 from perdure.db.database import Database, Row, Script, Sql, StoreBusy
+from perdure.db.migrate import has_part
 from perdure.log.forks import forks_of
 from perdure.log.log import ENDED
-from perdure.log.schema import ROOM
+from perdure.log.schema import EVENTS, ROOM
 from perdure.log.search import forget, merge
 from perdure.log.sessions import add_record, lock_session
 from perdure.log.sql import SqlLog
 from perdure.log.waits import over
-from perdure.types.base import Base
+from perdure.types.base import Base, encode_json
 from perdure.types.errors import Conflict, UnknownName
 from perdure.types.records import Erased, RunFinished, encode_payload
 
@@ -125,7 +126,7 @@ def _erase_one(log: SqlLog, id: str, number: int) -> Script[Erasure]:
 
 
 async def sessions_of(log: SqlLog, user_id: str, limit: int = 100) -> list[str]:
-    """Name some sessions of a user, and those in which runs were for them; those of child runs come last.
+    """Name some sessions of a user, and those in which a run or an event was theirs; those of child runs come last.
 
     Args:
         log: the container's log.
@@ -133,13 +134,24 @@ async def sessions_of(log: SqlLog, user_id: str, limit: int = 100) -> list[str]:
         limit: at most so many.
     """
 
+    posted = b'"user_id":' + encode_json(user_id)
+
     def script() -> Script[list[Row]]:
+        of_runs = "EXISTS (SELECT 1 FROM runs r WHERE r.container = s.container AND r.session = s.id AND r.user_id = ?)"
+        where, params = f"s.user_id = ? OR {of_runs}", (user_id, user_id)
+        if (yield from has_part(EVENTS)):  # an event says itself whose it is
+            found = "POSITION(? IN {})" if log.db.dialect == "postgres" else "INSTR({}, ?)"
+            of_events = (
+                "EXISTS (SELECT 1 FROM records e LEFT JOIN blobs b ON e.blob = 1 AND b.slot = e.slot WHERE "
+                f"e.slot > s.number * {ROOM} AND e.slot < (s.number + 1) * {ROOM} AND e.kind = 'event' AND "
+                f"{found.format('COALESCE(e.payload, b.payload)')} > 0)"
+            )
+            where, params = f"{where} OR {of_events}", (*params, posted)
         return (
             yield Sql(
-                "SELECT s.id FROM sessions s WHERE s.container = ? AND (s.user_id = ? OR EXISTS (SELECT 1 FROM runs r "
-                "WHERE r.container = s.container AND r.session = s.id AND r.user_id = ?)) "
+                f"SELECT s.id FROM sessions s WHERE s.container = ? AND ({where}) "
                 "ORDER BY CASE WHEN s.parent IS NULL THEN 0 ELSE 1 END, s.number LIMIT ?",
-                (log.container, user_id, user_id, limit),
+                (log.container, *params, limit),
             )
         )
 

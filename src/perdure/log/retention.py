@@ -122,7 +122,7 @@ def _remove(log: SqlLog, session: Old, now: float) -> Script[None]:
     yield Sql(f"UPDATE events SET data = ?, run = NULL WHERE {of_runs}", (b"{}", log.container, *mine))
     yield Sql("DELETE FROM runs WHERE container = ? AND session = ?", mine)
     yield Sql(
-        "UPDATE sessions SET base = NULL, base_seq = ?, base_run = NULL, fork_run = NULL, user_id = NULL, title = NULL, "
-        "metadata = NULL WHERE number = ?",
+        "UPDATE sessions SET base = NULL, base_seq = ?, base_run = NULL, fork_run = NULL, user_id = NULL, "
+        "title = NULL, metadata = NULL WHERE number = ?",
         (seq - 1, session.number),
     )

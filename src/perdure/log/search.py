@@ -220,6 +220,7 @@ class Search:
         for slot, run, key, data, at, its in rows:
             payload = _payload(data)
             rewound = rewound or isinstance(payload, Rewound)
+            its = payload.user_id if isinstance(payload, SessionEvent) else its
             if isinstance(payload, AgentDone) and payload.messages is not None:  # a hook has changed what it said
                 yield Sql(
                     "DELETE FROM search_texts WHERE slot > ? AND slot < ? AND run = ? AND place = ?",

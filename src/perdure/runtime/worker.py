@@ -90,7 +90,7 @@ class Worker:
 
     async def stop(self) -> None:
         """Stop watching, and leave the runs that were taken over as they are."""
-        ours = [one for one in (self._task, self._looking) if one is not None]
+        ours = [one for one in (self._task, self._looking, self._tidying) if one is not None]
         for one in ours:
             one.cancel()
         if ours:

@@ -14,6 +14,7 @@ examples:
   perdure demo                                   ask this project's own documents
   perdure demo notes "When is the boat due?"     ask your own files
   perdure chat src --model openai:gpt-5-mini     talk about a folder
+  perdure chat --store sqlite:///chat.db         and keep it: --session ID goes on with it
   perdure demo --crash                           kill it in the middle, and see it go on
   perdure demo . "..." --base-url http://localhost:11434/v1 --model qwen3
 
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif given.command == "chat":
             from perdure.cli.talk import Options, run_chat
 
-            code = run_chat(Options(given.path, None, given.model, given.base_url))
+            code = run_chat(Options(given.path, None, given.model, given.base_url, False, _store(given), given.session))
         elif given.crash:
             from perdure.cli.crash import run_crash
 
@@ -56,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             path, question = given.path, given.question
             if path and question is None and " " in path.strip() and not os.path.lexists(path):
                 path, question = None, path  # a question alone
-            code = run_demo(Options(path, question, given.model, given.base_url, given.json))
+            asked = (path, question, given.model, given.base_url, given.json)
+            code = run_demo(Options(*asked, _store(given), given.session))
         sys.stdout.flush()
     except KeyboardInterrupt:  # pressed twice, or before there was anything to stop
         return 130
@@ -68,6 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"perdure: {error.strerror or error}", file=sys.stderr)
         return 1
     return code
+
+
+def _store(given: argparse.Namespace) -> str | None:
+    return given.store or os.environ.get("PERDURE_URL") or None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     for command in (demo, chat):
         command.add_argument("--model", metavar="PROVIDER:NAME", help="such as openai:gpt-5-mini, or offline")
+        command.add_argument("--store", metavar="URL", help="keep it in this store; PERDURE_URL unless given")
+        command.add_argument("--session", metavar="ID", help="go on with this session of the store")
         command.add_argument(
             "--base-url", metavar="URL", help="a server that speaks the OpenAI wire, such as a local one"
         )

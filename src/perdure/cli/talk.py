@@ -5,18 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from perdure.agents.outcome import RunResult
 from perdure.cli.choose import Chosen, choose
-from perdure.cli.demo import Findings, library_desk
+from perdure.cli.conversation import Conversation, Turn
 from perdure.cli.library import Library
 from perdure.cli.paint import CITATION, Painter
 from perdure.types.errors import AuthenticationFailed, ModelError, ModelUnreachable, PerdureError, RunError
-from perdure.types.messages import Message
 
 DEFAULT_QUESTION = "What is a network, and who decides which agent runs next?"
 NO_QUESTION = (
@@ -25,6 +21,9 @@ NO_QUESTION = (
 )
 WRONG_USAGE = 2
 STOPPED = 130
+NO_STORE = (
+    "A session is in a store, and none is named. Give --store, such as --store sqlite:///chat.db, or set PERDURE_URL."
+)
 _OWN = "Perdure's own documents"
 HELP = """\
 Ask about the files. Earlier questions and answers are remembered.
@@ -42,24 +41,17 @@ class Options(NamedTuple):
     model: str | None = None
     base_url: str | None = None
     json: bool = False
-
-
-class Turn(NamedTuple):
-    """A question that was answered."""
-
-    result: RunResult[str, Findings]
-    seconds: float
-
-    @property
-    def agents(self) -> list[str]:
-        """The agents that ran, in order."""
-        return [one.agent_name for one in self.result.results]
+    store: str | None = None
+    session: str | None = None
 
 
 def run_demo(options: Options) -> int:
     """Answer one question about files."""
     painter = Painter(sys.stderr if options.json else None)
     question = _readable(options.question or "").strip()
+    if options.session is not None and not options.store:
+        fail(PerdureError(NO_STORE), painter)
+        return WRONG_USAGE
     try:
         library = open_library(options.path)
         if not question and options.path:
@@ -73,8 +65,9 @@ def run_demo(options: Options) -> int:
         if not options.json:
             painter.line()
             painter.line(f"? {question}", "bold")
+        conversation = Conversation(library, chosen, options.store, options.session)
         with asyncio.Runner() as runner:
-            turn = runner.run(ask(library, question, chosen, (), None if options.json else painter))
+            turn = runner.run(_once(conversation, question, None if options.json else painter))
     except PerdureError as error:
         fail(error, painter)
         return 1
@@ -85,14 +78,28 @@ def run_demo(options: Options) -> int:
         print(json.dumps(report(library, question, chosen, turn), ensure_ascii=False, indent=2))
     else:
         painter.figures(turn.agents, turn.result.usage, turn.seconds)
+        if options.store:
+            painter.line(f"To go on: {conversation.again(options.path)}", "dim")
     return 0
+
+
+async def _once(conversation: Conversation, question: str, painter: Painter | None) -> Turn:
+    try:
+        await conversation.open()
+        return await conversation.ask(question, painter)
+    finally:
+        await conversation.close()
 
 
 def run_chat(options: Options) -> int:
     """Answer questions until the user leaves."""
     painter = Painter()
+    if options.session is not None and not options.store:
+        fail(PerdureError(NO_STORE), painter)
+        return WRONG_USAGE
     try:
         library, chosen = open_library(options.path), choose(options.model, options.base_url)
+        conversation = Conversation(library, chosen, options.store, options.session)
     except PerdureError as error:
         fail(error, painter)
         return 1
@@ -103,56 +110,55 @@ def run_chat(options: Options) -> int:
         _line_editing()
     elif (reconfigure := getattr(sys.stdin, "reconfigure", None)) is not None:
         reconfigure(errors="replace")
-    messages: tuple[Message, ...] = ()
-    failed = False
     with asyncio.Runner() as runner:
-        while (line := _read_line(painter)) is not None:
-            match line.strip():
-                case "":
-                    pass
-                case "/quit" | "/exit" | "/q":
-                    break
-                case "/help" | "/?":
-                    for one in HELP.splitlines():
-                        painter.short(one)
-                case "/new":
-                    messages = ()
-                    painter.line("Forgotten.", "dim")
-                case "/files":
-                    for path in library.files:
-                        painter.short(path)
-                case command if command.startswith("/"):
-                    painter.line(f"There is no command {command}. /help lists them.", "yellow")
-                case question:
-                    try:
-                        turn = runner.run(ask(library, question, chosen, messages, painter))
-                    except PerdureError as error:
-                        fail(error, painter)
-                        failed = True
-                    except KeyboardInterrupt:
-                        painter.line("Stopped. Nothing of this question is remembered.", "yellow")
-                    else:
-                        failed = False
-                        messages = tuple(turn.result.messages)
-                        painter.figures(turn.agents, turn.result.usage, turn.seconds)
+        try:
+            runner.run(conversation.open())
+            try:
+                if options.session is not None:
+                    runner.run(conversation.recall(painter))
+                failed = _talk(runner, conversation, library, painter)
+            finally:
+                runner.run(conversation.close())
+        except PerdureError as error:
+            fail(error, painter)
+            return 1
+    if options.store and conversation.asked:
+        painter.line(f"To go on: {conversation.again(options.path)}", "dim")
     return 1 if failed and not sys.stdin.isatty() else 0
 
 
-async def ask(
-    library: Library, question: str, chosen: Chosen, messages: Sequence[Message], painter: Painter | None
-) -> Turn:
-    """Run the network for one question and show what happens.
-
-    Raises:
-        RunFailed: the run failed.
-    """
-    began = time.perf_counter()
-    async with library_desk.stream(question, model=chosen.model, messages=messages, resources=[library]) as stream:
-        async for event in stream:
-            if painter is not None:
-                painter.event(event)
-        result = await stream.result()
-    return Turn(result, time.perf_counter() - began)
+def _talk(runner: asyncio.Runner, conversation: Conversation, library: Library, painter: Painter) -> bool:
+    """Answer questions until the user leaves; says whether the last one failed."""
+    failed = False
+    while (line := _read_line(painter)) is not None:
+        match line.strip():
+            case "":
+                pass
+            case "/quit" | "/exit" | "/q":
+                break
+            case "/help" | "/?":
+                for one in HELP.splitlines():
+                    painter.short(one)
+            case "/new":
+                conversation.begin_anew()
+                painter.line("Forgotten.", "dim")
+            case "/files":
+                for path in library.files:
+                    painter.short(path)
+            case command if command.startswith("/"):
+                painter.line(f"There is no command {command}. /help lists them.", "yellow")
+            case question:
+                try:
+                    turn = runner.run(conversation.ask(question, painter))
+                except PerdureError as error:
+                    fail(error, painter)
+                    failed = True
+                except KeyboardInterrupt:
+                    painter.line("Stopped. Nothing of this question is remembered.", "yellow")
+                else:
+                    failed = False
+                    painter.figures(turn.agents, turn.result.usage, turn.seconds)
+    return failed
 
 
 def report(library: Library, question: str, chosen: Chosen, turn: Turn) -> dict[str, Any]:

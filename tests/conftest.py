@@ -1,6 +1,8 @@
 """Rules for the whole test run."""
 
 import os
+import resource
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -50,7 +52,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say which tests were skipped when a skip is a failure."""
+    """Say which tests were skipped when a skip is a failure, and what a soak has come to."""
+    if "SOAK" in os.environ:
+        _soaked(terminalreporter)
     skipped = terminalreporter.stats.get("skipped", [])
     if os.environ.get("CI", "").lower() != "true" or not skipped:
         return
@@ -58,3 +62,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         terminalreporter.write_line(f"{report.nodeid}: {reason}")
+
+
+def _soaked(reporter: pytest.TerminalReporter) -> None:
+    """Say how many seeds and cases there were, how many have failed, where, and how large a process has become."""
+    counts: dict[str, Counter[str]] = {}
+    for outcome in ("passed", "failed", "error"):
+        for report in reporter.stats.get(outcome, []):
+            counts.setdefault(report.nodeid.partition("::")[0], Counter())[outcome] += 1
+    reporter.section("soak", bold=True)
+    seeds, first = os.environ.get("SEEDS", "0"), os.environ.get("FIRST_SEED", "0")
+    reporter.write_line(f"{seeds} seeds from {first} on, if the simulator was among what ran")
+    for path, count in sorted(counts.items()):
+        bad = count["failed"] + count["error"]
+        reporter.write_line(f"{path}: {count['passed']} passed{f', {bad} FAILED' if bad else ''}", red=bool(bad))
+    largest = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    reporter.write_line(f"the largest process had {largest // 1024} MB")

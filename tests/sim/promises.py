@@ -36,7 +36,8 @@ def undone(found: "Found") -> Iterator[str]:
     events: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for one in found.world.effects:
         # nobody can prevent that a process which was stopped in the middle of something ends it when it wakes up
-        woken = found.world.processes_by_owner[one.owner].loop.woken >= 0
+        process = found.world.processes_by_owner.get(one.owner)  # none yet, if it does this while it is opened
+        woken = process is None or process.loop.woken >= 0
         if one.kind == "undo" or (one.kind == "once" and not woken):
             events[one.run, one.key.removesuffix("#undo")].append((one.kind, one.mark))
     for (container, run), records in found.runs.items():

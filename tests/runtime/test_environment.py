@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from perdure import RunFailed, Runtime
+from perdure.log.owners import Timing
 from perdure.testing.environment import ScriptedEnvironments
 from perdure.types.envelope import SystemEvent
 from tests.runtime.desk import QUICK
@@ -180,6 +181,21 @@ async def test_what_is_sent_by_another_process_is_answered_by_the_one_that_has_t
         said = [one["content"] for one in await two.images.messages(id) if one["role"] == "user"]
         assert said == ["x", "y", "z"]
         assert (await one.images.run(id))[0] == (await two.images.run(id))[0]
+
+
+async def test_what_another_process_sends_is_driven_at_once_and_by_no_other(url: str):
+    rare = Timing(sweep=60.0)  # it is not found by looking for what is left
+    factory = ScriptedEnvironments("First.", "Second.")
+    one = Runtime(url, environment_factory=factory, timing=rare, durability="normal")
+    two = Runtime(url, environment_factory=factory, timing=rare, durability="normal")
+    async with one, two:
+        id = await image(one)
+        await one.images.run(id)
+        assert await one.knows_definition(f"image:{id}") and not await two.knows_definition(f"image:{id}")
+        async with asyncio.timeout(30):
+            runs = [await two.send(id, text) for text in ("x", "y")]
+            assert [(await run.result()).output for run in runs] == ["First.", "Second."]
+        assert len(factory.created) == 1
 
 
 async def test_b16_an_agent_that_another_process_destroys_is_let_go_of_by_the_one_that_has_it(url: str):

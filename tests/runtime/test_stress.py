@@ -143,7 +143,23 @@ async def live_and_die(url: str, cycles: int) -> None:
         assert not runtime.worker.sessions and not runtime.images.live
         assert told["agent_registered"] == told["agent_unregistered"] == told["session_destroyed"] == cycles
         assert not [one for one in gc.get_objects() if isinstance(one, LiveAgent)]
+        assert not runtime.images._locks
         assert await runtime.images.agents("acme") == []
+
+
+async def test_b16_x39_an_image_that_many_run_and_stop_at_once_has_one_agent_and_then_none(url: str):
+    async with opened(url, Counting()) as runtime:
+        id = (await runtime.images.create("acme"))["image_id"]
+        await runtime.images.run(id)
+        await runtime.images.stop(id)
+        before = held(runtime)
+        for n in range(10):
+            verbs = (runtime.images.run, runtime.images.run, runtime.images.stop)
+            await asyncio.gather(*(verbs[(n + k) % 3](id) for k in range(20)))
+            following = [one for one in asyncio.all_tasks() if one.get_name().startswith("perdure-agent_")]
+            assert len(following) == len(runtime.images.live) == len(await runtime.images.agents("acme")) <= 1
+        await runtime.images.stop(id)
+        assert held(runtime) == before
 
 
 async def test_x39_lives_of_agents_on_postgres(postgres_url: str):

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from typing_extensions import Unpack
 
@@ -54,7 +55,7 @@ class Images(ImageForks):
         self.entities = entities
         self._idle = idle
         self.live: dict[str, LiveAgent] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # each as long as it is wanted
         self._made: dict[str, tuple[float, Any]] = {}
         self._notes: set[asyncio.Task[object]] = set()
         self._leaving = False
@@ -438,7 +439,6 @@ class Images(ImageForks):
         """
         if self.live.get(agent.image_id) is agent:
             del self.live[agent.image_id]
-            self._locks.pop(agent.image_id, None)
         if not await agent.close(why) or not (agent.owned or why):
             return
         at: dict[str, Any] = {"agent_id": agent.id, "container_id": agent.container_id}

@@ -122,6 +122,12 @@ class _Asking:
     async def _once(self, place: str, messages: tuple[Message, ...]) -> InferDone:
         env, io, ledger, model = self.env, self.body.io, self.env.ledger, self.model
         over = ledger.exceeded()
+        if io.died and over is None and not io.tried.rest(place, io.kernel.clock.now()):
+            # it may have been asked by the owner that has died: nobody has heard the answer
+            lost = AttemptLost(place, estimate(messages))
+            ledger.charge(lost.usage)
+            await io.keep(None, lost)
+            over = ledger.exceeded()
         if over is not None:
             raise OverBudget(f"ctx.step.infer({self.closing.name!r}) was not asked: {over}")
         if ledger.counts_cost:

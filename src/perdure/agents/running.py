@@ -298,6 +298,7 @@ class Running:
         if claimed is not None:
             self.loop.fold(io.hold(None, claimed))
             if claimed.died:
+                io.died = True
                 for lost in lost_attempts(self.env, self.loop, io):
                     self.loop.fold(io.hold(None, lost))
                     self.env.ledger.charge(lost.usage)
@@ -463,5 +464,6 @@ def _launch(
     place: tuple[Ledger, str, str],
     fallback: Model | None,
 ) -> Running:
-    """Make a child run on the same kernel."""
-    return Running(definition, input, options, kernel=env.kernel, parent=place, fallback=fallback)
+    """Make a child run on the same kernel, with the hooks of the runtime; a network's are for its own agents."""
+    hooks = env.hooks if env.network is None else env.hooks[: len(env.hooks) - len(env.network.hooks)]
+    return Running(definition, input, options, kernel=env.kernel, hooks=hooks, parent=place, fallback=fallback)

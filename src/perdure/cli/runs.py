@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from perdure.agents.lost import usage_of
 from perdure.agents.rebuild import Prompt, inferences, rebuild
 from perdure.cli.paint import Painter, shorten
 from perdure.cli.store import STYLES, find_run, lasted, moment, operate
@@ -19,8 +20,8 @@ from perdure.runtime.parked import why_parked
 from perdure.runtime.runtime import Runtime
 from perdure.types.base import plain
 from perdure.types.messages import Message, ReasoningMessage, TextMessage, ToolCallMessage, ToolResultMessage
-from perdure.types.records import InferenceDone, Record, RunFinished
-from perdure.types.usage import Usage
+from perdure.types.records import Record, RunFinished
+from perdure.types.usage import NOTHING, Usage
 
 
 def list_runs(given: argparse.Namespace) -> int:
@@ -211,11 +212,8 @@ _QUIET = ("run_started", "agent_finished", "started", "route", "child")
 
 def _spent(records: Sequence[Record], run_id: str) -> Usage:
     """What an open run has used so far."""
-    total = Usage(tool_calls=sum(one.kind == "tool" for one in records))
-    for one in inferences(records, run_id):
-        assert isinstance(one.payload, InferenceDone)
-        total += one.payload.usage
-    return total
+    used = (usage_of(one.payload) for one in records if one.run_id == run_id)
+    return sum((one for one in used if one is not None), NOTHING)
 
 
 # -- a prompt --------------------------------------------------------------------------------------------------------

@@ -58,6 +58,7 @@ class RunIO:
         nudged: is done when the driver shall look at what others have posted.
         tried: what was begun or has failed before.
         waits: what calls wait for.
+        died: whether the owner before this one has died, and nothing was finished since.
         ends_at: when the run has used its time, by the store's clock.
     """
 
@@ -75,6 +76,7 @@ class RunIO:
         "cause",
         "committed",
         "cutting",
+        "died",
         "driven",
         "ends_at",
         "feed",
@@ -108,6 +110,7 @@ class RunIO:
         self.stop: Stop | None = None
         self.stop_detail = ""
         self.ends_at: float | None = None
+        self.died = False
         self.cause: BaseException | None = None
         self.answered = False
         self.driven: tuple[Program[Any], Any] | None = None
@@ -367,6 +370,8 @@ class RunIO:
     def hold(self, key: str | None, payload: Payload, sends: tuple[SentEvent, ...] = ()) -> Record:
         """Hold a record back for the next commit, with events that go with it, and give it as the fold will see it."""
         self.seq += 1
+        if key is not None:
+            self.died = False
         token, now = self.token, self.kernel.clock.now()
         if self.waits is None:
             self._pending.append(Entry(key, payload, now, sends))

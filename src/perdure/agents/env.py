@@ -155,6 +155,7 @@ class Env:
         "infer",
         "instead",
         "invoke",
+        "invoked_any",
         "kernel",
         "kind",
         "launch",
@@ -222,6 +223,7 @@ class Env:
         self.instead: StandIn | None = None
         self.children: dict[str, Child] = {}
         self.charged: frozenset[str] = frozenset()
+        self.invoked_any = False
         self.loop: RunLoop | None = None
         self._plans: dict[str, Plan] = {}
         self.acquired: tuple[Toolset[Any], ...] = ()

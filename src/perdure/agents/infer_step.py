@@ -121,6 +121,7 @@ class _Asking:
 
     async def _once(self, place: str, messages: tuple[Message, ...]) -> InferDone:
         env, io, ledger, model = self.env, self.body.io, self.env.ledger, self.model
+        await io.sure()
         over = ledger.exceeded()
         if io.died and over is None and not io.tried.rest(place, io.kernel.clock.now()):
             # it may have been asked by the owner that has died: nobody has heard the answer
@@ -132,7 +133,6 @@ class _Asking:
             raise OverBudget(f"ctx.step.infer({self.closing.name!r}) was not asked: {over}")
         if ledger.counts_cost:
             check_price(model)
-        await io.sure()
         answer = Answer(io, place, "", model, shown=False)
         if ledger is not UNLIMITED:
             ledger.begin(1)

@@ -109,6 +109,7 @@ async def _elsewhere(env: Env, body: Body, key: str, child_id: str, what: Invoca
     kernel, peers = env.kernel, env.kernel.peers
     assert peers is not None
     mark = wait_id(env.run_id, key)
+    env.invoked_any = True
     answer = body.answers.get(mark)
     if answer is None:
         wait = body.waits.get(mark)

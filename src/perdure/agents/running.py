@@ -70,6 +70,7 @@ class Running:
     Attributes:
         thread: where its conversation is kept elsewhere, if it is.
         accepts: whether it goes on with changed code, because the run that has started it was accepted.
+        count: counts what others have consumed under the same budgets, if there may be any.
         ends_at: when it has used its time, by the store's clock, as soon as that is known.
         gaps: how often this process had been silent before it asked for the run.
 
@@ -81,6 +82,7 @@ class Running:
     __slots__ = (
         "accepts",
         "began",
+        "count",
         "definition",
         "door",
         "ends_at",
@@ -157,6 +159,7 @@ class Running:
         self.io: RunIO | None = None
         self.began = 0.0
         self.ends_at: float | None = None
+        self.count: Callable[[], Awaitable[None]] | None = None
         self.gaps = kernel.lease.gaps if kernel is not None and kernel.lease is not None else 0
         self.waiting: Waiting | None = None
         self.resumed: asyncio.Future[None] | None = None
@@ -234,6 +237,7 @@ class Running:
             earlier: the session's conversation before this turn.
         """
         io = self.io = RunIO(self.env.kernel, token, self.sink, head, self.gaps)
+        io.count = self.count
         io.below = self.started.parent is not None
         if self.env.options:
             self.began = io.kernel.clock.now()
@@ -284,6 +288,7 @@ class Running:
             claimed: the note of a new owner, if somebody had it before.
         """
         io = self.io = RunIO(self.env.kernel, token, self.sink, head, self.gaps)
+        io.count = self.count
         io.below = self.started.parent is not None
         io.tried.recall(records, accepts=self.accepts)
         if io.waits is not None:

@@ -58,6 +58,7 @@ class RunIO:
         nudged: is done when the driver shall look at what others have posted.
         tried: what was begun or has failed before.
         waits: what calls wait for.
+        count: counts what others have consumed under the same budgets, if there are any.
         died: whether the owner before this one has died, and nothing was finished since.
         ends_at: when the run has used its time, by the store's clock.
     """
@@ -75,6 +76,7 @@ class RunIO:
         "cancelled_outside",
         "cause",
         "committed",
+        "count",
         "cutting",
         "died",
         "driven",
@@ -111,6 +113,7 @@ class RunIO:
         self.stop_detail = ""
         self.ends_at: float | None = None
         self.died = False
+        self.count: Callable[[], Awaitable[None]] | None = None
         self.cause: BaseException | None = None
         self.answered = False
         self.driven: tuple[Program[Any], Any] | None = None
@@ -357,6 +360,8 @@ class RunIO:
         kernel = self.kernel
         if kernel.held is not None:
             await kernel.held.room()
+        if self.count is not None:
+            await patiently(kernel.clock, self.count, self._leaves)
         lease = kernel.lease
         if lease is not None and (lease.doubtful() or lease.gaps != self._gaps):
             gaps = lease.gaps

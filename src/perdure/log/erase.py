@@ -86,7 +86,13 @@ async def erase_session(log: SqlLog, session_id: str, *, end: bool = False, sett
     """
     container, now = log.container, log.now()
 
+    woken: list[str] = []
+
     def script() -> Script[Erasure]:
+        woken.clear()
+        rows = yield Sql("SELECT id FROM runs WHERE container = ? AND session = ? ORDER BY id", (container, session_id))
+        for (id,) in rows:
+            yield from log.lock_above(str(id))  # from the top down
         found = yield from _family(log, session_id)
         still = yield from _still_open(log, found)
         stuck = [one for one in still if not end or one.status == "running"]
@@ -97,12 +103,14 @@ async def erase_session(log: SqlLog, session_id: str, *, end: bool = False, sett
             waits = yield Sql("DELETE FROM waiters WHERE container = ? AND run = ? RETURNING 1", (container, one.id))
             gone = gone.and_(Erasure((), 0, False, waits=len(waits)))
             yield from _end(log, one, now)
+            woken.extend((yield from log.tell_above(one.id, now)))
         for id, number in found.items():
             gone = gone.and_((yield from _erase_one(log, id, number)))
             yield from add_record(log, number, id, "", Erased(), now)
         return gone
 
     erased = await log.db.write(script, notify=True)
+    log.tell(woken)
     return msgspec.structs.replace(erased, complete=await settle(log.db)) if settled else erased
 
 

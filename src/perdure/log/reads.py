@@ -138,6 +138,10 @@ class Reads:
         """List the open runs that a run has started."""
         return await self._runs(f"parent = ? AND status IN {OPEN} ORDER BY id", (run_id,), 1000)
 
+    async def started_by(self, run_id: str) -> list[str]:
+        """List the runs that a run has started, also those that are over."""
+        return [one.id for one in await self._runs("parent = ? ORDER BY id", (run_id,), 1000)]
+
     async def _runs(self, where: str, params: tuple[Any, ...], limit: int) -> list[RunRow]:
         def script() -> Script[list[Row]]:
             text = f"SELECT {RUN} FROM runs WHERE container = ? AND {where} LIMIT ?"

@@ -36,6 +36,7 @@ from perdure.log.unpark import unpark
 from perdure.runtime.closing import ending, left_at_close
 from perdure.runtime.conversations import Conversations
 from perdure.runtime.doors import Doors
+from perdure.runtime.family import Family
 from perdure.runtime.follow import Follower, follow
 from perdure.runtime.forks import Forks
 from perdure.runtime.parked import lonely_deaths, why_parked
@@ -203,6 +204,8 @@ class Container(Doors, SyncDoors, People, Forks, Searching, Upkeep):
         given = {"resources": runtime.resources, **options} if runtime.resources else options
         running = Running(definition, input, given, kernel=self.kernel, hooks=runtime.hooks, fallback=runtime.model)
         running.door = self.resumed
+        if options.get("budget") is not None:
+            running.count = Family(self.log, running).count
         return running
 
     async def hand_over(self, definition: Any, input: Any, **options: Any) -> Run[Any, Any]:
@@ -501,6 +504,10 @@ class Container(Doors, SyncDoors, People, Forks, Searching, Upkeep):
         try:
             running = self.revived(run, records)
             running.gaps, running.ends_at = gaps, run.ends_at
+            if run.detached or "budget" in running.started.options:
+                family = Family(self.log, running)
+                await family.bind(run.parent)
+                running.count = family.count
             verdict = compare(running.env, records)
             claimed = structs.replace(claimed, changes=verdict.differences, fingerprints=verdict.prints)
             running.recall(records, await self.conversations.earlier(running))

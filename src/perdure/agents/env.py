@@ -99,6 +99,10 @@ class Child(Protocol):
 
     accepts: bool
 
+    def bounded(self) -> None:
+        """Note that budgets of runs above it bound this one."""
+        ...
+
     @property
     def env(self) -> Env:
         """Its live side."""

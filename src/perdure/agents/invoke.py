@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from perdure.agents.budget import UNLIMITED
 from perdure.agents.children import drive_child
 from perdure.agents.context import Context
 from perdure.agents.definition import AgentDefinition, NetworkDefinition
@@ -118,6 +119,8 @@ async def _elsewhere(env: Env, body: Body, key: str, child_id: str, what: Invoca
             options = _inherited(env, what.options, child_id)
             place = (env.ledger, env.run_id, key)
             child = env.launch(env, what.definition, what.data, options, place, env.fallback)
+            if env.ledger is not UNLIMITED:
+                child.bounded()
             await patiently(kernel.clock, lambda: peers.begin(child))
             expires = None if what.timeout is None else kernel.store_now() + what.timeout
             wait = ChildRun(mark, child_id, what.definition.name, env.run_id, expires)

@@ -45,6 +45,8 @@ OPTIONS = frozenset(
         "router",
     )
 )
+BOUNDED = "bounded"
+"""Kept with the options of a run that budgets above it bound; it is none of them."""
 DICT_KIND: StateKind[Any] = StateKind.of(dict)
 
 
@@ -70,7 +72,7 @@ def read_kept(started: RunStarted) -> dict[str, Any]:
         ImportError: the type of its state is not where it was.
         AttributeError: the same, inside its module.
     """
-    options = {name: value for name, value in started.options.items() if name != "thread"}
+    options = {name: value for name, value in started.options.items() if name not in ("thread", BOUNDED)}
     for name, kind in (("budget", Budget), ("session_budget", Budget), ("settings", ModelSettings)):
         if name in options:
             options[name] = msgspec.convert(options[name], kind, strict=False)

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from msgspec import structs
+
 from perdure.agents.beginning import first_record, program_of, read_beginning
 from perdure.agents.budget import UNLIMITED, Budget, Ledger
 from perdure.agents.changed import judge, judge_definition
@@ -21,7 +23,7 @@ from perdure.agents.lost import lost_attempts, usage_of
 from perdure.agents.outcome import RunResult
 from perdure.agents.result import AgentResult
 from perdure.agents.run_loop import RunLoop
-from perdure.agents.run_options import check_options, check_prices
+from perdure.agents.run_options import BOUNDED, check_options, check_prices
 from perdure.durable.drive import drive
 from perdure.durable.endings import Parked
 from perdure.durable.fingerprint import Verdict, has_changed
@@ -173,6 +175,10 @@ class Running:
 
             self.thread = Thread(history, named=bool(thread_id or options.get("session_id")))
             env.thread_id = env.session_id
+
+    def bounded(self) -> None:
+        """Note that budgets of runs above it bound this one, also when another process drives it."""
+        self.started = structs.replace(self.started, options={**self.started.options, BOUNDED: True})
 
     async def drive(self) -> RunResult[Any, Any]:
         """Drive the run until it is finished or waits, and give what it has reached; failures are in the status.

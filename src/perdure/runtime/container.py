@@ -15,7 +15,7 @@ from perdure.agents.changed import compare, judge, judge_definition
 from perdure.agents.function_definition import FunctionDefinition
 from perdure.agents.handle import Run
 from perdure.agents.outcome import RunResult
-from perdure.agents.run_options import read_kept
+from perdure.agents.run_options import BOUNDED, read_kept
 from perdure.agents.running import Running
 from perdure.db.database import StoreError
 from perdure.durable.endings import Left as Leaving
@@ -504,9 +504,11 @@ class Container(Doors, SyncDoors, People, Forks, Searching, Upkeep):
         try:
             running = self.revived(run, records)
             running.gaps, running.ends_at = gaps, run.ends_at
-            if run.detached or "budget" in running.started.options:
+            bounded = BOUNDED in running.started.options
+            if bounded or "budget" in running.started.options:
                 family = Family(self.log, running)
-                await family.bind(run.parent)
+                if bounded:
+                    await family.bind(run.parent)
                 running.count = family.count
             verdict = compare(running.env, records)
             claimed = structs.replace(claimed, changes=verdict.differences, fingerprints=verdict.prints)

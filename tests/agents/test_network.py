@@ -248,9 +248,9 @@ async def test_a_failing_agent_keeps_what_the_ones_before_it_did():
     watched = await watch(network, model=model)
     result = watched.error.result
     assert result.status == "failed"
-    assert [(turn.agent_name, turn.text) for turn in result.results] == [("One", "first"), ("Two", "")]
+    assert [(turn.agent_name, turn.text) for turn in result.results] == [("One", "first"), ("Two", "half an ans")]
     assert result.results[1].stop_reason == "error"
-    assert [one.text for one in result.messages] == ["go", "first"]
+    assert [one.text for one in result.messages] == ["go", "first", "half an ans"]
 
 
 # -- b33: runs are independent ----------------------------------------------------------------------------------------

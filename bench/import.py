@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, requires
 from _harness import Bench
 
 IMPORT = "from perdure import Agent, Network, tool"
+WITH_RUNTIME = "from perdure import Agent, Network, Runtime, tool"
 BUDGET_MS = 120
 MAX_DISTRIBUTIONS = 12
 FORBIDDEN = (
@@ -76,6 +77,7 @@ def main() -> None:
     bench.add("import pydantic", lambda: run_python("import pydantic"))
     bench.add("import asyncio", lambda: run_python("import asyncio"))
     bench.add(IMPORT, lambda: run_python(IMPORT), budget=BUDGET_MS)
+    bench.add(WITH_RUNTIME, lambda: run_python(WITH_RUNTIME), budget=BUDGET_MS)
     names = core_distributions()
     bench.fact("forbidden_modules_loaded", loaded_modules())
     bench.fact("core_distributions", {"count": len(names), "budget": MAX_DISTRIBUTIONS, "names": names})

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from perdure import RunFailed, Runtime
-from perdure.log.owners import Timing
+from perdure.log.owners import Left, Timing
 from perdure.testing.environment import ScriptedEnvironments
 from perdure.types.envelope import SystemEvent
 from tests.runtime.desk import QUICK
@@ -209,6 +209,18 @@ async def test_b16_an_agent_that_another_process_destroys_is_let_go_of_by_the_on
         assert factory.created[0].disposed == 1 and not one.images.live
         assert (await two.ask(id, "y")).output == "Two."
         assert len(factory.created) == len(other.created) == 1
+
+
+async def test_b16_a_turn_that_is_over_activates_nothing(url: str):
+    async with opened(url, ScriptedEnvironments("One.")) as one, opened(url, ScriptedEnvironments()) as two:
+        seen = watch(one)
+        id = await image(one)
+        over = await one.ask(id, "x")
+        await two.images.stop(id)
+        await until(one, seen, "agent_unregistered")
+        late = Left("acme", over.run_id, None, 0, 0, True)  # somebody had looked before it was over
+        assert not await one.container("acme").take_over(late, {})
+        assert not one.images.live
 
 
 async def test_b16_a_view_of_another_processs_agent_goes_alone_when_it_is_idle(url: str):

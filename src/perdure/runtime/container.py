@@ -459,6 +459,8 @@ class Container(Doors, SyncDoors, People, Forks, Searching, Upkeep):
             change = worker.listen()
             await worker.until(change)
         run = await self.log.run(id)
+        if run.status in ENDED:  # since somebody has looked; nothing is activated for it any more
+            return False
         if left.again and (self.runtime.closing or (run.status == "waiting" and not await self.log.cancelled(id))):
             return False  # whoever had it has seen why it can go on, and it waits again
         known = await self.runtime.knows_definition(run.definition)

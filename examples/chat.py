@@ -3,7 +3,8 @@
     python examples/chat.py                    # type; "exit" or the end of the input ends it
     python examples/chat.py chat.db            # keeps the conversation in chat.db, and goes on with it
 
-It needs no key: without ANTHROPIC_API_KEY a model that only quotes answers.
+Kill it where you like, and start it again with the same file: what was asked is answered, once. It needs no key:
+without ANTHROPIC_API_KEY a model that only quotes answers.
 """
 
 from __future__ import annotations
@@ -57,8 +58,10 @@ async def main(folder: Path, store: str) -> None:
                 sent = await runtime.request("message_send_request", {"image_id": image_id, "content": line})
                 if "error" in sent.data:
                     print("Error:", sent.data["error"])
-                else:
-                    await anext(turns)
+                    continue
+                async for turn in turns:  # an answer that a process which was killed had begun may come first
+                    if turn.data["message_id"] == sent.data.get("message_id"):
+                        break
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python examples/history.py                 # two runs of one conversation, and what the tables have
     python examples/history.py threads.db      # in threads.db; run it again, and the conversation goes on
 
-It needs no key: without OPENAI_API_KEY a model that only quotes answers.
+Kill it where you like, and start it again with the same file: what was asked is answered first, and each message is in
+the tables once. It needs no key: without OPENAI_API_KEY a model that only quotes answers.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from perdure import Agent, AgentResult, HistoryAdapter, HistoryContext, Network, State, TextMessage, sequence
+from perdure import Agent, AgentResult, HistoryAdapter, HistoryContext, Network, Runtime, State, TextMessage, sequence
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS thread (id TEXT PRIMARY KEY, user_id TEXT, title TEXT);
@@ -50,7 +51,7 @@ class Tables(HistoryAdapter):
         """Give what was said before."""
         with closing(self.connect()) as db:
             rows = db.execute(
-                "SELECT role, agent, content FROM message WHERE thread_id = ? ORDER BY created_at, rowid",
+                "SELECT role, agent, content FROM message WHERE thread_id = ? ORDER BY rowid",
                 (ctx.thread_id,),
             ).fetchall()
         past: list[AgentResult | TextMessage] = []
@@ -95,18 +96,19 @@ async def main(path: Path) -> None:
     with closing(tables.connect()) as db:
         known = db.execute("SELECT id FROM thread").fetchone()
     thread = known[0] if known else None
-    for question in ("Tell me about quantum computing", "And what is a qubit?"):
-        result = await assistant.run(question, state=State(User("user-123"), thread_id=thread))
-        thread = result.session_id  # without a thread_id one was created
+    async with Runtime(f"sqlite:///{path}-runs", [assistant]) as runtime:
+        for question in ("Tell me about quantum computing", "And what is a qubit?"):
+            result = await runtime.run(assistant, question, state=State(User("user-123"), thread_id=thread))
+            thread = result.session_id  # without a thread_id one was created
     with closing(tables.connect()) as db:
         print(db.execute("SELECT user_id, title FROM thread").fetchall())
-        for role, agent, content in db.execute("SELECT role, agent, content FROM message ORDER BY created_at, rowid"):
+        for role, agent, content in db.execute("SELECT role, agent, content FROM message ORDER BY rowid"):
             print(f"{agent or role}: {content.splitlines()[0][:60]}")
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        asyncio.run(main(Path(sys.argv[1])))
+        asyncio.run(main(Path(sys.argv[1]).absolute()))
     else:
         with tempfile.TemporaryDirectory() as folder:
             asyncio.run(main(Path(folder) / "threads.db"))

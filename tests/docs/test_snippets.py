@@ -30,7 +30,7 @@ from perdure.models.model import Capabilities, ModelRequest
 from perdure.types.chunks import ModelEvent
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "tests" / "programs" / "programs.md"])
 _BLOCK = re.compile(r"(?:^<!--(?P<said>(?:(?!-->).)*)-->\n)?^```python\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
 
 

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Generic, overload
+from typing import Any, Generic, overload
 
-from typing_extensions import TypeVar, Unpack
+from typing_extensions import TypedDict, TypeVar, Unpack
 
-from perdure.agents import doors
 from perdure.agents.checks import check_arguments
 from perdure.agents.children import agent_tool
 from perdure.agents.context import Context
 from perdure.agents.definition import AgentDefinition, Enabled, Prompt
+from perdure.agents.doors import Doors
 from perdure.agents.history import HistoryAdapter
 from perdure.agents.hooks import HooksLike
-from perdure.agents.options import RunOptions
-from perdure.agents.runnable import Runnable, Worker
+from perdure.agents.runnable import Worker
 from perdure.agents.tool import Tool
 from perdure.agents.toolsets import ToolLike
 from perdure.models.model import Model, ModelSettings
-from perdure.types.messages import Input
-
-if TYPE_CHECKING:
-    from perdure.agents.handle import Run
-    from perdure.agents.outcome import RunResult
-    from perdure.agents.stream import RunStream
 
 Out_co = TypeVar("Out_co", covariant=True, default=Any)
 S_contra = TypeVar("S_contra", contravariant=True, default=Any)
@@ -32,7 +25,24 @@ O = TypeVar("O")  # noqa: E741  # the output, in signatures only
 S = TypeVar("S")
 
 
-class Agent(AgentDefinition, Runnable[Out_co], Worker[S_contra], Generic[Out_co, S_contra]):
+class AgentOptions(TypedDict, total=False):
+    """What may be said of an agent, and says nothing of its types; each means what it means in `Agent`."""
+
+    description: str
+    model: Model | str | None
+    tool_choice: str
+    hooks: HooksLike
+    history: HistoryAdapter | None
+    settings: ModelSettings | None
+    prefill: str | None
+    max_iter: int | None
+    parallel_tools: bool
+    strict: bool
+    stop_when: str | Sequence[str]
+    output_retries: int
+
+
+class Agent(AgentDefinition, Doors[Out_co, S_contra], Worker[S_contra], Generic[Out_co, S_contra]):
     """Who answers: a name, a system prompt, a model, tools, an output type, hooks.
 
     Args:
@@ -66,19 +76,8 @@ class Agent(AgentDefinition, Runnable[Out_co], Worker[S_contra], Generic[Out_co,
         name: str,
         *,
         system: str | None = None,
-        description: str = "",
-        model: Model | str | None = None,
-        tool_choice: str = "auto",
-        hooks: HooksLike = (),
-        history: HistoryAdapter | None = None,
-        settings: ModelSettings | None = None,
-        prefill: str | None = None,
         enabled: bool = True,
-        max_iter: int | None = 25,
-        parallel_tools: bool = True,
-        strict: bool = False,
-        stop_when: str | Sequence[str] = (),
-        output_retries: int = 2,
+        **options: Unpack[AgentOptions],
     ) -> None: ...
     @overload
     def __init__(
@@ -86,106 +85,30 @@ class Agent(AgentDefinition, Runnable[Out_co], Worker[S_contra], Generic[Out_co,
         name: str,
         *,
         system: Prompt[S] = None,
-        description: str = "",
-        model: Model | str | None = None,
         tools: Sequence[ToolLike[S]] = (),
-        tool_choice: str = "auto",
-        hooks: HooksLike = (),
-        history: HistoryAdapter | None = None,
-        settings: ModelSettings | None = None,
-        prefill: str | None = None,
         enabled: Enabled[S] = True,
-        max_iter: int | None = 25,
-        parallel_tools: bool = True,
-        strict: bool = False,
-        stop_when: str | Sequence[str] = (),
-        output_retries: int = 2,
+        **options: Unpack[AgentOptions],
     ) -> None: ...
     @overload
     def __init__(
         self: Agent[O, object],
         name: str,
         *,
-        output_type: type[O],
+        output_type: type[O] | tuple[type[O], ...],
         system: str | None = None,
-        description: str = "",
-        model: Model | str | None = None,
-        tool_choice: str = "auto",
-        hooks: HooksLike = (),
-        history: HistoryAdapter | None = None,
-        settings: ModelSettings | None = None,
-        prefill: str | None = None,
         enabled: bool = True,
-        max_iter: int | None = 25,
-        parallel_tools: bool = True,
-        strict: bool = False,
-        stop_when: str | Sequence[str] = (),
-        output_retries: int = 2,
+        **options: Unpack[AgentOptions],
     ) -> None: ...
     @overload
     def __init__(
         self: Agent[O, S],
         name: str,
         *,
-        output_type: type[O],
+        output_type: type[O] | tuple[type[O], ...],
         system: Prompt[S] = None,
-        description: str = "",
-        model: Model | str | None = None,
         tools: Sequence[ToolLike[S]] = (),
-        tool_choice: str = "auto",
-        hooks: HooksLike = (),
-        history: HistoryAdapter | None = None,
-        settings: ModelSettings | None = None,
-        prefill: str | None = None,
         enabled: Enabled[S] = True,
-        max_iter: int | None = 25,
-        parallel_tools: bool = True,
-        strict: bool = False,
-        stop_when: str | Sequence[str] = (),
-        output_retries: int = 2,
-    ) -> None: ...
-    @overload
-    def __init__(
-        self: Agent[O, object],
-        name: str,
-        *,
-        output_type: tuple[type[O], ...],
-        system: str | None = None,
-        description: str = "",
-        model: Model | str | None = None,
-        tool_choice: str = "auto",
-        hooks: HooksLike = (),
-        history: HistoryAdapter | None = None,
-        settings: ModelSettings | None = None,
-        prefill: str | None = None,
-        enabled: bool = True,
-        max_iter: int | None = 25,
-        parallel_tools: bool = True,
-        strict: bool = False,
-        stop_when: str | Sequence[str] = (),
-        output_retries: int = 2,
-    ) -> None: ...
-    @overload
-    def __init__(
-        self: Agent[O, S],
-        name: str,
-        *,
-        output_type: tuple[type[O], ...],
-        system: Prompt[S] = None,
-        description: str = "",
-        model: Model | str | None = None,
-        tools: Sequence[ToolLike[S]] = (),
-        tool_choice: str = "auto",
-        hooks: HooksLike = (),
-        history: HistoryAdapter | None = None,
-        settings: ModelSettings | None = None,
-        prefill: str | None = None,
-        enabled: Enabled[S] = True,
-        max_iter: int | None = 25,
-        parallel_tools: bool = True,
-        strict: bool = False,
-        stop_when: str | Sequence[str] = (),
-        output_retries: int = 2,
+        **options: Unpack[AgentOptions],
     ) -> None: ...
     def __init__(self, name: str, **options: Any) -> None:
         check_arguments(options, AgentDefinition.__slots__, f"Agent({name!r})")
@@ -201,26 +124,3 @@ class Agent(AgentDefinition, Runnable[Out_co], Worker[S_contra], Generic[Out_co,
             description: what a model is told; the agent's description unless given.
         """
         return agent_tool(self, name, description)
-
-    # -- doors -------------------------------------------------------------------------------------------------------
-
-    async def run(self: Agent[O, S], input: Input = None, **options: Unpack[RunOptions[S]]) -> RunResult[O, S]:
-        """Run the agent until it has answered, or waits for somebody outside.
-
-        Raises:
-            RunFailed: the run failed; it carries what was reached.
-            RunCancelled: the run was cancelled or passed its deadline.
-        """
-        return await doors.run(self, input, options)
-
-    def start(self: Agent[O, S], input: Input = None, **options: Unpack[RunOptions[S]]) -> Run[O, S]:
-        """Start a run in the background and return its handle; needs a running event loop."""
-        return doors.start(self, input, options)
-
-    def stream(self: Agent[O, S], input: Input = None, **options: Unpack[RunOptions[S]]) -> RunStream[O, S]:
-        """Run the agent and stream its events; use it with `async with`."""
-        return doors.stream(self, input, options)
-
-    def run_sync(self: Agent[O, S], input: Input = None, **options: Unpack[RunOptions[S]]) -> RunResult[O, S]:
-        """Run the agent from sync code, also inside a notebook."""
-        return doors.run_sync(self, input, options)

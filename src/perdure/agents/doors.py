@@ -8,13 +8,50 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
+from typing import Any, Generic
+
+from typing_extensions import TypeVar, Unpack
 
 from perdure.agents.handle import Run
+from perdure.agents.options import RunOptions
 from perdure.agents.outcome import RunResult, raise_for
+from perdure.agents.runnable import Runnable
 from perdure.agents.running import Running
 from perdure.agents.stream import RunStream
 from perdure.types.errors import DefinitionError
+from perdure.types.messages import Input
+
+Out_co = TypeVar("Out_co", covariant=True, default=Any)
+S_contra = TypeVar("S_contra", contravariant=True, default=Any)
+O = TypeVar("O")  # noqa: E741  # the output, in signatures only
+S = TypeVar("S")
+
+
+class Doors(Runnable[Out_co], Generic[Out_co, S_contra]):
+    """The doors of agents and networks."""
+
+    __slots__ = ()
+
+    async def run(self: Doors[O, S], input: Input = None, **options: Unpack[RunOptions[S]]) -> RunResult[O, S]:
+        """Run it until it has answered, its router ends it, or it waits for somebody outside.
+
+        Raises:
+            RunFailed: the run failed; it carries what was reached.
+            RunCancelled: the run was cancelled or passed its deadline.
+        """
+        return await run(self, input, options)
+
+    def start(self: Doors[O, S], input: Input = None, **options: Unpack[RunOptions[S]]) -> Run[O, S]:
+        """Start a run in the background and return its handle; needs a running event loop."""
+        return start(self, input, options)
+
+    def stream(self: Doors[O, S], input: Input = None, **options: Unpack[RunOptions[S]]) -> RunStream[O, S]:
+        """Run it and stream its events; use it with `async with`."""
+        return stream(self, input, options)
+
+    def run_sync(self: Doors[O, S], input: Input = None, **options: Unpack[RunOptions[S]]) -> RunResult[O, S]:
+        """Run it from sync code, also inside a notebook."""
+        return run_sync(self, input, options)
 
 
 async def run(definition: Any, input: Any, options: Mapping[str, Any]) -> RunResult[Any, Any]:

@@ -119,17 +119,7 @@ class _Decorator(Protocol):
 @overload
 def function(fn: Callable[P, Awaitable[R]], /, **options: Unpack[_Options]) -> Function[P, R]: ...
 @overload
-def function(
-    fn: None = None,
-    /,
-    *,
-    event: str | None = None,
-    cron: str | None = None,
-    name: str | None = None,
-    retries: int = 4,
-    concurrency: int | Concurrency | None = None,
-    description: str | None = None,
-) -> _Decorator: ...
+def function(fn: None = None, /, **options: Unpack[_Options]) -> _Decorator: ...
 def function(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a durable function; used as `@function`, `@function(...)` or `function(fn, ...)`.
 

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, overload
 
-from typing_extensions import TypeVar, Unpack
+from typing_extensions import TypedDict, TypeVar, Unpack
 
-from perdure.agents import doors
 from perdure.agents.agent import Agent
 from perdure.agents.checks import check_arguments
 from perdure.agents.definition import NetworkDefinition, Resolve
+from perdure.agents.doors import Doors
 from perdure.agents.history import HistoryAdapter
 from perdure.agents.hooks import HooksLike
-from perdure.agents.options import RunOptions
-from perdure.agents.routers import RouterArgs, RouterFn
+from perdure.agents.routers import Condition, RouterFn
 from perdure.agents.routing_agent import RoutingAgent
-from perdure.agents.runnable import Runnable
 from perdure.models.model import Model
-from perdure.types.messages import Input
-
-if TYPE_CHECKING:
-    from perdure.agents.handle import Run
-    from perdure.agents.outcome import RunResult
-    from perdure.agents.stream import RunStream
 
 S = TypeVar("S", default=Any)
 Out = TypeVar("Out", default=Any)
@@ -31,7 +23,18 @@ T = TypeVar("T")
 O = TypeVar("O")  # noqa: E741  # the output, in signatures only
 
 
-class Network(NetworkDefinition, Runnable[Out], Generic[S, Out]):
+class NetworkOptions(TypedDict, total=False):
+    """What may be said of a network, and says nothing of its types; each means what it means in `Network`."""
+
+    description: str
+    model: Model | str | None
+    hooks: HooksLike
+    history: HistoryAdapter | None
+    max_iter: int | None
+    resolve: Resolve | None
+
+
+class Network(NetworkDefinition, Doors[Out, S], Generic[S, Out]):
     """Several agents that work on one request together.
 
     Args:
@@ -63,14 +66,9 @@ class Network(NetworkDefinition, Runnable[Out], Generic[S, Out]):
         name: str,
         *,
         agents: Sequence[Agent[Any, dict[str, Any]]],
-        description: str = "",
         router: RouterFn[dict[str, Any]] | RoutingAgent | None = None,
-        model: Model | str | None = None,
-        hooks: HooksLike = (),
-        history: HistoryAdapter | None = None,
-        max_iter: int | None = 10,
-        resolve: Resolve | None = None,
-        stop_when: Callable[[RouterArgs[dict[str, Any]]], bool | Awaitable[bool]] | None = None,
+        stop_when: Condition[dict[str, Any]] | None = None,
+        **options: Unpack[NetworkOptions],
     ) -> None: ...
     @overload
     def __init__(
@@ -79,14 +77,9 @@ class Network(NetworkDefinition, Runnable[Out], Generic[S, Out]):
         *,
         agents: Sequence[Agent[Any, T]],
         state: Callable[[], T],
-        description: str = "",
         router: RouterFn[T] | RoutingAgent | None = None,
-        model: Model | str | None = None,
-        hooks: HooksLike = (),
-        history: HistoryAdapter | None = None,
-        max_iter: int | None = 10,
-        resolve: Resolve | None = None,
-        stop_when: Callable[[RouterArgs[T]], bool | Awaitable[bool]] | None = None,
+        stop_when: Condition[T] | None = None,
+        **options: Unpack[NetworkOptions],
     ) -> None: ...
     @overload
     def __init__(
@@ -95,14 +88,9 @@ class Network(NetworkDefinition, Runnable[Out], Generic[S, Out]):
         *,
         agents: Sequence[Agent[Any, dict[str, Any]]],
         output_type: type[O],
-        description: str = "",
         router: RouterFn[dict[str, Any]] | RoutingAgent | None = None,
-        model: Model | str | None = None,
-        hooks: HooksLike = (),
-        history: HistoryAdapter | None = None,
-        max_iter: int | None = 10,
-        resolve: Resolve | None = None,
-        stop_when: Callable[[RouterArgs[dict[str, Any]]], bool | Awaitable[bool]] | None = None,
+        stop_when: Condition[dict[str, Any]] | None = None,
+        **options: Unpack[NetworkOptions],
     ) -> None: ...
     @overload
     def __init__(
@@ -112,39 +100,11 @@ class Network(NetworkDefinition, Runnable[Out], Generic[S, Out]):
         agents: Sequence[Agent[Any, T]],
         state: Callable[[], T],
         output_type: type[O],
-        description: str = "",
         router: RouterFn[T] | RoutingAgent | None = None,
-        model: Model | str | None = None,
-        hooks: HooksLike = (),
-        history: HistoryAdapter | None = None,
-        max_iter: int | None = 10,
-        resolve: Resolve | None = None,
-        stop_when: Callable[[RouterArgs[T]], bool | Awaitable[bool]] | None = None,
+        stop_when: Condition[T] | None = None,
+        **options: Unpack[NetworkOptions],
     ) -> None: ...
     def __init__(self, name: str, **options: Any) -> None:
         known = [one for one in NetworkDefinition.__slots__ if one != "kind"]
         check_arguments(options, known, f"Network({name!r})")
         super().__init__(name, **options)
-
-    # -- doors -------------------------------------------------------------------------------------------------------
-
-    async def run(self: Network[T, O], input: Input = None, **options: Unpack[RunOptions[T]]) -> RunResult[O, T]:
-        """Run the network until its router ends it, or it waits for somebody outside.
-
-        Raises:
-            RunFailed: the run failed; it carries what was reached.
-            RunCancelled: the run was cancelled or passed its deadline.
-        """
-        return await doors.run(self, input, options)
-
-    def start(self: Network[T, O], input: Input = None, **options: Unpack[RunOptions[T]]) -> Run[O, T]:
-        """Start a run in the background and return its handle; needs a running event loop."""
-        return doors.start(self, input, options)
-
-    def stream(self: Network[T, O], input: Input = None, **options: Unpack[RunOptions[T]]) -> RunStream[O, T]:
-        """Run the network and stream its events; use it with `async with`."""
-        return doors.stream(self, input, options)
-
-    def run_sync(self: Network[T, O], input: Input = None, **options: Unpack[RunOptions[T]]) -> RunResult[O, T]:
-        """Run the network from sync code, also inside a notebook."""
-        return doors.run_sync(self, input, options)

@@ -9,7 +9,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeAlias, overload
 
-from typing_extensions import TypeVar
+from typing_extensions import TypedDict, TypeVar, Unpack
 
 from perdure.agents.context import Context
 from perdure.agents.signature import Signature, read_signature
@@ -27,6 +27,22 @@ Predicate: TypeAlias = Callable[..., "bool | str | Awaitable[bool | str]"]
 InDoubt: TypeAlias = Literal["tell", "ask"]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+
+
+class ToolOptions(TypedDict, total=False):
+    """What may be said of a tool; each means what it means in `tool`."""
+
+    name: str | None
+    description: str | None
+    effect: Effect
+    requires_approval: bool | Predicate
+    approval_timeout: float | timedelta | None
+    timeout: float | None
+    retries: int
+    parameters: type | dict[str, Any] | None
+    strict: bool
+    undo: Callable[..., Any] | None
+    in_doubt: InDoubt
 
 
 class Tool(Generic[P, R_co, S_contra]):
@@ -132,19 +148,8 @@ class Tool(Generic[P, R_co, S_contra]):
         Args:
             changes: the options of `tool`.
         """
-        options: dict[str, Any] = {
-            "name": self.name,
-            "description": self.description_given,
-            "effect": self.effect,
-            "requires_approval": self.requires_approval,
-            "approval_timeout": self.approval_timeout,
-            "timeout": self.timeout,
-            "retries": self.retries,
-            "parameters": self._parameters,
-            "strict": self.strict,
-            "undo": self.undo,
-            "in_doubt": self.in_doubt,
-        }
+        options: dict[str, Any] = {name: getattr(self, name) for name in ToolOptions.__annotations__}
+        options |= {"description": self.description_given, "parameters": self._parameters}
         fn = changes.pop("fn", self.fn)
         known = self.signature if fn is self.fn and "parameters" not in changes else None
         return Tool(fn, signature=known, **{**options, **changes})
@@ -164,52 +169,12 @@ def _is_number(value: Any) -> bool:
 
 @overload
 def tool(
-    fn: Callable[Concatenate[Context[S], P], R],
-    *,
-    name: str | None = None,
-    description: str | None = None,
-    effect: Effect = "once",
-    requires_approval: bool | Predicate = False,
-    approval_timeout: float | timedelta | None = None,
-    timeout: float | None = None,
-    retries: int = 0,
-    parameters: type | dict[str, Any] | None = None,
-    strict: bool = False,
-    undo: Callable[..., Any] | None = None,
-    in_doubt: InDoubt = "tell",
+    fn: Callable[Concatenate[Context[S], P], R], **options: Unpack[ToolOptions]
 ) -> Tool[Concatenate[Context[S], P], R, S]: ...
 @overload
-def tool(
-    fn: Callable[P, R],
-    *,
-    name: str | None = None,
-    description: str | None = None,
-    effect: Effect = "once",
-    requires_approval: bool | Predicate = False,
-    approval_timeout: float | timedelta | None = None,
-    timeout: float | None = None,
-    retries: int = 0,
-    parameters: type | dict[str, Any] | None = None,
-    strict: bool = False,
-    undo: Callable[..., Any] | None = None,
-    in_doubt: InDoubt = "tell",
-) -> Tool[P, R, object]: ...
+def tool(fn: Callable[P, R], **options: Unpack[ToolOptions]) -> Tool[P, R, object]: ...
 @overload
-def tool(
-    fn: None = None,
-    *,
-    name: str | None = None,
-    description: str | None = None,
-    effect: Effect = "once",
-    requires_approval: bool | Predicate = False,
-    approval_timeout: float | timedelta | None = None,
-    timeout: float | None = None,
-    retries: int = 0,
-    parameters: type | dict[str, Any] | None = None,
-    strict: bool = False,
-    undo: Callable[..., Any] | None = None,
-    in_doubt: InDoubt = "tell",
-) -> _Decorator: ...
+def tool(fn: None = None, **options: Unpack[ToolOptions]) -> _Decorator: ...
 def tool(fn: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Make a tool of a function; used as `@tool`, `@tool(...)` or `tool(fn, ...)`.
 

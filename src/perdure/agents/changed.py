@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perdure.agents.agent_loop import AgentLoop
 from perdure.agents.definition import Definition, NetworkDefinition
@@ -12,9 +12,11 @@ from perdure.agents.fingerprints import prints_of
 from perdure.agents.function_definition import FunctionDefinition
 from perdure.agents.network_loop import NetworkLoop
 from perdure.agents.routing import recall_routing
-from perdure.agents.run_loop import RunLoop
 from perdure.durable.fingerprint import Prints, Verdict, accepted_places, differences, last_prints, part
 from perdure.types.records import Record, RunStarted
+
+if TYPE_CHECKING:
+    from perdure.agents.env import RunLoop
 
 
 def judge_definition(definition: Definition, started: RunStarted) -> str:

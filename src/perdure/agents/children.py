@@ -86,7 +86,8 @@ async def drive_child(
     child_id: str = options["run_id"]
     running = env.children.get(child_id)
     if running is None:
-        running = env.launch(env, definition, input, options, (env.ledger, env.run_id, key), _fallback(env, ctx))
+        place = (env.ledger, env.run_id, key)
+        running = cast("Child", env.doing.launch(env, definition, input, options, place, _fallback(env, ctx)))
         running.accepts = body.key in body.io.tried.accepted
         env.children[child_id] = running
         go_on = running.drive()

@@ -11,7 +11,7 @@ from typing_extensions import TypeVar
 from perdure.agents.patch import apply, diff
 from perdure.agents.runnable import AgentView, Runnable
 from perdure.agents.state import State
-from perdure.agents.steps import ContextStep, Invocation, Question
+from perdure.agents.steps import ContextStep, Doer
 from perdure.durable import people
 from perdure.durable.step import Body
 from perdure.types.base import Json, plain
@@ -42,68 +42,27 @@ R = TypeVar("R")
 Out = TypeVar("Out")
 
 
-class Surroundings(Protocol):
-    """What a context needs of the run that it belongs to."""
+class Surroundings(Doer, Protocol):
+    """What a context needs of the run that it belongs to; see `Env`."""
 
     run_id: str
     session_id: str
     user_id: str | None
     thread_id: str | None
     resources: Sequence[Any]
+    kind: StateKind[Any]
 
     @property
-    def kind(self) -> StateKind[Any]:
-        """How the state's data become plain JSON and back."""
-        ...
-
+    def name(self) -> str: ...
     @property
-    def name(self) -> str:
-        """The definition's name."""
-        ...
-
+    def is_network(self) -> bool: ...
     @property
-    def is_network(self) -> bool:
-        """Whether agents can be queued here."""
-        ...
-
-    @property
-    def agents(self) -> Mapping[str, AgentView]:
-        """Who takes part, by name."""
-        ...
-
-    def agent_of(self, loop: AgentLoop) -> AgentView:
-        """The agent whose turn a loop is."""
-        ...
-
-    def transcript(self) -> Sequence[Message]:
-        """The conversation so far, without the turns that are going on."""
-        ...
-
-    def results(self) -> Sequence[AgentResult]:
-        """What agents have done so far."""
-        ...
-
-    async def available(self, ctx: Context[Any]) -> Sequence[AgentView]:
-        """The agents that are enabled now."""
-        ...
-
-    def body(self, io: RunIO | None, key: str, call: ToolCall | None) -> Body:
-        """Open the body of a tool, for its inner steps."""
-        ...
-
-    async def child(
-        self, ctx: Context[Any], definition: Any, input: Any, options: Mapping[str, Any]
-    ) -> RunResult[Any, Any]:
-        """Run a definition as a child of this run."""
-        ...
-
-    async def invoked(self, ctx: Context[Any], body: Body, what: Invocation) -> Any:
-        """Have a definition run as a run of its own, and give what it returns."""
-        ...
-
-    async def inferred(self, ctx: Context[Any], body: Body, what: Question) -> Any:
-        """Ask a model as a step, and give its answer."""
-        ...
+    def agents(self) -> Mapping[str, AgentView]: ...
+    def agent_of(self, loop: AgentLoop) -> AgentView: ...
+    def transcript(self) -> Sequence[Message]: ...
+    def results(self) -> Sequence[AgentResult]: ...
+    async def available(self, ctx: Context[Any]) -> Sequence[AgentView]: ...
+    def body(self, io: RunIO | None, key: str, call: ToolCall | None) -> Body: ...
 
 
 class NetworkRun(Generic[S]):
@@ -465,4 +424,4 @@ class Context(Generic[S]):
             RunFailed: the child failed.
             StepOutsideSteps: the tool does not declare `effect="steps"`.
         """
-        return await self._env.child(self, definition, input, options)
+        return await self._env.doing.run_child(self._env, self, definition, input, options)

@@ -6,8 +6,8 @@ Every step is performed in an `Env`. What it works out once per agent and run (m
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping, Sequence, Set
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from perdure.agents.agent_loop import AgentLoop
 from perdure.agents.budget import Ledger
@@ -17,7 +17,7 @@ from perdure.agents.hooks import HookChain, Hooks, settle
 from perdure.agents.roster import Roster
 from perdure.agents.stand_in import StandIn
 from perdure.agents.state_kind import StateKind
-from perdure.agents.steps import Invocation, Question
+from perdure.agents.steps import Doing
 from perdure.agents.tool import Tool
 from perdure.agents.toolbox import EMPTY_TOOLBOX, Toolbox, make_toolbox
 from perdure.agents.toolsets import Toolset
@@ -28,13 +28,16 @@ from perdure.types.errors import DefinitionError, NoModel
 from perdure.types.messages import Message, TextMessage, ToolCall
 
 if TYPE_CHECKING:
+    from perdure.agents.network_loop import NetworkLoop
     from perdure.agents.outcome import RunResult
     from perdure.agents.output import Output
     from perdure.agents.result import AgentResult
-    from perdure.agents.run_loop import RunLoop
+    from perdure.durable.function import FunctionLoop
     from perdure.durable.kernel import Kernel
     from perdure.durable.program import Waiting
     from perdure.types.waits import WaitAnswer
+
+    RunLoop: TypeAlias = NetworkLoop | FunctionLoop
 
 
 class Plan:
@@ -95,53 +98,21 @@ NO_HOOKS = HookChain(())
 
 
 class Child(Protocol):
-    """A run that a step of this one has started; `accepts` says that it goes on with changed code."""
+    """A run that a step of this one has started; see `Running`."""
 
     accepts: bool
-
-    def bounded(self) -> None:
-        """Note that budgets of runs above it bound this one."""
-        ...
-
-    @property
-    def env(self) -> Env:
-        """Its live side."""
-        ...
+    env: Env
+    loop: RunLoop
+    waiting: Waiting | None
 
     @property
-    def loop(self) -> RunLoop:
-        """Its state."""
-        ...
-
-    @property
-    def waiting(self) -> Waiting | None:
-        """What it waits for, if it does."""
-        ...
-
-    @property
-    def cause(self) -> BaseException | None:
-        """The exception that ended it, if one did."""
-        ...
-
-    async def drive(self) -> RunResult[Any, Any]:
-        """Drive it until it is finished or waits."""
-        ...
-
-    async def answer(self, answers: Mapping[str, WaitAnswer]) -> RunResult[Any, Any]:
-        """Post answers and drive on."""
-        ...
-
-    def result(self) -> RunResult[Any, Any]:
-        """What it has reached."""
-        ...
-
-    def leave(self) -> None:
-        """Stop driving it without ending it."""
-        ...
-
-    async def cancel(self) -> None:
-        """Close it, if it waits."""
-        ...
+    def cause(self) -> BaseException | None: ...
+    def bounded(self) -> None: ...
+    async def drive(self) -> RunResult[Any, Any]: ...
+    async def answer(self, answers: Mapping[str, WaitAnswer]) -> RunResult[Any, Any]: ...
+    def result(self) -> RunResult[Any, Any]: ...
+    def leave(self) -> None: ...
+    async def cancel(self) -> None: ...
 
 
 class Env:
@@ -154,15 +125,13 @@ class Env:
         "charged",
         "children",
         "definition",
+        "doing",
         "fallback",
         "hooks",
-        "infer",
         "instead",
-        "invoke",
         "invoked_any",
         "kernel",
         "kind",
-        "launch",
         "ledger",
         "loop",
         "model",
@@ -171,7 +140,6 @@ class Env:
         "resources",
         "roster",
         "router",
-        "run_child",
         "run_id",
         "session_id",
         "settings",
@@ -191,15 +159,9 @@ class Env:
         run_id: str,
         session_id: str,
         options: Mapping[str, Any],
-        launch: Callable[[Env, Any, Any, Mapping[str, Any], tuple[Ledger, str, str], Model | None], Child],
-        run_child: Callable[[Env, Context[Any], Any, Any, Mapping[str, Any]], Awaitable[RunResult[Any, Any]]],
-        invoke: Callable[[Env, Context[Any], Body, Invocation], Awaitable[Any]],
-        infer: Callable[[Env, Context[Any], Body, Question], Awaitable[Any]],
+        doing: Doing,
     ) -> None:
-        self.run_child = run_child
-        self.invoke = invoke
-        self.infer = infer
-        self.launch = launch
+        self.doing = doing
         self.kernel = kernel
         self.definition = definition
         self.network = definition if isinstance(definition, NetworkDefinition) else None
@@ -323,20 +285,6 @@ class Env:
     def answers(self) -> Mapping[str, WaitAnswer]:
         """How waits of this run and its children were answered so far."""
         return self.loop.answers if self.loop is not None else {}
-
-    async def child(
-        self, ctx: Context[Any], definition: Any, input: Any, options: Mapping[str, Any]
-    ) -> RunResult[Any, Any]:
-        """Run a definition as a child of this run."""
-        return await self.run_child(self, ctx, definition, input, options)
-
-    async def invoked(self, ctx: Context[Any], body: Body, what: Invocation) -> Any:
-        """Have a definition run as a run of its own, and give what it returns."""
-        return await self.invoke(self, ctx, body, what)
-
-    async def inferred(self, ctx: Context[Any], body: Body, what: Question) -> Any:
-        """Ask a model as a step, and give its answer."""
-        return await self.infer(self, ctx, body, what)
 
     async def available(self, ctx: Context[Any]) -> list[AgentDefinition]:
         """The agents of the network that are enabled now."""

@@ -14,7 +14,7 @@ from perdure.agents.budget import UNLIMITED
 from perdure.agents.children import drive_child
 from perdure.agents.context import Context
 from perdure.agents.definition import AgentDefinition, NetworkDefinition
-from perdure.agents.env import Env
+from perdure.agents.env import Child, Env
 from perdure.agents.function_definition import FunctionDefinition
 from perdure.agents.loading import load_output, output_of
 from perdure.agents.steps import Invocation
@@ -118,7 +118,7 @@ async def _elsewhere(env: Env, body: Body, key: str, child_id: str, what: Invoca
             peers.check(what.definition)
             options = _inherited(env, what.options, child_id)
             place = (env.ledger, env.run_id, key)
-            child = env.launch(env, what.definition, what.data, options, place, env.fallback)
+            child: Child = env.doing.launch(env, what.definition, what.data, options, place, env.fallback)
             if env.ledger is not UNLIMITED:
                 child.bounded()
             await patiently(kernel.clock, lambda: peers.begin(child))

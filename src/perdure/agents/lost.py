@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from perdure.agents.agent_loop import Infer
 from perdure.agents.env import Env
-from perdure.agents.run_loop import RunLoop
 from perdure.durable.program import Do
 from perdure.durable.run_io import RunIO
 from perdure.types.messages import Message, TextMessage
 from perdure.types.records import AttemptLost, InferDone, InferenceDone, Payload, ToolDone
 from perdure.types.usage import Usage
+
+if TYPE_CHECKING:
+    from perdure.agents.env import RunLoop
 
 
 def lost_attempts(env: Env, loop: RunLoop, io: RunIO) -> list[AttemptLost]:

@@ -49,15 +49,10 @@ from perdure.types.waits import Wait, WaitAnswer
 
 
 class RulesByName(Protocol):
-    """Who may take part in a run."""
+    """Who may take part in a run, and what the loop must know of them; see `Roster`."""
 
-    def rules(self, name: str, args: dict[str, Any] | None = None) -> LoopRules:
-        """What the loop must know of an agent."""
-        ...
-
-    def routing_rules(self, name: str) -> LoopRules:
-        """What the loop must know of a routing agent."""
-        ...
+    def rules(self, name: str, args: dict[str, Any] | None = None) -> LoopRules: ...
+    def routing_rules(self, name: str) -> LoopRules: ...
 
 
 class RunRules(msgspec.Struct, frozen=True):

@@ -20,26 +20,15 @@ S = TypeVar("S", default=Any)
 
 
 class Origin(Protocol):
-    """The run that a result is of."""
+    """The run that a result is of; see `Running`."""
 
     @property
-    def given(self) -> int:
-        """How many messages of the conversation were there before it."""
-        ...
-
+    def given(self) -> int: ...
     @property
-    def earlier_results(self) -> tuple[AgentResult, ...]:
-        """What agents had done before, as it was given with the state."""
-        ...
-
+    def earlier_results(self) -> tuple[AgentResult, ...]: ...
     @property
-    def thread_id(self) -> str | None:
-        """The thread that the state named."""
-        ...
-
-    async def resume(self, answers: Mapping[str, WaitAnswer]) -> RunResult[Any, Any]:
-        """Answer waits and go on."""
-        ...
+    def thread_id(self) -> str | None: ...
+    async def resume(self, answers: Mapping[str, WaitAnswer]) -> RunResult[Any, Any]: ...
 
 
 class RunResult(Generic[Out, S]):

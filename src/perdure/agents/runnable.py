@@ -39,19 +39,11 @@ class ToolSource(ABC, Generic[S_contra]):
 
 
 class AgentView(Protocol):
-    """What a step sees of an agent."""
+    """What a step sees of an agent: its name, what it is for, its tools and toolsets."""
 
     @property
-    def name(self) -> str:
-        """Its name."""
-        ...
-
+    def name(self) -> str: ...
     @property
-    def description(self) -> str:
-        """What it is for."""
-        ...
-
+    def description(self) -> str: ...
     @property
-    def tools(self) -> Sequence[Any]:
-        """Its tools and toolsets."""
-        ...
+    def tools(self) -> Sequence[Any]: ...

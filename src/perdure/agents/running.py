@@ -22,8 +22,8 @@ from perdure.agents.loading import loader
 from perdure.agents.lost import lost_attempts, usage_of
 from perdure.agents.outcome import RunResult
 from perdure.agents.result import AgentResult
-from perdure.agents.run_loop import RunLoop
 from perdure.agents.run_options import BOUNDED, check_options, check_prices
+from perdure.agents.steps import Doing
 from perdure.durable.drive import drive
 from perdure.durable.endings import Parked
 from perdure.durable.fingerprint import Verdict, has_changed
@@ -49,6 +49,7 @@ from perdure.types.records import (
 from perdure.types.waits import Elapsed, WaitAnswer, late
 
 if TYPE_CHECKING:
+    from perdure.agents.env import RunLoop
     from perdure.agents.thread import Thread
 
 Door: TypeAlias = Callable[[str, Mapping[str, WaitAnswer]], Awaitable[RunResult[Any, Any]]]
@@ -142,10 +143,7 @@ class Running:
             run_id=run_id,
             session_id=session_id,
             options={**options, "results": results} if results else options,
-            launch=_launch,
-            run_child=run_child,
-            invoke=invoke,
-            infer=infer_step,
+            doing=DOING,
         )
         env.fallback = fallback
         env.thread_id = thread_id
@@ -478,3 +476,6 @@ def _launch(
     """Make a child run on the same kernel, with the hooks of the runtime; a network's are for its own agents."""
     hooks = env.hooks if env.network is None else env.hooks[: len(env.hooks) - len(env.network.hooks)]
     return Running(definition, input, options, kernel=env.kernel, hooks=hooks, parent=place, fallback=fallback)
+
+
+DOING = Doing(_launch, run_child, invoke, infer_step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, overload
 
@@ -41,27 +41,37 @@ class Question(NamedTuple):
     output_type: Any
 
 
-class Doing(Protocol):
+class Doing(NamedTuple):
+    """What a run does for its steps that needs definitions and models; each is given the run's live side first."""
+
+    launch: Callable[[Any, Any, Any, Mapping[str, Any], tuple[Any, str, str], Model | None], Any]
+    """Makes a child run: of a definition, with its input, its options, its place, and its model if it names none."""
+
+    run_child: Callable[[Any, Any, Any, Any, Mapping[str, Any]], Awaitable[Any]]
+    """Runs a definition as a child: given the context, the definition, its input and its options."""
+
+    invoke: Callable[[Any, Any, Body, Invocation], Awaitable[Any]]
+    """Has a definition run as a run of its own, and gives what it returns."""
+
+    infer: Callable[[Any, Any, Body, Question], Awaitable[Any]]
+    """Asks a model as a step, and gives its answer."""
+
+
+class Doer(Protocol):
     """The run whose body the steps belong to."""
 
-    async def invoked(self, ctx: Any, body: Body, what: Invocation, /) -> Any:
-        """Have a definition run as a run of its own, and give what it returns."""
-        ...
-
-    async def inferred(self, ctx: Any, body: Body, what: Question, /) -> Any:
-        """Ask a model as a step, and give its answer."""
-        ...
+    doing: Doing
 
 
 class ContextStep(Step):
     """The step API of one body, as `ctx.step`."""
 
-    __slots__ = ("_ctx", "_doing")
+    __slots__ = ("_ctx", "_env")
 
-    def __init__(self, body: Body, ctx: Any, doing: Doing) -> None:
+    def __init__(self, body: Body, ctx: Any, env: Doer) -> None:
         super().__init__(body)
         self._ctx = ctx
-        self._doing = doing
+        self._env = env
 
     def scope(self, name: str) -> ContextStep:
         """Make a step API with a place of its own, so that branches which run at once may use the same ids.
@@ -69,7 +79,7 @@ class ContextStep(Step):
         Raises:
             AmbiguousStep: the name could be mistaken for a place.
         """
-        return ContextStep(self._body.scope(name), self._ctx, self._doing)
+        return ContextStep(self._body.scope(name), self._ctx, self._env)
 
     async def invoke(
         self,
@@ -100,7 +110,7 @@ class ContextStep(Step):
         if seconds is not None and not seconds > 0:
             raise DefinitionError(f"ctx.step.invoke({id!r}, timeout={timeout!r}): give seconds above 0.")
         what = Invocation(id, definition, data, seconds, options)
-        return await self._doing.invoked(self._ctx, self._body, what)
+        return await self._env.doing.invoke(self._env, self._ctx, self._body, what)
 
     @overload
     async def infer(
@@ -149,4 +159,4 @@ class ContextStep(Step):
             OverBudget: the run has used its budget.
         """
         what = Question(id, model, messages, system, settings, output_type)
-        return await self._doing.inferred(self._ctx, self._body, what)
+        return await self._env.doing.infer(self._env, self._ctx, self._body, what)

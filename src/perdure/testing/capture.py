@@ -13,16 +13,14 @@ assert recorder.text == (await run.result()).output
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from perdure.agents.agent import Agent
 from perdure.agents.budget import Ledger
-from perdure.agents.children import run_child
 from perdure.agents.context import Context
 from perdure.agents.env import Env
 from perdure.agents.handle import Run
-from perdure.agents.infer_step import infer_step
-from perdure.agents.invoke import invoke
+from perdure.agents.running import DOING
 from perdure.agents.state import State
 from perdure.agents.state_kind import StateKind
 from perdure.agents.stream import RunStream
@@ -168,17 +166,10 @@ def context(
             "resources": tuple(resources),
             "results": state.results if isinstance(state, State) else (),
         },
-        launch=_no_children,
-        run_child=run_child,
-        invoke=invoke,
-        infer=infer_step,
+        doing=DOING,
     )
     env.thread_id = thread_id
     return ToolContext(env, doc, call or ToolCall("call-1", "tool"), speaker, tuple(messages))
-
-
-def _no_children(*_: Any) -> NoReturn:
-    raise AssertionError("A context without a run cannot get as far as launching a child run.")
 
 
 class EventRecorder:

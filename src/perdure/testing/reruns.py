@@ -300,7 +300,7 @@ class _Changes:
     def stand_in(self, running: Running) -> None:
         """Stand in for a run and the child runs that it begins."""
         running.env.instead = self
-        running.env.launch = self._launch
+        running.env.doing = running.env.doing._replace(launch=self._launch)
 
     def _launch(
         self,

@@ -112,7 +112,7 @@ class Retrace:
         self._renamed: set[str] = set()
         env = running.env
         env.instead = self
-        env.launch = self._launch
+        env.doing = env.doing._replace(launch=self._launch)
         if any(isinstance(one.payload, RouteDone) and one.payload.ask is not None for one in run.records):
             env.model = RecordedModel(self, by_tool=False)  # who routes by default is asked only where there is a model
         env.kernel.clock = then = Then(self)

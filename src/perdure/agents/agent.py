@@ -7,7 +7,6 @@ from typing import Any, Generic, overload
 
 from typing_extensions import TypedDict, TypeVar, Unpack
 
-from perdure.agents.checks import check_arguments
 from perdure.agents.children import agent_tool
 from perdure.agents.context import Context
 from perdure.agents.definition import AgentDefinition, Enabled, Prompt
@@ -111,7 +110,6 @@ class Agent(AgentDefinition, Doors[Out_co, S_contra], Worker[S_contra], Generic[
         **options: Unpack[AgentOptions],
     ) -> None: ...
     def __init__(self, name: str, **options: Any) -> None:
-        check_arguments(options, AgentDefinition.__slots__, f"Agent({name!r})")
         super().__init__(name, **options)
 
     def as_tool(

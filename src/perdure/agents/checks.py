@@ -3,7 +3,7 @@
 # pyright: reportUnnecessaryIsInstance=false
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeGuard, cast, get_args, get_type_hints
 
 from typing_extensions import is_protocol, is_typeddict
@@ -73,31 +73,46 @@ def check_tools(tools: Any, where: str) -> tuple[Offered[Any], ...]:
     return tuple(given)
 
 
-def check_choice(choice: Any, tools: Sequence[Any], where: str) -> str:
+def check_choice(choice: str, tools: Sequence[Any], where: str) -> None:
     """Refuse a choice of a tool that the agent does not have."""
-    check_kind(choice, str, "tool_choice", where)
     named = {one.name for one in tools if isinstance(one, Tool)}
     if choice in ("auto", "any", "none") or choice in named or any(isinstance(one, Toolset) for one in tools):
-        return choice
+        return
     raise DefinitionError(
         f"{where}: tool_choice={choice!r} is none of its tools ({', '.join(sorted(named)) or 'it has none'}), "
         "nor 'auto', 'any' or 'none'."
     )
 
 
-def check_kind(value: Any, kinds: type | tuple[type, ...], option: str, where: str) -> Any:
-    """Refuse a value of another type; True and False are no numbers."""
-    if isinstance(value, kinds) and (not isinstance(value, bool) or kinds is bool):
-        return value
+def of_kind(kinds: type | tuple[type, ...], option: str) -> Callable[[Any, str], Any]:
+    """Make the check of an option that refuses values of other types; True and False are no numbers."""
     names = " or ".join(one.__name__ for one in (kinds if isinstance(kinds, tuple) else (kinds,)))
-    raise DefinitionError(f"{where}: {option}={value!r} must be of type {names}.")
+    return _check(lambda value: isinstance(value, kinds), option, f"of type {names}")
 
 
-def check_count(value: Any, option: str, where: str) -> Any:
-    """Refuse what is no whole number from 0."""
-    if type(value) is int and value >= 0:
-        return value
-    raise DefinitionError(f"{where}: {option}={value!r} must be a whole number from 0.")
+def of_count(option: str) -> Callable[[Any, str], Any]:
+    """Make the check of an option that refuses what is no whole number from 0."""
+    return _check(lambda value: type(value) is int and value >= 0, option, "a whole number from 0")
+
+
+def of_function(option: str) -> Callable[[Any, str], Any]:
+    """Make the check of an option that refuses what is no function, unless it is None."""
+
+    def check(value: Any, where: str) -> Any:
+        if value is None or callable(value):
+            return value
+        raise DefinitionError(f"{where}: {option}= takes a function, not {value!r}.")
+
+    return check
+
+
+def _check(fits: Callable[[Any], bool], option: str, what: str) -> Callable[[Any, str], Any]:
+    def check(value: Any, where: str) -> Any:
+        if fits(value):
+            return value
+        raise DefinitionError(f"{where}: {option}={value!r} must be {what}.")
+
+    return check
 
 
 def check_settings(settings: Any, where: str) -> Any:
@@ -114,16 +129,19 @@ def check_enabled(enabled: Any, where: str) -> Any:
     raise DefinitionError(f"{where}: enabled={enabled!r} must be True, False or a function of the context.")
 
 
-def check_stop(names: Any, tools: Sequence[Any], where: str) -> frozenset[str]:
-    """Refuse names that none of the tools has."""
+def read_names(names: Any, where: str) -> frozenset[str]:
+    """Read the name of a tool, or several."""
     given = {names} if isinstance(names, str) else names
     if not isinstance(given, Iterable):
         raise DefinitionError(f"{where}: stop_when={names!r} must be the name of a tool, or several.")
-    wanted: frozenset[str] = frozenset(cast("Iterable[str]", given))
+    return frozenset(cast("Iterable[str]", given))
+
+
+def check_stop(wanted: frozenset[str], tools: Sequence[Any], where: str) -> None:
+    """Refuse names that none of the tools has."""
     unknown = wanted - {one.name for one in tools if isinstance(one, Tool)}
     if unknown and not any(isinstance(one, Toolset) for one in tools):
         raise DefinitionError(f"{where}: stop_when= names {min(unknown)!r}, which is none of its tools.")
-    return wanted
 
 
 def check_output(kind: Any, where: str) -> Any:

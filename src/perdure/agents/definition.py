@@ -6,17 +6,17 @@ The loops and steps of a run know definitions by these classes; `Agent` and `Net
 # pyright: reportUnnecessaryIsInstance=false
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Self, TypeAlias
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import NoneType
+from typing import Any, ClassVar, Self, TypeAlias
 
 from typing_extensions import TypeVar
 
 from perdure.agents.checks import (
+    check_arguments,
     check_choice,
     check_contexts,
-    check_count,
     check_enabled,
-    check_kind,
     check_limit,
     check_model,
     check_name,
@@ -26,13 +26,17 @@ from perdure.agents.checks import (
     check_state,
     check_stop,
     check_tools,
+    of_count,
+    of_function,
+    of_kind,
+    read_names,
 )
 from perdure.agents.context import Context
 from perdure.agents.history import HistoryAdapter, check_history
-from perdure.agents.hooks import Hook, Hooks, HooksLike, read_hooks
+from perdure.agents.hooks import Hook, Hooks, read_hooks
 from perdure.agents.state_kind import StateKind
 from perdure.agents.tool import Tool
-from perdure.agents.toolsets import Offered, ToolLike
+from perdure.agents.toolsets import Offered
 from perdure.models.model import Model, ModelSettings
 from perdure.types.errors import DefinitionError
 
@@ -45,20 +49,28 @@ Enabled: TypeAlias = (
     bool | Callable[[Context[S]], "bool | Awaitable[bool]"] | Callable[[Context[Any]], "bool | Awaitable[bool]"]
 )
 Resolve: TypeAlias = Callable[[str, dict[str, Any]], "AgentDefinition"]
+Check: TypeAlias = Callable[[Any, str], Any]
+"""Gives an argument as it is kept, or refuses it, given where it stands."""
 
 
 class Definition:
     """A named value that cannot be changed; what is worked out from it is kept with it."""
 
     __slots__ = ("_caches", "name")
+    OPTIONS: ClassVar[Mapping[str, tuple[Any, Check]]] = {}
+    """The arguments besides the name: what each is unless given, and its check."""
+
     name: str
     output_type: Any
     history: HistoryAdapter | None = None
     _caches: dict[str, Any]
 
-    def __init__(self, name: str, what: str) -> None:
-        check_name(name, what)
+    def __init__(self, name: str, **options: Any) -> None:
+        check_name(name, type(self).__name__)
         self.put(name=name, _caches={})
+        where = repr(self)
+        check_arguments(options, tuple(self.OPTIONS), where)
+        self.put(**{one: check(options.get(one, default), where) for one, (default, check) in self.OPTIONS.items()})
 
     def put(self, **values: Any) -> None:
         """Set fields while the definition is made."""
@@ -67,6 +79,11 @@ class Definition:
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{self!r} is immutable; make a changed copy with .replace({name}=…).")
+
+    def replace(self, **changes: Any) -> Self:
+        """Make a copy with some arguments changed; everything else stays."""
+        options = {name: getattr(self, name) for name in ("name", *self.OPTIONS)}
+        return type(self)(**{**options, **changes})
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
@@ -87,27 +104,31 @@ class Definition:
         self._caches[key] = value
 
 
+_AGENT: Mapping[str, tuple[Any, Check]] = {
+    "system": (None, check_prompt),
+    "description": ("", of_kind(str, "description")),
+    "model": (None, check_model),
+    "tools": ((), check_tools),
+    "tool_choice": ("auto", of_kind(str, "tool_choice")),
+    "output_type": (str, check_output),
+    "hooks": ((), read_hooks),
+    "history": (None, check_history),
+    "settings": (None, check_settings),
+    "prefill": (None, of_kind((str, NoneType), "prefill")),
+    "enabled": (True, check_enabled),
+    "max_iter": (25, check_limit),
+    "parallel_tools": (True, of_kind(bool, "parallel_tools")),
+    "strict": (False, of_kind(bool, "strict")),
+    "stop_when": ((), read_names),
+    "output_retries": (2, of_count("output_retries")),
+}
+
+
 class AgentDefinition(Definition):
     """Everything that an agent is; see `Agent` for what the arguments mean."""
 
-    __slots__ = (
-        "description",
-        "enabled",
-        "history",
-        "hooks",
-        "max_iter",
-        "model",
-        "output_retries",
-        "output_type",
-        "parallel_tools",
-        "prefill",
-        "settings",
-        "stop_when",
-        "strict",
-        "system",
-        "tool_choice",
-        "tools",
-    )
+    __slots__ = tuple(_AGENT)
+    OPTIONS = _AGENT
     system: Prompt[Any]
     description: str
     model: Model | str | None
@@ -125,53 +146,10 @@ class AgentDefinition(Definition):
     stop_when: frozenset[str]
     output_retries: int
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        system: Prompt[Any] = None,
-        description: str = "",
-        model: Model | str | None = None,
-        tools: Sequence[ToolLike[Any]] = (),
-        tool_choice: str = "auto",
-        output_type: Any = str,
-        hooks: HooksLike = (),
-        history: HistoryAdapter | None = None,
-        settings: ModelSettings | None = None,
-        prefill: str | None = None,
-        enabled: Enabled[Any] = True,
-        max_iter: int | None = 25,
-        parallel_tools: bool = True,
-        strict: bool = False,
-        stop_when: str | Sequence[str] | frozenset[str] = (),
-        output_retries: int = 2,
-    ) -> None:
-        super().__init__(name, type(self).__name__)
-        where = repr(self)
-        checked = check_tools(tools, where)
-        self.put(
-            system=check_prompt(system, where),
-            description=check_kind(description, str, "description", where),
-            model=check_model(model, where),
-            tools=checked,
-            tool_choice=check_choice(tool_choice, checked, where),
-            output_type=check_output(output_type, where),
-            hooks=read_hooks(hooks, where),
-            history=check_history(history, where),
-            settings=check_settings(settings, where),
-            prefill=prefill if prefill is None else check_kind(prefill, str, "prefill", where),
-            enabled=check_enabled(enabled, where),
-            max_iter=check_limit(max_iter, where),
-            parallel_tools=check_kind(parallel_tools, bool, "parallel_tools", where),
-            strict=check_kind(strict, bool, "strict", where),
-            stop_when=check_stop(stop_when, checked, where),
-            output_retries=check_count(output_retries, "output_retries", where),
-        )
-
-    def replace(self, **changes: Any) -> Self:
-        """Make a copy with some arguments changed; everything else stays."""
-        options = {name: getattr(self, name) for name in ("name", *AgentDefinition.__slots__)}
-        return type(self)(**{**options, **changes})
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__(name, **options)
+        check_choice(self.tool_choice, self.tools, repr(self))
+        check_stop(self.stop_when, self.tools, repr(self))
 
     def with_model(self, model: Model | str) -> Self:
         """Make a copy with another model; everything else stays."""
@@ -189,82 +167,6 @@ class RoutingDefinition:
     def name(self) -> str:
         """Its name in decisions."""
         return self.agent.name
-
-
-class NetworkDefinition(Definition):
-    """Everything that a network is; see `Network` for what the arguments mean."""
-
-    __slots__ = (
-        "agents",
-        "description",
-        "history",
-        "hooks",
-        "kind",
-        "max_iter",
-        "model",
-        "output_type",
-        "resolve",
-        "router",
-        "state",
-        "stop_when",
-    )
-    agents: dict[str, Any]
-    description: str
-    router: Any
-    state: Callable[[], Any]
-    model: Model | str | None
-    output_type: Any
-    hooks: tuple[Hooks, ...]
-    history: HistoryAdapter | None
-    max_iter: int | None
-    resolve: Resolve | None
-    stop_when: Callable[[Any], Any] | None
-    kind: StateKind[Any]
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        agents: Sequence[AgentDefinition],
-        description: str = "",
-        router: Any = None,
-        state: Callable[[], Any] = dict,
-        model: Model | str | None = None,
-        output_type: Any = str,
-        hooks: HooksLike = (),
-        history: HistoryAdapter | None = None,
-        max_iter: int | None = 10,
-        resolve: Resolve | None = None,
-        stop_when: Callable[[Any], Any] | None = None,
-    ) -> None:
-        super().__init__(name, type(self).__name__)
-        where = repr(self)
-        for option, value in (("resolve", resolve), ("stop_when", stop_when)):
-            if value is not None and not callable(value):
-                raise DefinitionError(f"{where}: {option}= takes a function, not {value!r}.")
-        by_name = _by_name(agents, where)
-        self.put(
-            agents=by_name,
-            description=check_kind(description, str, "description", where),
-            router=check_router(router, where),
-            state=check_state(state, where),
-            model=check_model(model, where),
-            output_type=check_output(output_type, where),
-            hooks=read_hooks(hooks, where),
-            history=check_history(history, where),
-            max_iter=check_limit(max_iter, where),
-            resolve=resolve,
-            stop_when=stop_when,
-            kind=StateKind.of(state),
-        )
-        for agent in by_name.values():
-            check_contexts(agent.name, agent.tools, state, where)
-
-    def replace(self, **changes: Any) -> Self:
-        """Make a copy with some arguments changed; everything else stays."""
-        options = {name: getattr(self, name) for name in ("name", *NetworkDefinition.__slots__) if name != "kind"}
-        options["agents"] = list(self.agents.values())
-        return type(self)(**{**options, **changes})
 
 
 def _by_name(agents: Any, where: str) -> dict[str, AgentDefinition]:
@@ -286,3 +188,47 @@ def check_router(router: Any, where: str) -> Any:
     if router is None or isinstance(router, RoutingDefinition) or (callable(router) and not isinstance(router, Tool)):
         return router
     raise DefinitionError(f"{where}: router= takes a function or a RoutingAgent, not {router!r}.")
+
+
+_NETWORK: Mapping[str, tuple[Any, Check]] = {
+    "agents": ((), _by_name),
+    "description": ("", of_kind(str, "description")),
+    "router": (None, check_router),
+    "state": (dict, check_state),
+    "model": (None, check_model),
+    "output_type": (str, check_output),
+    "hooks": ((), read_hooks),
+    "history": (None, check_history),
+    "max_iter": (10, check_limit),
+    "resolve": (None, of_function("resolve")),
+    "stop_when": (None, of_function("stop_when")),
+}
+
+
+class NetworkDefinition(Definition):
+    """Everything that a network is; see `Network` for what the arguments mean."""
+
+    __slots__ = ("kind", *_NETWORK)
+    OPTIONS = _NETWORK
+    agents: dict[str, Any]
+    description: str
+    router: Any
+    state: Callable[[], Any]
+    model: Model | str | None
+    output_type: Any
+    hooks: tuple[Hooks, ...]
+    history: HistoryAdapter | None
+    max_iter: int | None
+    resolve: Resolve | None
+    stop_when: Callable[[Any], Any] | None
+    kind: StateKind[Any]
+
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__(name, **options)
+        self.put(kind=StateKind.of(self.state))
+        for agent in self.agents.values():
+            check_contexts(agent.name, agent.tools, self.state, repr(self))
+
+    def replace(self, **changes: Any) -> Self:
+        """Make a copy with some arguments changed; everything else stays."""
+        return super().replace(**{"agents": list(self.agents.values()), **changes})

@@ -59,7 +59,7 @@ class FunctionDefinition(Definition):
     ) -> None:
         if not callable(fn) or not is_async(fn):
             raise DefinitionError(f"@function takes an `async def`, not {fn!r}: its steps are awaited.")
-        super().__init__(name or getattr(fn, "__name__", ""), type(self).__name__)
+        super().__init__(name or getattr(fn, "__name__", ""))
         where = repr(self)
         if event is not None and (not isinstance(event, str) or not event):
             raise DefinitionError(f"{where}: event={event!r} must be the name of an event, such as 'app/invoice.paid'.")

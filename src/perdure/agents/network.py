@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Generic, overload
 from typing_extensions import TypedDict, TypeVar, Unpack
 
 from perdure.agents.agent import Agent
-from perdure.agents.checks import check_arguments
 from perdure.agents.definition import NetworkDefinition, Resolve
 from perdure.agents.doors import Doors
 from perdure.agents.history import HistoryAdapter
@@ -105,6 +104,4 @@ class Network(NetworkDefinition, Doors[Out, S], Generic[S, Out]):
         **options: Unpack[NetworkOptions],
     ) -> None: ...
     def __init__(self, name: str, **options: Any) -> None:
-        known = [one for one in NetworkDefinition.__slots__ if one != "kind"]
-        check_arguments(options, known, f"Network({name!r})")
         super().__init__(name, **options)

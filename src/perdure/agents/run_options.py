@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 
 from perdure.agents.budget import Budget
-from perdure.agents.checks import check_kind, check_limit, check_model, check_settings
+from perdure.agents.checks import check_limit, check_model, check_settings, of_kind
 from perdure.agents.definition import AgentDefinition, Definition, NetworkDefinition, check_router
 from perdure.agents.env import Env
 from perdure.agents.history import HistoryAdapter
@@ -179,7 +179,7 @@ def check_options(options: Mapping[str, Any], kernel: Kernel | None, history: Hi
     if "max_iter" in options:
         check_limit(options["max_iter"], "run")
     if options.get("tool_choice") is not None:
-        check_kind(options["tool_choice"], str, "tool_choice", "run")
+        of_kind(str, "tool_choice")(options["tool_choice"], "run")
     if not isinstance(options.get("resources") or (), (list, tuple)):
         raise DefinitionError(f"run: resources= takes a list of objects, not {options['resources']!r}.")
     check_model(options.get("model"), "run")

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from perdure import RunFailed, Runtime
+from perdure import Agent, RunFailed, Runtime
+from perdure.cli.doctor import Finding, examine
 from perdure.log.owners import Left, Timing
+from perdure.testing import ScriptedModel, say
 from perdure.testing.environment import ScriptedEnvironments
 from perdure.types.envelope import SystemEvent
 from tests.runtime.desk import QUICK
@@ -41,6 +43,14 @@ async def until(runtime: Runtime, seen: list[SystemEvent], type: str, count: int
     async with asyncio.timeout(20), runtime.bus.stream() as stream:
         while sum(one.type == type for one in seen) < count:
             await anext(stream)
+
+
+async def again(runtime: Runtime, run_id: str) -> Any:
+    container = runtime.container("acme")
+    run = await container.log.run(run_id)
+    while not runtime.registry.has(run.definition):
+        await runtime.worker.until(runtime.worker.listen())
+    return container.revived(run, await container.log.read_run(run_id)), run
 
 
 async def image(runtime: Runtime, **config: Any) -> str:
@@ -191,11 +201,38 @@ async def test_what_another_process_sends_is_driven_at_once_and_by_no_other(url:
     async with one, two:
         id = await image(one)
         await one.images.run(id)
-        assert await one.knows_definition(f"image:{id}") and not await two.knows_definition(f"image:{id}")
+        assert await one.knows_definition(f"environment:{id}")
+        assert not await two.knows_definition(f"environment:{id}")
         async with asyncio.timeout(30):
             runs = [await two.send(id, text) for text in ("x", "y")]
             assert [(await run.result()).output for run in runs] == ["First.", "Second."]
         assert len(factory.created) == 1
+
+
+async def test_b39_a_process_without_a_factory_leaves_the_runs_of_environments_alone(url: str):
+    hold = asyncio.Event()
+    factory = ScriptedEnvironments([hold], "From outside.", "Once more.")
+    async with opened(url, factory) as one:
+        id = await image(one)
+        runs = [(await one.send(id, text)).id for text in ("x", "y")]
+        while not factory.asked:
+            await one.worker.until(one.worker.listen())
+    ours = Agent("Ours", model=ScriptedModel(say("From inside.")))
+    async with opened(url, None, default_agent=ours) as two:
+        for _ in range(2):
+            await two.sweep()
+            await asyncio.gather(*two.worker._taken.values())
+        log = two.container("acme").log
+        assert [(await log.run(run)).epoch for run in runs] == [1, 0] and not two.worker._queued
+        waits = (
+            f"acme: 1 of 'environment:{id}' waits for a process that has it, by its Runtime(…, environment_factory=…)"
+        )
+        assert Finding("runs", "look", waits) in await examine(two)
+        assert (await two.ask(await image(two), "z")).output == "From inside."
+    async with opened(url, factory) as three:
+        assert not await three.knows_definition(f"image:{id}"), "what a process has begun by its agent is left to such"
+        answers = [(await three.container("acme")._follow(*await again(three, run))).output for run in runs]
+        assert answers == ["From outside.", "Once more."]
 
 
 async def test_b16_an_agent_that_another_process_destroys_is_let_go_of_by_the_one_that_has_it(url: str):

@@ -6,6 +6,7 @@ import argparse
 import os
 import socket
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from perdure.cli.table import Cell, table
 from perdure.db.database import Row, Script, Sql
 from perdure.db.sqlite import SqliteDatabase
 from perdure.log.owners import Timing
+from perdure.runtime.image_agent import OUTSIDE, PREFIX
 from perdure.runtime.runtime import Runtime
 from perdure.types.base import plain
 
@@ -61,12 +63,13 @@ async def examine(runtime: Runtime, *, deep: bool = False) -> list[Finding]:
     if not damage:
         how = "every payload can be read" if deep else "no record, blob or turn is missing; --deep reads every payload"
         found.append(Finding("integrity", "ok", how))
-    return [*found, *await _owners(runtime), *await _runs(runtime), *_files(runtime), await _clock(runtime)]
+    dead = await runtime.worker.owners.dead(time.monotonic)
+    runs = [*await _runs(runtime), *await _left(runtime, dead)]
+    return [*found, *await _owners(runtime, dead), *runs, *_files(runtime), await _clock(runtime)]
 
 
-async def _owners(runtime: Runtime) -> list[Finding]:
+async def _owners(runtime: Runtime, dead: Collection[str]) -> list[Finding]:
     me = runtime.worker.owners
-    dead = await me.dead(time.monotonic)
     rows = await _read(
         runtime,
         "SELECT o.id, o.host, o.beat, COUNT(r.id) FROM owners o LEFT JOIN runs r ON r.owner = o.id AND "
@@ -102,6 +105,30 @@ async def _runs(runtime: Runtime) -> list[Finding]:
             why = f": perdure runs list --container {container} --status parked"
         found.append(Finding("runs", state, f"{container}: {count} {'held' if held else status}{why}"))
     return found or [Finding("runs", "ok", "none is open or parked")]
+
+
+async def _left(runtime: Runtime, dead: Collection[str]) -> list[Finding]:
+    """Say of runs that nobody drives, though nothing but a process that has their code is missing, what that is."""
+    rows = await _read(
+        runtime,
+        "SELECT r.container, r.definition, r.owner, COUNT(*) FROM runs r JOIN sessions s ON s.container = r.container "
+        "AND s.id = r.session AND s.turn = r.id WHERE r.status = 'queued' OR r.status = 'running' "
+        "GROUP BY r.container, r.definition, r.owner ORDER BY 1, 2",
+    )
+    left: dict[tuple[str, str], int] = {}
+    for container, name, owner, count in rows:
+        if owner is None or owner in dead:
+            left[container, name] = left.get((container, name), 0) + count
+    found: list[Finding] = []
+    for (container, name), count in left.items():
+        state, needed = "ok", ""
+        if name.startswith(OUTSIDE):
+            state, needed = "look", ", by its Runtime(…, environment_factory=…)"
+        elif name.startswith(PREFIX):
+            needed = ", by a Runtime(…) without environment_factory"
+        seen = f"{container}: {count} of {name!r} {'waits' if count == 1 else 'wait'} for a process that has it{needed}"
+        found.append(Finding("runs", state, seen))
+    return found
 
 
 def _files(runtime: Runtime) -> list[Finding]:

@@ -16,6 +16,9 @@ from perdure.types.errors import DefinitionError
 PREFIX = "image:"
 """Begins the names of definitions that are made of images."""
 
+OUTSIDE = "environment:"
+"""Begins the names of those whose answers come from an environment; no process without a factory can drive them."""
+
 _MCP_KEYS = frozenset(("type", "command", "args", "env", "url", "headers"))
 
 
@@ -43,7 +46,7 @@ def environment_agent(image: ImageRow, find: Callable[[], Awaitable[Hosted]]) ->
     """Make the agent of an image whose answers come from an environment; it runs as long as that has tools to call."""
     model = EnvironmentModel(find, image.model or "environment")
     tools = [EnvironmentTools(find)]
-    return cast("AgentDefinition", Agent(f"{PREFIX}{image.id}", model=model, tools=tools, max_iter=None))
+    return cast("AgentDefinition", Agent(f"{OUTSIDE}{image.id}", model=model, tools=tools, max_iter=None))
 
 
 def read_servers(servers: Mapping[str, Any], cwd: Path | None = None) -> list[MCPServer]:

@@ -22,7 +22,7 @@ from perdure.durable.tail import Tail
 from perdure.log.images import AgentRow, Entities, ImageRow
 from perdure.runtime.environment import EnvironmentConfig, Hosted
 from perdure.runtime.face import Face, messages_of
-from perdure.runtime.image_agent import PREFIX, definition_of, environment_agent
+from perdure.runtime.image_agent import OUTSIDE, PREFIX, definition_of, environment_agent
 from perdure.runtime.image_config import NAME, RESUMED, check_config, check_names, record_of
 from perdure.runtime.image_forks import ImageForks
 from perdure.runtime.live_agent import LiveAgent, interrupt
@@ -452,10 +452,11 @@ class Images(ImageForks):
 
         An image whose answers come from an environment is served from now on, if no other process serves it.
         """
-        if not name.startswith(PREFIX):
+        prefix = self._runtime.image_prefix
+        if not name.startswith(prefix):
             return False
         try:
-            image = await self.entities.image(name.removeprefix(PREFIX))
+            image = await self.entities.image(name.removeprefix(prefix))
             self._define(image)
         except (UnknownName, DefinitionError):
             return False
@@ -493,7 +494,8 @@ class Images(ImageForks):
 
     def _forget(self, image_id: str) -> None:
         self._made.pop(image_id, None)
-        self._runtime.registry.drop(f"{PREFIX}{image_id}")
+        for prefix in (PREFIX, OUTSIDE):
+            self._runtime.registry.drop(f"{prefix}{image_id}")
 
     async def _online(self, image_id: str) -> AgentRow | None:
         found = await self.entities.agents(image=image_id, dead=await self._dead())

@@ -19,7 +19,6 @@ from perdure.log.events import with_events
 from perdure.log.owners import Left, Owners, Timing, fair
 from perdure.log.policy import read_policies
 from perdure.log.waits import soonest, with_due
-from perdure.runtime.image_agent import PREFIX
 from perdure.runtime.store_clock import StoreClock
 from perdure.runtime.turns import Turns
 from perdure.runtime.watched import Watched
@@ -307,7 +306,7 @@ class Worker:
         many = AHEAD * self._most
         known = self._runtime.registry.names()
         here = self._runtime.live() | {id for _, id in self._taken}
-        left = await self.owners.left(dead, here, many, known, PREFIX)
+        left = await self.owners.left(dead, here, many, known, self._runtime.image_prefix)
         ready = [one for one in left if self._runtime.knows(one.container) and self._may_take(one, now)]
         there = {one.run_id for one in left}
         self._queued = {id: since for id, since in self._queued.items() if id in there}

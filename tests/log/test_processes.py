@@ -45,6 +45,21 @@ def go(process: subprocess.Popen[str]) -> None:
     process.stdin.flush()
 
 
+def end(process: subprocess.Popen[str], code: int = 0) -> str:
+    """Wait for a process that has nothing to complain of, and give what it has printed."""
+    try:
+        out, err = process.communicate(timeout=100)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        pytest.fail(f"It does not end after {len(out.split())} lines. It said: {err!r}", pytrace=False)
+    if (process.returncode, err) != (code, ""):
+        pytest.fail(
+            f"It ended with {process.returncode} after {len(out.split())} lines, and said:\n{err}", pytrace=False
+        )
+    return out
+
+
 async def check(address: str, acknowledged: Iterable[str]) -> None:
     """See that all that was acknowledged is there, whole, in order and once."""
     async with opened(address) as db:
@@ -71,9 +86,7 @@ async def test_processes_that_write_at_once_lose_nothing(address: str) -> None:
         go(one)  # all at once: they also race to make the file and its tables
     acknowledged: list[str] = []
     for one in processes:
-        out, err = one.communicate(timeout=100)
-        assert (one.returncode, err) == (0, "")
-        acknowledged += out.split()
+        acknowledged += end(one).split()
     assert len(acknowledged) == 4 * 25 * 3
     await check(address, acknowledged)
     async with opened(address) as db:
@@ -90,9 +103,7 @@ async def test_what_a_killed_process_was_told_is_there(address: str, tmp_path: P
         go(process)
         acknowledged += [process.stdout.readline().strip() for _ in range(20 + 37 * n)]
         process.send_signal(signal.SIGKILL)
-        out, err = process.communicate(timeout=100)
-        assert (process.returncode, err) == (-signal.SIGKILL, "")
-        acknowledged += out.split("\n")[:-1]  # the last line may be cut off
+        acknowledged += end(process, -signal.SIGKILL).split("\n")[:-1]  # the last line may be cut off
     await check(address, filter(None, acknowledged))
     if address.startswith("sqlite"):
         with sqlite3.connect(tmp_path / "log.db") as connection:

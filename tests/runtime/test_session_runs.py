@@ -21,6 +21,7 @@ from perdure import (
     Unserialisable,
     tool,
 )
+from perdure.agents.rebuild import rebuild
 from perdure.db.database import Row, Script, Sql
 from perdure.runtime.conversations import Conversations
 from perdure.testing import FunctionModel, ScriptedModel, call, say
@@ -135,10 +136,11 @@ async def test_a_run_that_is_taken_over_sees_what_it_saw_before(url: str):
         assert await said(rt) == ["before", "hold", "before | hold", "in it", "after the crash"] == await said_anew(rt)
 
 
-async def test_a_parked_run_holds_up_nothing_that_is_posted(url: str):
+async def test_a_parked_run_holds_up_nothing_that_is_posted_and_goes_on_with_what_it_saw(url: str):
     async with opened(url) as rt:
         handle = rt.session("s")
         await handle.open()
+        await handle.event("user_message", "before")
         await handle.start(ECHO, "hold", run_id="first")
         await gate["begun"].wait()
         await handle.event("user_message", "in it")
@@ -150,9 +152,18 @@ async def test_a_parked_run_holds_up_nothing_that_is_posted(url: str):
             return (await rt.container("default").log.run("first")).status == "parked"
 
         await desk.until(parked)
-        assert await said(rt) == ["in it"]
-        assert (await rt.run(other, "next", session_id="s")).output == "in it | next"
+        assert await said(rt) == ["before", "in it"]
+        assert (await rt.run(other, "next", session_id="s")).output == "before | in it | next"
         assert await said_anew(rt) == await said(rt)
+    async with opened(url) as rt:
+        await said(rt)  # what was said since is at hand
+        await rt.resume("first")
+        first = await rt.run(ECHO, "hold", session_id="s", run_id="first")
+        assert first.output == "before | hold", "its prompt is made of what it saw when it began"
+        records = await rt.container("default").log.read_session("s")
+        assert [rebuild(records, "first", n).doubts for n in "01"] == [(), ()]
+        whole = ["before", "in it", "next", "before | in it | next", "hold", "before | hold"]
+        assert await said_anew(rt) == await said(rt) == whole
 
 
 # -- what a state means for runs ---------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ def test_posted_messages_stand_behind_the_turns_that_were_open_and_never_in_one(
         assert len(shown) == len(story.posted), "nothing is held up when no turn goes on"
 
 
-@given(st.lists(st.sampled_from(PLAIN), max_size=30))
+@given(ACTS)
 def test_what_a_run_sees_does_not_depend_on_when_one_looks(acts: list[str]):
     story = Story()
     saw: dict[str, list[str]] = {}

@@ -16,6 +16,9 @@ from perdure.db.database import Database, Guard, Row, Script, Sql, StoreTooNew
 WRITER = 1
 """What this version writes; raised when a change would mislead an older process."""
 
+_SHADOWS = ("data", "idx", "content", "docsize", "config")
+"""What FTS5 calls the tables of a virtual one, behind its name."""
+
 _TYPES = {
     "sqlite": {
         "blob": "BLOB",
@@ -126,9 +129,11 @@ def has_part(part: Migration) -> Script[bool]:
 
 
 def tables_of(part: Migration) -> list[str]:
-    """The tables that a part makes."""
-    found = [re.findall(r"CREATE\s+(?:\w+\s+)?TABLE\s+(?:IF NOT EXISTS\s+)?(\w+)", text) for text in part.statements]
-    return [name for names in found for name in names]
+    """The tables that a part makes, those among them in which SQLite keeps a virtual one."""
+    create = re.compile(r"CREATE\s+(\w+\s+)?TABLE\s+(?:IF NOT EXISTS\s+)?(\w+)")
+    found = [one for text in part.statements for one in create.findall(text)]
+    shadows = [f"{name}_{kind}" for how, name in found if how.strip() == "VIRTUAL" for kind in _SHADOWS]
+    return [*(name for _, name in found), *shadows]
 
 
 def _mark(part: Migration) -> str:

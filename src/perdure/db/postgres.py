@@ -241,7 +241,7 @@ class PostgresDatabase:
         if self._at_work:
             await asyncio.wait(self._at_work)
         if pool is not None:
-            await pool.close()
+            await pool.close(self._patience)  # a connection that is just being made is waited for, and not left
 
 
 class _Lost(StoreBusy):

@@ -335,7 +335,7 @@ class Container(Doors, SyncDoors, People, Forks, Searching, Upkeep):
                 turn.clear()
         token, head = claimed
         records = await self._asked(lambda: self.log.read_run(env.run_id))
-        running.recall(records, await self._asked(lambda: self.conversations.earlier(running)))
+        running.recall(records, await self._asked(lambda: self.conversations.earlier(running, None, records)))
         return await self._guarded(running, token, running.take_up(token, head, records))
 
     async def _guarded(
@@ -514,7 +514,7 @@ class Container(Doors, SyncDoors, People, Forks, Searching, Upkeep):
                 running.count = family.count
             verdict = compare(running.env, records)
             claimed = structs.replace(claimed, changes=verdict.differences, fingerprints=verdict.prints)
-            running.recall(records, await self.conversations.earlier(running))
+            running.recall(records, await self.conversations.earlier(running, None, records))
             verdict = await judge(running.env, running.loop, records)
         except StoreError:
             raise

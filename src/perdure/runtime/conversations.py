@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from perdure.log.log import ENDED, Accepted, Log, RunRow
 from perdure.models.prefix import PREFIXES
 from perdure.types.messages import Message
-from perdure.types.records import Compacted, Record, Rewound, RunFinished, RunStarted
-from perdure.types.transcript import Transcript
+from perdure.types.records import Compacted, Record, Rewound, RunStarted
+from perdure.types.transcript import Transcript, begins
 from perdure.types.visible import visible
 
 if TYPE_CHECKING:
@@ -64,12 +64,15 @@ class Conversations:
             self._known.popitem(last=False)
         return known
 
-    async def earlier(self, running: Running, accepted: Accepted | None = None) -> Sequence[Message]:
+    async def earlier(
+        self, running: Running, accepted: Accepted | None = None, records: Sequence[Record] = ()
+    ) -> Sequence[Message]:
         """What was said before a run that has the turn; nothing, if its caller knows better.
 
         Args:
             running: the run.
             accepted: how it was taken in, if that was just now.
+            records: what the log has of it, if it was not.
         """
         env, started = running.env, running.started
         if accepted is not None and accepted.head == 1:
@@ -79,6 +82,9 @@ class Conversations:
             known.add(Record(accepted.head, env.run_id, env.session_id, None, started, accepted.run.created_at))
         elif not started.history:
             known = await self.of(env.session_id)
+            began = next((one.seq for one in records if begins(one, env.run_id)), known.seq)
+            if known.grown > began:  # it was parked, and others have had their turns since
+                return await self._before(env.session_id, env.run_id, records[0].seq)
         return () if started.history else tuple(known.messages)
 
     def ended(self, running: Running, accepted: Accepted | None = None) -> None:
@@ -100,14 +106,16 @@ class Conversations:
 
     async def before(self, run: RunRow) -> tuple[Message, ...]:
         """What was said in the turns before a run's; nothing, if its caller knew better."""
-        start = max(await self._log.compacted(run.session_id, run.position) - 1, 0)
+        return await self._before(run.session_id, run.id, run.position)
+
+    async def _before(self, session_id: str, run_id: str, position: int) -> tuple[Message, ...]:
+        start = max(await self._log.compacted(session_id, position) - 1, 0)
         records: list[Record] = []
-        for record in await self._log.read_session(run.session_id, start):
-            if record.run_id == run.id:
-                if isinstance(record.payload, RunStarted) and record.payload.history:
-                    return ()
-                if isinstance(record.payload, RunFinished):
-                    break
+        for record in await self._log.read_session(session_id, start):
+            if begins(record, run_id):
+                break
+            if record.run_id == run_id and isinstance(record.payload, RunStarted) and record.payload.history:
+                return ()
             records.append(record)
         transcript = Transcript()
         for record in visible(records):

@@ -19,7 +19,7 @@ from perdure.agents.hooks import HooksLike, read_hooks
 from perdure.agents.outcome import RunResult
 from perdure.agents.running import Running
 from perdure.db.database import Database, StoreError
-from perdure.db.migrate import migrate
+from perdure.db.migrate import migrate, tables_of
 from perdure.db.open import open_database
 from perdure.durable.held import Held
 from perdure.durable.kernel import SYSTEM_CLOCK, Clock, Registry, Witness
@@ -35,7 +35,7 @@ from perdure.log.log import RunRow
 from perdure.log.owners import Timing
 from perdure.log.policy import Policy
 from perdure.log.schema import MIGRATIONS
-from perdure.log.search import LIMIT, SearchHit
+from perdure.log.search import LIMIT, SearchHit, search_part
 from perdure.log.sessions import PAGE, SessionRow
 from perdure.log.sql import SqlLog
 from perdure.models.model import Model
@@ -45,7 +45,7 @@ from perdure.runtime.commands import Commands
 from perdure.runtime.container import Container
 from perdure.runtime.doors import Doors
 from perdure.runtime.environment import PATIENCE, EnvironmentFactory
-from perdure.runtime.image_agent import PREFIX
+from perdure.runtime.image_agent import OUTSIDE, PREFIX
 from perdure.runtime.images import Images
 from perdure.runtime.loop_thread import LoopThread
 from perdure.runtime.people import Response
@@ -136,6 +136,7 @@ class Runtime(Doors, SyncDoors, BusDoors):
         self.default_agent = default_agent if isinstance(default_agent, AgentDefinition) else None
         self._defaults = _defaults(default_agent)
         self.environment_factory = environment_factory
+        self.image_prefix = PREFIX if environment_factory is None else OUTSIDE
         self.environment_timeout = environment_timeout
         self._idle = idle
         self.retention = read_retention(retention)
@@ -164,6 +165,7 @@ class Runtime(Doors, SyncDoors, BusDoors):
         self.loop.opened()
         try:
             await migrate(self.db, MIGRATIONS, new_id("store"))
+            self.db.protect(tables_of(search_part(self.db)))  # made by whichever process searches first
             opened = await open_copy(self.db, new_id("store"), take_over=self._take_over)
             self.store_id = opened.id
             if opened.held and not self._take_over:
@@ -458,7 +460,7 @@ class Runtime(Doors, SyncDoors, BusDoors):
 
     async def knows_definition(self, name: str) -> bool:
         """Whether a definition is registered here, or is made of an image that can be served here."""
-        if not name.startswith(PREFIX):
+        if not name.startswith((PREFIX, OUTSIDE)):
             return self.registry.has(name)
         return self._images is not None and await self._images.resolve(name)
 

@@ -13,6 +13,8 @@ from typing import Literal
 from perdure.types.messages import Message, TextMessage, ToolCallMessage, ToolResultMessage
 from perdure.types.records import (
     AgentDone,
+    Answered,
+    CancelAsked,
     Claimed,
     Compacted,
     Erased,
@@ -25,6 +27,7 @@ from perdure.types.records import (
     SessionEvent,
     StepFailed,
     ToolDone,
+    Unparked,
 )
 from perdure.types.visible import visible
 
@@ -109,13 +112,17 @@ class _Run:
 
 
 class Transcript:
-    """A session's conversation, kept up to date record by record; those that are `visible` are what it takes."""
+    """A session's conversation, kept up to date record by record; those that are `visible` are what it takes.
 
-    __slots__ = ("_driven", "_later", "_open", "_parked", "messages", "seq")
+    `grown` is the record with which something was said last.
+    """
+
+    __slots__ = ("_driven", "_later", "_open", "_parked", "grown", "messages", "seq")
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.seq = 0
+        self.grown = 0
         self._open: dict[str, _Run] = {}
         self._driven: dict[str, tuple[Message, ...]] = {}
         self._parked: set[str] = set()
@@ -176,6 +183,7 @@ class Transcript:
         if self._open.pop(run_id).started.history:
             self.messages.clear()  # its caller knew better what was said
         self.messages += said if mine is None or mine != tuple(said) else mine
+        self.grown = self.seq
         self._let_in()
 
     def _posted(self, event: SessionEvent) -> None:
@@ -194,6 +202,16 @@ class Transcript:
         later = self._later
         while later and later[0][0].isdisjoint(self._open.keys() - self._parked):
             self.messages.append(later.pop(0)[1])
+            self.grown = self.seq
+
+
+def begins(record: Record, run_id: str) -> bool:
+    """Whether a record shows that a run was driven: what others have said since it began comes behind it."""
+    return record.run_id == run_id and not isinstance(record.payload, _OF_OTHERS)
+
+
+_OF_OTHERS = (RunStarted, CancelAsked, Answered, Unparked)
+"""What a run may have before somebody drives it."""
 
 
 def said_before(records: Sequence[Record], run_id: str, key: str) -> list[Message]:
@@ -206,8 +224,11 @@ def said_before(records: Sequence[Record], run_id: str, key: str) -> list[Messag
     """
     conversation = Transcript()
     run: _Run | None = None
+    begun = False
     for record in visible(records):
-        conversation.add(record)
+        begun = begun or begins(record, run_id)
+        if not begun:
+            conversation.add(record)
         payload = record.payload
         if record.run_id != run_id:
             continue

@@ -1,6 +1,7 @@
 """The bus: behaviours 1 to 9, and readers and handlers that are too slow."""
 
 import asyncio
+import inspect
 import logging
 import tracemalloc
 from typing import Any
@@ -19,7 +20,7 @@ def event(type: str = "text_delta", session: str | None = None, seq: int | None 
     return SystemEvent(type, data, "agent", "stream", context=EventContext(session_id=session), seq=seq)
 
 
-def test_b01_handlers_are_called_by_priority_then_in_the_order_they_came():
+def test_x01_handlers_are_called_by_priority_then_in_the_order_they_came():
     bus, seen = Bus(), []
     bus.on("a", lambda _: seen.append("second"), priority=5)
     bus.on_any(lambda _: seen.append("third"), priority=5)
@@ -31,7 +32,7 @@ def test_b01_handlers_are_called_by_priority_then_in_the_order_they_came():
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.sampled_from(["a", "b", "*"]), st.booleans()), max_size=12))
-def test_b01_the_order_is_that_of_a_stable_sort(wishes: list[tuple[int, str, bool]]):
+def test_x01_the_order_is_that_of_a_stable_sort(wishes: list[tuple[int, str, bool]]):
     bus, seen = Bus(), []
     for n, (priority, types, once) in enumerate(wishes):
         bus.on(types, lambda _, n=n: seen.append(n), priority=priority, once=once)
@@ -48,7 +49,7 @@ def test_b01_the_order_is_that_of_a_stable_sort(wishes: list[tuple[int, str, boo
     assert seen == wanted
 
 
-def test_b02_a_filter_that_says_no_does_not_use_up_once():
+def test_x02_a_filter_that_says_no_does_not_use_up_once():
     bus, seen = Bus(), []
     bus.on(["a", "b"], lambda e: seen.append(e.data["n"]), filter=lambda e: e.data["n"] > 1, once=True)
     for n in range(4):
@@ -56,7 +57,7 @@ def test_b02_a_filter_that_says_no_does_not_use_up_once():
     assert seen == [2] and bus.subscriptions == 0
 
 
-def test_b03_once_is_once_though_the_handler_emits_the_same():
+def test_x03_once_is_once_though_the_handler_emits_the_same():
     bus, seen = Bus(), []
 
     def again(_: SystemEvent) -> None:
@@ -68,7 +69,7 @@ def test_b03_once_is_once_though_the_handler_emits_the_same():
     assert seen == [1]
 
 
-async def test_b04_what_raises_keeps_nobody_from_being_called(caplog: pytest.LogCaptureFixture):
+async def test_x04_what_raises_keeps_nobody_from_being_called(caplog: pytest.LogCaptureFixture):
     bus, seen = Bus(), []
 
     async def fails(_: SystemEvent) -> None:
@@ -88,7 +89,7 @@ async def test_b04_what_raises_keeps_nobody_from_being_called(caplog: pytest.Log
     assert seen == [1, 1] and len([one for one in caplog.records if one.exc_info]) == 8
 
 
-def test_b05_a_batch_keeps_its_order_and_ending_a_subscription_counts_at_once():
+def test_x05_a_batch_keeps_its_order_and_ending_a_subscription_counts_at_once():
     bus, seen = Bus(), []
     later = bus.on("a", lambda _: seen.append("later"), priority=-1)
 
@@ -112,7 +113,7 @@ def test_what_a_handler_emits_comes_after_the_event_it_was_called_for():
     assert seen == ["question", "answer"]
 
 
-async def test_b06_the_halves_have_only_their_own_and_are_always_the_same():
+async def test_x06_the_halves_have_only_their_own_and_are_always_the_same():
     bus = Bus()
     consumer, producer = bus.as_consumer(), bus.as_producer()
     assert consumer is bus.as_consumer() and producer is bus.as_producer()
@@ -124,7 +125,7 @@ async def test_b06_the_halves_have_only_their_own_and_are_always_the_same():
     assert (await consumer.request("ask_request", {})).type == "ask_response" and len(seen) == 3
 
 
-async def test_b07_a_request_gets_the_response_of_its_own_id_and_type():
+async def test_x07_a_request_gets_the_response_of_its_own_id_and_type():
     bus = Bus()
     late: list[SystemEvent] = []
 
@@ -142,11 +143,12 @@ async def test_b07_a_request_gets_the_response_of_its_own_id_and_type():
     with pytest.raises(RequestTimeout, match="Request timeout: silent_request"):
         await bus.request("silent_request", {"request_id": "mine"}, 0.001)
     bus.emit_command("silent_response", {"request_id": "mine"})  # late: nobody waits any more
+    assert inspect.signature(bus.request).parameters["timeout"].default == 30
     with pytest.raises(DefinitionError, match="_request"):
         await bus.request("ask", {})
 
 
-async def test_b08_behind_its_end_a_bus_does_nothing_and_says_so_to_whoever_asks():
+async def test_x08_behind_its_end_a_bus_does_nothing_and_says_so_to_whoever_asks():
     bus, seen = Bus(), []
     bus.on_any(lambda e: seen.append(e))
     stream = bus.stream("a")

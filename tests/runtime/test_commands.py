@@ -16,6 +16,7 @@ from perdure.runtime.workdir import make_workdir, workdir
 from perdure.testing import FunctionModel, ScriptedModel, call, say
 from perdure.types.envelope import SystemEvent
 from tests.runtime.desk import QUICK
+from tests.runtime.test_forget import everything
 
 COMMANDS = (
     *("container_create", "container_get", "container_list", "agent_get", "agent_list", "agent_destroy"),
@@ -69,7 +70,7 @@ async def image(runtime: Runtime, container: str = "acme", **config: Any) -> str
     return response.data["record"]["image_id"]
 
 
-async def test_b10_a_command_that_fails_says_so_once_and_beside_its_response(runtime: Watched):
+async def test_x10_a_command_that_fails_says_so_once_and_beside_its_response(runtime: Watched):
     for n, command in enumerate(COMMANDS):
         wrong = {"request_id": f"r{n}", "container_id": "\0", "image_id": 7, "agent_id": ""}
         response = await runtime.request(f"{command}_request", wrong)
@@ -82,14 +83,14 @@ async def test_b10_a_command_that_fails_says_so_once_and_beside_its_response(run
         assert runtime.types()[-2:] == ["system_error", response.type]
 
 
-async def test_b09_an_unknown_command_gets_an_error(runtime: Watched):
+async def test_x09_an_unknown_command_gets_an_error(runtime: Watched):
     response = await runtime.request("image_paint_request", {})
     assert response.type == "image_paint_response" and "Unknown command" in response.data["error"]
     runtime.on_command("mine_request", lambda e: runtime.emit_command("mine_response", dict(e.data)))
     assert "error" not in (await runtime.request("mine_request", {})).data
 
 
-async def test_b11_b12_a_container_is_made_once_and_is_there_after_a_restart(url: str):
+async def test_x11_x12_a_container_is_made_once_and_is_there_after_a_restart(url: str):
     async with opened(url) as first:
         first.on_any(first.seen.append)
         await asyncio.gather(*(first.request("container_create_request", {"container_id": "acme"}) for _ in range(20)))
@@ -103,7 +104,7 @@ async def test_b11_b12_a_container_is_made_once_and_is_there_after_a_restart(url
         assert (await second.request("container_get_request", {"container_id": "tenant"})).data["exists"]
 
 
-async def test_b13_an_image_is_made_of_what_is_given_and_of_the_default_agent(url: str):
+async def test_x13_an_image_is_made_of_what_is_given_and_of_the_default_agent(url: str):
     default = {"name": "Helper", "system_prompt": "Help.", "mcp_servers": {"files": {"command": "none"}}}
     async with opened(url, default_agent=default) as runtime:
         made = (await runtime.request("image_create_request", {"container_id": "new", "config": {"name": "Mine"}})).data
@@ -112,11 +113,14 @@ async def test_b13_an_image_is_made_of_what_is_given_and_of_the_default_agent(ur
         assert (record["name"], record["system_prompt"], record["online"]) == ("Mine", "Help.", False)
         assert record["mcp_servers"] == {"files": {"command": "none"}}
         assert (await runtime.images.create("new"))["name"] == "Helper"
+        assert (await runtime.request("container_get_request", {"container_id": "new"})).data["exists"]
+        other = await runtime.images.create("new", mcp_servers={"web": {"command": "none"}})
+        assert other["mcp_servers"] == {"web": {"command": "none"}}, "a field is taken whole"
     async with opened(url) as runtime:
         assert (await runtime.images.create("new"))["name"] == "New Conversation"
 
 
-async def test_b14_images_are_listed_the_newest_first_with_who_is_online(runtime: Watched):
+async def test_x14_images_are_listed_the_newest_first_with_who_is_online(runtime: Watched):
     ids = [await image(runtime, container) for container in ("acme", "acme", "other")]
     agent_id, _ = await runtime.images.run(ids[0])
     listed = (await runtime.request("image_list_request", {"container_id": "acme"})).data["records"]
@@ -127,7 +131,7 @@ async def test_b14_images_are_listed_the_newest_first_with_who_is_online(runtime
     assert unknown.data["record"] is None and "error" not in unknown.data
 
 
-async def test_b15_an_update_changes_what_is_given_and_the_next_turn_has_it(url: str):
+async def test_x15_an_update_changes_what_is_given_and_the_next_turn_has_it(url: str):
     model = FunctionModel(lambda request: say(f"{system(request)} {len(request.messages)}"))
     async with opened(url, model=model) as runtime:
         id = await image(runtime, name="A", system_prompt="One")
@@ -144,7 +148,7 @@ async def test_b15_an_update_changes_what_is_given_and_the_next_turn_has_it(url:
         assert merged["metadata"] == {"b": 2}
 
 
-async def test_b16_an_image_has_one_agent_however_many_run_it(runtime: Watched):
+async def test_x16_an_image_has_one_agent_however_many_run_it(runtime: Watched):
     id = await image(runtime)
     got = await asyncio.gather(*(runtime.request("image_run_request", {"image_id": id}) for _ in range(20)))
     assert len({one.data["agent_id"] for one in got}) == 1
@@ -155,7 +159,7 @@ async def test_b16_an_image_has_one_agent_however_many_run_it(runtime: Watched):
     assert again.data["agent_id"] != got[0].data["agent_id"] and not again.data["reused"]
 
 
-async def test_b16_two_runtimes_on_one_store_have_one_agent_of_an_image(url: str):
+async def test_x16_two_runtimes_on_one_store_have_one_agent_of_an_image(url: str):
     async with opened(url) as one, opened(url) as two:
         id = await image(one)
         first, second = await asyncio.gather(one.images.run(id), two.images.run(id))
@@ -165,17 +169,20 @@ async def test_b16_two_runtimes_on_one_store_have_one_agent_of_an_image(url: str
         assert (await one.images.run(id))[0] != first[0]
 
 
-async def test_b17_stopping_keeps_the_image_and_what_was_said(runtime: Watched):
+async def test_x17_stopping_keeps_the_image_and_what_was_said(runtime: Watched):
     id = await image(runtime)
     await runtime.ask(id, "Hi")
+    agent_id, _ = await runtime.images.run(id)
     for _ in range(2):
         assert "error" not in (await runtime.request("image_stop_request", {"image_id": id})).data
+    assert not (await runtime.request("agent_get_request", {"agent_id": agent_id})).data["exists"]
+    assert (await runtime.request("message_send_request", {"agent_id": agent_id, "content": "x"})).data["error"]
     messages = (await runtime.request("image_messages_request", {"image_id": id})).data["messages"]
     assert [one["role"] for one in messages] == ["user", "assistant"]
     assert (await runtime.request("image_stop_request", {"image_id": "img_x"})).data["error"]
 
 
-async def test_b18_deleting_ends_and_removes(runtime: Watched):
+async def test_x18_deleting_ends_and_removes(runtime: Watched):
     id = await image(runtime)
     await runtime.ask(id, "A secret")
     for _ in range(2):
@@ -183,13 +190,21 @@ async def test_b18_deleting_ends_and_removes(runtime: Watched):
     assert (await runtime.request("image_get_request", {"image_id": id})).data["record"] is None
     gone = await runtime.request("image_messages_request", {"image_id": id})
     assert gone.data["error"] and gone.data["messages"] == []
+    assert "A secret" not in await everything(runtime)
     assert runtime.types("agent_unregistered") == ["agent_unregistered"] and not runtime.images.live
 
 
-async def test_b19_b22_a_message_is_stored_then_answered_for_then_streamed(runtime: Watched):
+async def test_x19_x22_a_message_is_stored_then_answered_for_then_streamed(runtime: Watched):
+    async def asked(request: Any) -> Any:
+        kept.append([one["role"] for one in await runtime.images.messages(id)])
+        return say("Yes.")
+
+    kept: list[list[str]] = []
+    runtime.model = FunctionModel(asked)
     id = await image(runtime)
     sent = await runtime.request("message_send_request", {"image_id": id, "content": "Hi"})
     await runtime.until("turn_response")
+    assert kept == [["user"]], "what asks a model is stored before it"
     order = [
         one
         for one in runtime.types()
@@ -208,7 +223,7 @@ async def test_b19_b22_a_message_is_stored_then_answered_for_then_streamed(runti
     assert asked.data["id"] == sent.data["message_id"] and asked.context.image_id == id
 
 
-async def test_b20_an_interrupt_of_who_is_offline_succeeds(runtime: Watched):
+async def test_x20_an_interrupt_of_who_is_offline_succeeds(runtime: Watched):
     id = await image(runtime)
     for one in (id, "img_x"):
         response = await runtime.request("agent_interrupt_request", {"image_id": one})
@@ -216,7 +231,7 @@ async def test_b20_an_interrupt_of_who_is_offline_succeeds(runtime: Watched):
     assert (await runtime.request("agent_interrupt_request", {"agent_id": "agent_x"})).data["error"]
 
 
-async def test_b21_agents_are_listed_got_and_destroyed(runtime: Watched):
+async def test_x21_agents_are_listed_got_and_destroyed(runtime: Watched):
     ids = [await image(runtime) for _ in range(3)]
     agents = [(await runtime.images.run(id))[0] for id in ids]
     listed = (await runtime.request("agent_list_request", {"container_id": "acme"})).data["agents"]
@@ -224,13 +239,16 @@ async def test_b21_agents_are_listed_got_and_destroyed(runtime: Watched):
     assert (await runtime.request("agent_list_request", {"container_id": "nobody"})).data["agents"] == []
     got = (await runtime.request("agent_get_request", {"agent_id": agents[0]})).data
     assert got["exists"] and got.get("container_id") == "acme"
-    assert [(await runtime.images.destroy(agents[0])) for _ in range(2)] == [True, False]
-    await runtime.request("agent_destroy_all_request", {"container_id": "acme"})
+    for success in (True, False):
+        destroyed = (await runtime.request("agent_destroy_request", {"agent_id": agents[0]})).data
+        assert destroyed["success"] is success and "error" not in destroyed
+    for container in ("acme", "nobody"):
+        assert "error" not in (await runtime.request("agent_destroy_all_request", {"container_id": container})).data
     assert (await runtime.request("agent_list_request", {"container_id": "acme"})).data["agents"] == []
     assert len(runtime.types("session_destroyed")) == len(runtime.types("agent_unregistered")) == 3
 
 
-async def test_b29_b33_b35_messages_that_come_together_are_answered_in_order(url: str):
+async def test_x29_x33_x35_messages_that_come_together_are_answered_in_order(url: str):
     sent_all = asyncio.Event()
 
     async def patient(request: Any) -> Any:
@@ -260,7 +278,7 @@ async def _together(runtime: Watched, sent_all: asyncio.Event) -> None:
     assert runtime.types("conversation_queued") == ["conversation_queued"] * 7
 
 
-async def test_b34_an_interrupt_ends_the_turn_and_what_is_queued_follows(url: str):
+async def test_x34_an_interrupt_ends_the_turn_and_what_is_queued_follows(url: str):
     begun = asyncio.Event()
 
     async def slow(request: Any) -> Any:
@@ -283,7 +301,7 @@ async def test_b34_an_interrupt_ends_the_turn_and_what_is_queued_follows(url: st
         assert reasons == ["user_interrupt"]
 
 
-async def test_b36_a_conversation_goes_on_after_a_restart(url: str):
+async def test_x36_a_conversation_goes_on_after_a_restart(url: str):
     model = FunctionModel(lambda request: say(f"{len(request.messages)} messages"))
     async with opened(url, model=model) as runtime:
         id = await image(runtime)
@@ -341,7 +359,7 @@ async def test_content_may_have_parts_in_either_shape(url: str):
         assert (text.text, first.data, first.media_type, second.data) == ("What?", b"hi", "image/gif", b"hi")
 
 
-async def test_b38_ids_do_not_lead_out_of_the_base(runtime: Watched, tmp_path: Path):
+async def test_x38_ids_do_not_lead_out_of_the_base(runtime: Watched, tmp_path: Path):
     for id in ("../x", "", "a" * 10_000, "ä", "a\0b", "a/b", "..", ".", "~x", "a\nb"):
         response = await runtime.request("image_create_request", {"container_id": id, "config": {}})
         assert response.data["error"], id
@@ -350,7 +368,7 @@ async def test_b38_ids_do_not_lead_out_of_the_base(runtime: Watched, tmp_path: P
 
 
 @given(st.text(max_size=30), st.text(max_size=30))
-def test_b38_whatever_is_accepted_lies_in_its_own_place(container: str, image: str):
+def test_x38_whatever_is_accepted_lies_in_its_own_place(container: str, image: str):
     base = Path("/nowhere/base")
     try:
         path = workdir(base, container, image)
@@ -359,7 +377,7 @@ def test_b38_whatever_is_accepted_lies_in_its_own_place(container: str, image: s
     assert path.parent.parent.parent.parent == base and path.name == image and path.parts[-3] == container
 
 
-async def test_b38_a_folder_of_its_own_and_no_link_out_of_it(runtime: Watched, tmp_path: Path):
+async def test_x38_a_folder_of_its_own_and_no_link_out_of_it(runtime: Watched, tmp_path: Path):
     id = await image(runtime)
     await runtime.images.run(id)
     assert (tmp_path / "base" / "containers" / "acme" / "workdirs" / id).is_dir()
@@ -368,7 +386,7 @@ async def test_b38_a_folder_of_its_own_and_no_link_out_of_it(runtime: Watched, t
         make_workdir(tmp_path / "base", "evil", "img")
 
 
-async def test_b40_the_end_is_told_in_order_and_only_once(url: str):
+async def test_x40_the_end_is_told_in_order_and_only_once(url: str):
     runtime = opened(url)
     await runtime.open()
     runtime.on_any(runtime.seen.append)

@@ -57,7 +57,7 @@ async def image(runtime: Runtime, **config: Any) -> str:
     return (await runtime.images.create("acme", **config))["image_id"]
 
 
-async def test_b39_an_environment_is_made_with_what_is_documented_and_disposed_of_once(url: str, tmp_path: Path):
+async def test_x39_an_environment_is_made_with_what_is_documented_and_disposed_of_once(url: str, tmp_path: Path):
     factory = ScriptedEnvironments("Hello.")
     async with opened(url, factory, base_path=tmp_path) as runtime:
         seen = watch(runtime)
@@ -95,7 +95,7 @@ async def test_the_tools_of_an_environment_are_observed_and_kept(url: str):
 
 
 @pytest.mark.parametrize("turn", [[RuntimeError("broken")], [("message_start", {}), ValueError("later")]])
-async def test_b32_an_environment_that_crashes_is_an_error_and_the_next_message_is_answered(url: str, turn: Any):
+async def test_x32_an_environment_that_crashes_is_an_error_and_the_next_message_is_answered(url: str, turn: Any):
     logging.getLogger("perdure").disabled = True
     try:
         factory = ScriptedEnvironments(turn, "Fine.")
@@ -115,9 +115,10 @@ async def test_b32_an_environment_that_crashes_is_an_error_and_the_next_message_
         logging.getLogger("perdure").disabled = False
 
 
-async def test_b32_an_environment_that_hangs_is_told_to_stop(url: str):
+async def test_x32_an_environment_that_hangs_is_told_to_stop(url: str):
     never = asyncio.Event()
     factory = ScriptedEnvironments([never], "Fine.")
+    assert Runtime().environment_timeout == 600
     async with opened(url, factory, environment_timeout=0.05) as runtime:
         id = await image(runtime)
         with pytest.raises(RunFailed, match="Request timeout"):
@@ -126,7 +127,7 @@ async def test_b32_an_environment_that_hangs_is_told_to_stop(url: str):
         assert (await runtime.ask(id, "again")).output == "Fine."
 
 
-async def test_b34_an_interrupt_reaches_the_environment_and_keeps_what_was_said(url: str):
+async def test_x34_an_interrupt_reaches_the_environment_and_keeps_what_was_said(url: str):
     never = asyncio.Event()
     factory = ScriptedEnvironments([("message_start", {}), ("text_delta", {"text": "Half"}), never], "Fine.")
     async with opened(url, factory) as runtime:
@@ -142,7 +143,7 @@ async def test_b34_an_interrupt_reaches_the_environment_and_keeps_what_was_said(
         assert (await runtime.ask(id, "again")).output == "Fine."
 
 
-async def test_b39_events_of_another_agent_are_ignored(url: str):
+async def test_x39_events_of_another_agent_are_ignored(url: str):
     hold = asyncio.Event()
     factory = ScriptedEnvironments([hold, "Mine."])
     async with opened(url, factory) as runtime:
@@ -156,7 +157,7 @@ async def test_b39_events_of_another_agent_are_ignored(url: str):
         assert (await run.result()).output == "Mine."
 
 
-async def test_b36_what_an_environment_gives_for_its_next_start_survives_a_restart(url: str):
+async def test_x36_what_an_environment_gives_for_its_next_start_survives_a_restart(url: str):
     factory = ScriptedEnvironments("One.", "Two.")
     async with opened(url, factory) as runtime:
         id = await image(runtime)
@@ -209,7 +210,7 @@ async def test_what_another_process_sends_is_driven_at_once_and_by_no_other(url:
         assert len(factory.created) == 1
 
 
-async def test_b39_a_process_without_a_factory_leaves_the_runs_of_environments_alone(url: str):
+async def test_x39_a_process_without_a_factory_leaves_the_runs_of_environments_alone(url: str):
     hold = asyncio.Event()
     factory = ScriptedEnvironments([hold], "From outside.", "Once more.")
     async with opened(url, factory) as one:
@@ -235,7 +236,7 @@ async def test_b39_a_process_without_a_factory_leaves_the_runs_of_environments_a
         assert answers == ["From outside.", "Once more."]
 
 
-async def test_b16_an_agent_that_another_process_destroys_is_let_go_of_by_the_one_that_has_it(url: str):
+async def test_x16_an_agent_that_another_process_destroys_is_let_go_of_by_the_one_that_has_it(url: str):
     factory, other = ScriptedEnvironments("One."), ScriptedEnvironments("Two.")
     async with opened(url, factory) as one, opened(url, other) as two:
         seen = watch(one)
@@ -248,7 +249,7 @@ async def test_b16_an_agent_that_another_process_destroys_is_let_go_of_by_the_on
         assert len(factory.created) == len(other.created) == 1
 
 
-async def test_b16_a_turn_that_is_over_activates_nothing(url: str):
+async def test_x16_a_turn_that_is_over_activates_nothing(url: str):
     async with opened(url, ScriptedEnvironments("One.")) as one, opened(url, ScriptedEnvironments()) as two:
         seen = watch(one)
         id = await image(one)
@@ -260,7 +261,7 @@ async def test_b16_a_turn_that_is_over_activates_nothing(url: str):
         assert not one.images.live
 
 
-async def test_b16_a_view_of_another_processs_agent_goes_alone_when_it_is_idle(url: str):
+async def test_x16_a_view_of_another_processs_agent_goes_alone_when_it_is_idle(url: str):
     factory = ScriptedEnvironments("One.", "Two.")
     async with opened(url, factory) as one, opened(url, factory, idle=0.01) as two:
         seen = watch(two)

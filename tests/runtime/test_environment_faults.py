@@ -75,7 +75,7 @@ class Broken:
 
 
 @pytest.mark.parametrize("part", ["receptor", "effector"])
-async def test_b32_an_environment_that_cannot_be_connected_is_an_error_and_is_let_go_of(url: str, part: str):
+async def test_x32_an_environment_that_cannot_be_connected_is_an_error_and_is_let_go_of(url: str, part: str):
     factory = Faulty("Never.", **{part: Broken()})
     async with opened(url, factory) as runtime:
         id = await image(runtime)
@@ -87,7 +87,7 @@ async def test_b32_an_environment_that_cannot_be_connected_is_an_error_and_is_le
         assert (await runtime.ask(id, "x")).output == "Never."
 
 
-async def test_b32_an_async_effector_that_raises_ends_the_turn(url: str):
+async def test_x32_an_async_effector_that_raises_ends_the_turn(url: str):
     class Raising:
         def connect(self, way: Any, /) -> None:
             way.on("user_message", self.told)
@@ -106,7 +106,7 @@ async def test_b32_an_async_effector_that_raises_ends_the_turn(url: str):
         assert told.data["recoverable"] and "no hands" in told.data["message"]
 
 
-async def test_b32_a_receptor_that_says_nonsense_ends_the_turn_and_the_next_is_answered(url: str):
+async def test_x32_a_receptor_that_says_nonsense_ends_the_turn_and_the_next_is_answered(url: str):
     nonsense = [("message_start", {}), ("tool_use_content_block_start", {"id": None}), ("message_delta", {"usage": 5})]
     wrong = ("message_delta", {"usage": {"input_tokens": "many"}})
     async with opened(url, ScriptedEnvironments([*nonsense, wrong], "Fine.")) as runtime:
@@ -117,7 +117,7 @@ async def test_b32_a_receptor_that_says_nonsense_ends_the_turn_and_the_next_is_a
 
 
 @pytest.mark.parametrize("warmup", [hanging, deaf, "crash"])
-async def test_b39_a_warmup_that_hangs_or_crashes_is_harmless(url: str, warmup: Any, ends: None):
+async def test_x39_a_warmup_that_hangs_or_crashes_is_harmless(url: str, warmup: Any, ends: None):
     def crash() -> None:
         raise OSError("too cold")
 
@@ -131,7 +131,7 @@ async def test_b39_a_warmup_that_hangs_or_crashes_is_harmless(url: str, warmup: 
 
 
 @pytest.mark.parametrize("dispose", [hanging, deaf, "crash"])
-async def test_b40_the_end_takes_less_than_two_seconds_whatever_environments_do(url: str, dispose: Any, ends: None):
+async def test_x40_the_end_takes_less_than_two_seconds_whatever_environments_do(url: str, dispose: Any, ends: None):
     assert environment.PARTING * 3 < 2  # for what warms up, what lets go, and what does not heed that: of all at once
 
     def crash() -> None:
@@ -158,7 +158,7 @@ async def test_b40_the_end_takes_less_than_two_seconds_whatever_environments_do(
             await runtime.worker.until(runtime.worker.listen())
 
 
-async def test_b17_an_image_that_is_stopped_in_a_turn_of_an_environment_says_so(url: str):
+async def test_x17_an_image_that_is_stopped_in_a_turn_of_an_environment_says_so(url: str):
     never = asyncio.Event()
     factory = ScriptedEnvironments([("message_start", {}), ("text_delta", {"text": "Half"}), never], "Fine.")
     async with opened(url, factory) as runtime:
@@ -172,7 +172,7 @@ async def test_b17_an_image_that_is_stopped_in_a_turn_of_an_environment_says_so(
         assert (await runtime.ask(id, "again")).output == "Fine." and len(factory.created) == 2
 
 
-async def test_b32_an_environment_that_does_not_stop_is_replaced(url: str, monkeypatch: pytest.MonkeyPatch):
+async def test_x32_an_environment_that_does_not_stop_is_replaced(url: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(environment, "GRACE", 0.05)
     factory = Faulty([asyncio.Event()], "From the next one.", _interrupted=lambda _: None)
     async with opened(url, factory, environment_timeout=0.05) as runtime:
@@ -202,7 +202,7 @@ async def test_what_comes_too_late_of_a_turn_is_not_taken_for_the_next(url: str)
         assert (await run.result()).output == "Two."
 
 
-async def test_b16_b32_a_process_with_an_environment_that_is_killed_is_taken_over(url: str, tmp_path: Path):
+async def test_x16_x32_a_process_with_an_environment_that_is_killed_is_taken_over(url: str, tmp_path: Path):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(__file__).parents[2] / one) for one in ("src", ""))}
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(sys.executable, __file__, url, env=env, stdout=pipe, stdin=pipe)

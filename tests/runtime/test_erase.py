@@ -13,6 +13,7 @@ from perdure.testing import FunctionModel, ScriptedModel, call, say
 from perdure.types import records as rec
 from perdure.types.project import Projector
 from tests.runtime.desk import QUICK, nothing_open, until
+from tests.runtime.test_forget import everything
 
 MARK = "quetzalcoatl"
 
@@ -187,17 +188,3 @@ async def test_a_waiting_run_that_is_cancelled_elsewhere_is_closed(url: str, kno
 
 async def states(rt: Runtime) -> list[tuple[str, str]]:
     return sorted((one.id, one.status) for one in await rt.runs(session_id="s"))
-
-
-async def everything(rt: Runtime) -> str:
-    """All that the tables of the log hold, as text."""
-
-    def script() -> Any:
-        found = []
-        for table in ("sessions", "runs", "records", "blobs"):
-            rows = yield Sql(f"SELECT * FROM {table}")
-            parts = [part for row in rows for part in row if isinstance(part, (str, bytes, memoryview))]
-            found += [part if isinstance(part, str) else bytes(part).decode() for part in parts]
-        return "\n".join(found)
-
-    return await rt.db.read(script)

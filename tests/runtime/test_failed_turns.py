@@ -29,7 +29,7 @@ async def collect(runtime: Runtime, session_id: str) -> list[Any]:
     raise AssertionError("the runtime was closed")
 
 
-async def test_b31_what_was_said_before_a_failure_is_kept_once_and_marked(url: str):
+async def test_x31_what_was_said_before_a_failure_is_kept_once_and_marked(url: str):
     agent = Agent("A", model=ScriptedModel(HALF, say("Whole.")))
     async with Runtime(url, [agent], timing=QUICK, durability="normal") as one:
         async with Runtime(url, timing=QUICK, durability="normal", workers=False) as other:
@@ -50,7 +50,7 @@ async def test_b31_what_was_said_before_a_failure_is_kept_once_and_marked(url: s
         assert texts([each async for each in later.session("s").messages()]) == ["Half of it", "Whole."]
 
 
-async def test_b31_a_hook_that_fails_keeps_what_the_model_has_said():
+async def test_x31_a_hook_that_fails_keeps_what_the_model_has_said():
     def refuse(ctx: Any, result: Any) -> None:
         raise ValueError("not this")
 
@@ -59,7 +59,7 @@ async def test_b31_a_hook_that_fails_keeps_what_the_model_has_said():
     assert failed.value.result is not None and texts(failed.value.result.messages) == ["All of it."]
 
 
-async def test_b31_only_the_agent_that_has_failed_has_said_it():
+async def test_x31_only_the_agent_that_has_failed_has_said_it():
     first: AnyAgent[str, Any] = Agent("First", model=ScriptedModel(say("One.")))
     second: AnyAgent[str, Any] = Agent("Second", model=ScriptedModel(HALF))
 
@@ -72,7 +72,7 @@ async def test_b31_only_the_agent_that_has_failed_has_said_it():
     assert texts(failed.value.result.messages) == ["One.", "Half of it"]
 
 
-async def test_b31_nothing_is_kept_of_an_attempt_that_is_made_again_or_said_nothing(url: str):
+async def test_x31_nothing_is_kept_of_an_attempt_that_is_made_again_or_said_nothing(url: str):
     agent = Agent("A", model=ScriptedModel(fail(ValueError("at once"))))
     async with Runtime(url, [agent], timing=QUICK, durability="normal") as runtime:
         with pytest.raises(RunFailed):
@@ -85,7 +85,7 @@ async def test_b31_nothing_is_kept_of_an_attempt_that_is_made_again_or_said_noth
         assert failure.cut is None and failure.reached
 
 
-async def test_b31_b34_an_image_keeps_the_partial_text_of_a_turn_that_failed(url: str):
+async def test_x31_x34_an_image_keeps_the_partial_text_of_a_turn_that_failed(url: str):
     def halting(request: Any) -> Any:
         return HALF if request.messages[-1].text == "x" else say(f"{len(request.messages)} messages")
 
@@ -107,7 +107,7 @@ async def test_b31_b34_an_image_keeps_the_partial_text_of_a_turn_that_failed(url
         assert (await runtime.ask(id, "y")).output == "3 messages"
 
 
-async def test_b31_b32_an_environment_that_fails_keeps_what_it_has_said(url: str):
+async def test_x31_x32_an_environment_that_fails_keeps_what_it_has_said(url: str):
     turn = [("message_start", {}), ("text_delta", {"text": "Half of it", "index": 0}), ValueError("cut")]
     factory = ScriptedEnvironments(turn, "Fine.")
     async with Runtime(url, environment_factory=factory, timing=QUICK, durability="normal") as runtime:

@@ -195,7 +195,7 @@ async def noted(rt: Runtime, image_id: str) -> bool:
 # -- updates of an image that is live ------------------------------------------------------------------------------
 
 
-async def test_b15_an_update_of_the_prompt_acts_on_a_live_agent_and_after_a_restart(url: str):
+async def test_x15_an_update_of_the_prompt_acts_on_a_live_agent_and_after_a_restart(url: str):
     async with opened(url) as rt:
         id = (await rt.images.create(system_prompt="One"))["image_id"]
         assert (await rt.ask(id, "x")).output == "One | x"
@@ -208,7 +208,7 @@ async def test_b15_an_update_of_the_prompt_acts_on_a_live_agent_and_after_a_rest
         assert (await rt.ask(id, "z")).output.startswith("x | One | x | y")
 
 
-async def test_b15_an_update_of_the_model_acts_on_a_live_agent_and_after_a_restart(
+async def test_x15_an_update_of_the_model_acts_on_a_live_agent_and_after_a_restart(
     url: str, monkeypatch: pytest.MonkeyPatch
 ):
     makers: dict[str, Any] = vars(resolve)["_PROVIDERS"]
@@ -227,7 +227,7 @@ async def test_b15_an_update_of_the_model_acts_on_a_live_agent_and_after_a_resta
     vars(resolve)["_named"].cache_clear()
 
 
-async def test_b15_an_update_of_mcp_servers_acts_on_a_live_agent_and_after_a_restart(url: str):
+async def test_x15_an_update_of_mcp_servers_acts_on_a_live_agent_and_after_a_restart(url: str):
     def use(request: ModelRequest) -> Any:
         names = sorted(one.name for one in request.tools)
         return say(f"{len(names)} {names[:1]}")

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from perdure import Agent, ModelRetry, RunFailed, Runtime, UnknownName, tool
+from perdure.db.database import StoreError
+from perdure.db.sqlite import SqliteDatabase
 from perdure.log.images import Entities, ImageRow
 from perdure.testing import ScriptedModel, call, calls, fail, say
 from tests.runtime.test_commands import COMMANDS, image, opened
@@ -37,7 +39,7 @@ ANSWERS: dict[str, set[str]] = {
 }
 
 
-async def test_b10_every_command_answers_with_what_is_documented(url: str):
+async def test_x10_every_command_answers_with_what_is_documented(url: str):
     assert set(ANSWERS) == set(COMMANDS)
     async with opened(url) as runtime:
         data: dict[str, Any] = {"container_id": "acme", "content": "Hi", "updates": {"name": "New"}, "config": {}}
@@ -66,7 +68,7 @@ async def add(a: int, b: int) -> int:
     return a + b
 
 
-async def test_b35_every_kind_of_message_is_kept_once_though_nobody_looks_on(url: str):
+async def test_x35_every_kind_of_message_is_kept_once_though_nobody_looks_on(url: str):
     script = (calls(call("add", a=1, b=2), call("add", a=-1, b=2), text="Let me see."), say("Three."))
     model = ScriptedModel(*script, fail(ValueError("broken")))
     async with opened(url, Agent("Adder", model=model, tools=[add])) as runtime:
@@ -85,7 +87,7 @@ async def test_b35_every_kind_of_message_is_kept_once_though_nobody_looks_on(url
         assert not runtime.images.live  # they are read while it is offline
 
 
-async def test_b35_sends_at_the_same_time_lose_nothing(url: str):
+async def test_x35_sends_at_the_same_time_lose_nothing(url: str):
     async with opened(url) as runtime:
         id = await image(runtime)
         runs = await asyncio.gather(*(runtime.send(id, f"m{n}") for n in range(20)))
@@ -97,7 +99,7 @@ async def test_b35_sends_at_the_same_time_lose_nothing(url: str):
 ODD = ("a?b", "a/b:c", "100%", "-- '; DROP TABLE images", "Zoë 東京 🐇", "idx:images:name:x", " ", "a" * 5_000)
 
 
-async def test_b37_images_are_created_read_listed_changed_and_deleted(url: str):
+async def test_x37_images_are_created_read_listed_changed_and_deleted(url: str):
     async with opened(url) as runtime:
         made = [await runtime.images.create("acme", name=name, metadata={name: name}) for name in ODD]
         other = await runtime.images.create("other")
@@ -119,7 +121,7 @@ async def test_b37_images_are_created_read_listed_changed_and_deleted(url: str):
         assert await runtime.images.get(other["image_id"]) == other
 
 
-async def test_b37_pages_of_images_are_whole_and_in_order(url: str):
+async def test_x37_pages_of_images_are_whole_and_in_order(url: str):
     async with opened(url) as runtime:
         entities = Entities(runtime.db, lambda: 7.0, "owner")  # all at the same time: the id decides
         for n in range(7):
@@ -132,7 +134,7 @@ async def test_b37_pages_of_images_are_whole_and_in_order(url: str):
         assert seen == [f"img_{n}" for n in reversed(range(7))]
 
 
-async def test_b37_containers_are_listed_and_nothing_crosses(url: str):
+async def test_x37_containers_are_listed_and_nothing_crosses(url: str):
     async with opened(url) as runtime:
         ids = {name: await image(runtime, name) for name in ("acme", "other")}
         for name, id in ids.items():
@@ -143,10 +145,31 @@ async def test_b37_containers_are_listed_and_nothing_crosses(url: str):
         assert (await runtime.request("container_list_request")).data["container_ids"] == ["acme", "other"]
 
 
-async def test_b37_a_store_can_be_closed_and_opened_again(url: str):
+async def test_x37_a_store_can_be_closed_and_opened_again(url: str):
     runtime = Runtime(url, durability="normal")
     for n in range(3):
         await runtime.open()
         assert len(await runtime.images.list()) == n
         await runtime.images.create("acme")
         await runtime.dispose()
+
+
+async def test_x37_a_store_in_memory_does_what_a_file_does_until_it_is_closed():
+    runtime = Runtime(model=ScriptedModel(say("One."), say("Two.")))  # the address of a runtime is memory: by itself
+    assert runtime.db.url == "memory:"
+    await runtime.open()
+    made = [await runtime.images.create("acme", name=name, metadata={name: name}) for name in ODD]
+    assert [one["name"] for one in await runtime.images.list("acme")] == list(ODD)[::-1]
+    first, second = made[0]["image_id"], made[1]["image_id"]
+    assert (await runtime.images.update(first, name="renamed"))["metadata"] == {ODD[0]: ODD[0]}
+    assert (await runtime.ask(first, "Hi")).output == "One."
+    fork = (await runtime.images.fork(first))["image_id"]
+    await runtime.images.delete(second)
+    assert await runtime.images.get(second) is None
+    assert [one["role"] for one in await runtime.images.messages(fork)] == ["user", "assistant"]
+    assert [one.session_id for one in await runtime.container("acme").search("one")] == [made[0]["session_id"]]
+    assert isinstance(runtime.db, SqliteDatabase) and runtime.db.path.exists()
+    await runtime.dispose()
+    assert not runtime.db.path.parent.exists(), "nothing is left"
+    with pytest.raises(StoreError, match="gone when it is closed"):
+        await runtime.open()

@@ -19,14 +19,16 @@ from perdure import (
     RunCancelled,
     RunError,
     Runtime,
+    mcp,
     sequence,
     tool,
 )
-from perdure.db.database import StoreError
+from perdure.db.database import Sql, StoreCorrupt, StoreError
 from perdure.testing import FunctionModel, ScriptedModel, call, calls, say
 from perdure.types import events as ev
 from perdure.types import records as rec
-from perdure.types.messages import TextMessage
+from perdure.types.messages import TextMessage, ToolResultMessage
+from tests.agents.mcp_servers import rude
 from tests.runtime import desk
 from tests.runtime.desk import QUICK
 
@@ -258,6 +260,65 @@ async def test_d23_a_large_result_is_there_again(url: str, tmp_path: Path, monke
         again = await rt.run(desk.DESK, "go", run_id="job")
     assert again.messages == first.messages
     assert any("x" * 70_000 in str(one) for one in again.messages)
+
+
+async def test_d23_a_result_that_is_lost_is_a_loud_error_and_no_second_call(tmp_path: Path, monkeypatch: Any):
+    monkeypatch.setattr(desk, "place", tmp_path)
+    url = f"sqlite:///{tmp_path}/desk.db"
+    async with desk.runtime(url) as rt:
+        await rt.run(desk.DESK, "go", session_id="s", run_id="job")
+        done = desk.effects()
+
+        def lose() -> Any:
+            yield Sql("DELETE FROM blobs")
+
+        await rt.db.write(lose)
+    async with desk.runtime(url) as rt:
+        for again in (lambda: rt.run(desk.DESK, "go", run_id="job"), lambda: rt.run(desk.DESK, "and?", session_id="s")):
+            with pytest.raises(StoreCorrupt, match="lost its payload"):
+                await again()
+    assert desk.effects() == done
+
+
+async def test_d23_a_result_that_is_too_large_is_an_error_that_the_model_reads_once(url: str):
+    called: list[str] = []
+
+    @tool(effect="idempotent", retries=3)
+    def dump() -> str:
+        called.append("dump")
+        return "x" * (10 * 1024 * 1024 + 1)
+
+    model = ScriptedModel(call("dump"), say("too much"))
+    async with Runtime(url, [agent := Agent("A", tools=[dump], model=model)]) as rt:
+        result = await rt.run(agent, "go", run_id="job")
+    assert result.output == "too much" and called == ["dump"]
+    assert "ask for less" in result.results[0].tool_calls[0].content["error"]["message"]
+
+
+async def test_b50_model_calls_calls_of_mcp_and_ids_are_there_again_and_nothing_is_asked_twice(
+    url: str, tmp_path: Path
+):
+    calls_made, asked, reached = tmp_path / "calls", list[int](), asyncio.Event()
+
+    async def says(request: Any) -> Any:
+        asked.append(len(request.messages))
+        if not isinstance(request.messages[-1], ToolResultMessage):
+            return call("r-echo", text="hi")
+        if len(asked) == 2:
+            reached.set()
+            await asyncio.Event().wait()  # the process ends here
+        return say("echoed")
+
+    server = mcp("r", command=rude("normal"), env={"RUDE_CALLS": str(calls_made)})
+    agent = Agent("Echo", tools=[server], model=FunctionModel(says))
+    async with Runtime(url, [agent]) as rt:
+        await rt.start(agent, "go", session_id="s", run_id="job")
+        await reached.wait()
+        before = await rt.session("s").records()
+    async with Runtime(url, [agent]) as rt, asyncio.timeout(60):
+        assert (await rt.run(agent, "go", session_id="s", run_id="job")).output == "echoed"
+        assert (await rt.session("s").records())[: len(before)] == before
+    assert asked == [1, 3, 3] and calls_made.read_text() == "echo\n"
 
 
 async def test_siblings_share_the_commit_of_their_starts(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

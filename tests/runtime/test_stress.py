@@ -147,7 +147,7 @@ async def live_and_die(url: str, cycles: int) -> None:
         assert await runtime.images.agents("acme") == []
 
 
-async def test_b16_x39_an_image_that_many_run_and_stop_at_once_has_one_agent_and_then_none(url: str):
+async def test_x16_x39_an_image_that_many_run_and_stop_at_once_has_one_agent_and_then_none(url: str):
     async with opened(url, Counting()) as runtime:
         id = (await runtime.images.create("acme"))["image_id"]
         await runtime.images.run(id)

@@ -96,7 +96,7 @@ class HistoryAdapter:
         raise NotImplementedError
 
     def get(self, ctx: HistoryContext) -> Awaitable[Sequence[Past]] | Sequence[Past]:
-        """Give what was said in `ctx.thread_id`, in order, without `ctx.user_message`."""
+        """Give what was said in `ctx.thread_id`, in order; what has the id of `ctx.user_message` is left out."""
         raise NotImplementedError
 
     def append_user_message(self, ctx: HistoryContext) -> Awaitable[None] | None:

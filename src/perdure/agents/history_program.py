@@ -71,9 +71,12 @@ class HistoryProgram(AgentsProgram):
         if what.ensure:
             await ask(self.adapter, "ensure_thread", ctx)
         past = read_past(self.adapter, await ask(self.adapter, "get", ctx)) if what.load else []
+        own = ctx.user_message and ctx.user_message.id
         messages: list[Message] = []
         results: list[PastResult] = []
         for one in past:
+            if own and isinstance(one, (Asked, TextMessage)) and one.id == own:
+                continue  # it was stored before the run, and is what the run is about
             start = len(messages)
             if isinstance(one, (AgentResult, Asked)):
                 messages += one.messages

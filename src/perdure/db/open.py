@@ -14,12 +14,17 @@ def open_database(url: str, *, durability: Literal["full", "normal"] = "full") -
     """Make the database that an address names; it is not opened yet.
 
     Args:
-        url: `sqlite:///relative.db`, `sqlite:////absolute.db`, or `postgresql://user@host/name`.
+        url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://user@host/name`, or `memory:` for what
+            goes when it is closed.
         durability: SQLite only: `"full"` survives a power loss, `"normal"` a killed process.
 
     Raises:
         DefinitionError: the address names no database that is known.
     """
+    if url == "memory:":
+        from perdure.db.temporary import TemporaryDatabase
+
+        return TemporaryDatabase()
     kind, separator, rest = url.partition("://")
     if kind == "sqlite" and separator:
         path = rest.removeprefix("/")
@@ -32,5 +37,5 @@ def open_database(url: str, *, durability: Literal["full", "normal"] = "full") -
         return PostgresDatabase(url)
     raise DefinitionError(
         f"An address that begins with {kind + '://' if separator else kind.partition(':')[0]!r} is unknown. "
-        "Use sqlite:///name.db, sqlite:////path/name.db or postgresql://user@host/name."
+        "Use sqlite:///name.db, sqlite:////path/name.db, postgresql://user@host/name or memory:."
     )

@@ -8,7 +8,7 @@ image's messages, are this view of the log too. Every event comes once. What was
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 from perdure.runtime import messages as m
 from perdure.types import events as ev
@@ -130,7 +130,7 @@ class Face:
                 self._call(event.message_id, event.call_id, event.tool, shown)
                 index, _ = self._of(event.message_id).block(event.call_id)
                 shown.stream("tool_use_content_block_stop", {"index": index, "id": event.call_id})
-                shown.stream("tool_call", {"id": event.call_id, "name": event.tool, "input": event.args})
+                shown.stream("tool_call", {"id": event.call_id, "name": event.tool, "input": _input(event.args)})
             case ev.MessageFinished():
                 self._said(event, shown)
             case ev.MessageReset():
@@ -138,7 +138,7 @@ class Face:
                 shown.stream("message_reset", {"message_id": event.message_id, "reason": event.reason})
             case ev.ToolStarted():
                 self._calls[event.call_id] = event.tool
-                tool = {"tool_id": event.call_id, "tool_name": event.tool, "input": event.args}
+                tool = {"tool_id": event.call_id, "tool_name": event.tool, "input": _input(event.args)}
                 shown.state("tool_executing", tool)
             case ev.ToolFinished():
                 self._result(event, shown)
@@ -275,7 +275,7 @@ class Face:
             shown.add("assistant_message", said, "message")
         for call in calls:
             self._calls[call.id] = call.name
-            called = m.tool_call_message(event.message_id, call.id, call.name, call.input, shown.now)
+            called = m.tool_call_message(event.message_id, call.id, call.name, _input(call.input), shown.now)
             shown.add("tool_call_message", called, "message")
 
     def _result(self, event: ev.ToolFinished, shown: _Shown) -> None:
@@ -328,6 +328,11 @@ class _Shown:
 
     def state(self, type: str, data: dict[str, Any]) -> None:
         self.add(type, data, "state")
+
+
+def _input(args: Any) -> Any:
+    """Give the arguments of a call; of what is no JSON object, none: the call's error says what they were."""
+    return cast("dict[str, Any]", args) if isinstance(args, dict) else {}
 
 
 def _stop(reason: StopReason, last: str) -> str:

@@ -80,7 +80,8 @@ class Runtime(Doors, SyncDoors, BusDoors):
     """Where runs are kept; use it with `async with`, or with `with` from sync code.
 
     Args:
-        url: `sqlite:///name.db`, `sqlite:////path/name.db` or `postgresql://user@host/name`.
+        url: `sqlite:///name.db`, `sqlite:////path/name.db` or `postgresql://user@host/name`; `memory:` keeps what is
+            there until it is closed.
         definitions: the agents, networks and functions that run here; their names must differ.
         model: the model of agents that have none.
         hooks: hooks that apply to every run.
@@ -103,7 +104,7 @@ class Runtime(Doors, SyncDoors, BusDoors):
 
     def __init__(
         self,
-        url: str,
+        url: str = "memory:",
         definitions: Sequence[Definition] = (),
         *,
         model: Model | str | None = None,

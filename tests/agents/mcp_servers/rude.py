@@ -55,6 +55,9 @@ def send(message: dict[str, Any]) -> None:
 
 def call(id: Any, params: dict[str, Any]) -> None:
     name = params["name"]
+    if "RUDE_CALLS" in os.environ:
+        with open(os.environ["RUDE_CALLS"], "a", encoding="utf-8") as calls:
+            calls.write(f"{name}\n")
     if name == "change":
         STATE["changed"] = True
         send({"method": "notifications/tools/list_changed"})

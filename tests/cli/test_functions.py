@@ -23,11 +23,12 @@ async def store(tmp_path: Path) -> str:
 
 
 def test_an_event_is_sent_by_whoever_has_no_code(store: str, capsys: pytest.CaptureFixture[str]):
-    assert main(["events", "send", "app/told", '{"n": 1}', "--id", "e1", "--store", store]) == 0
+    assert main(["events", "send", "app/told", '{"n": 1}', "--id", "e1", "--user", "ada", "--store", store]) == 0
     said = capsys.readouterr().out
     assert "app/told is taken in as e1." in said and "It starts hears" in said
     assert main(["events", "send", "app/told", '{"n": 1}', "--id", "e1", "--store", store, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["starts"] == ["hears"]
+    again = json.loads(capsys.readouterr().out)
+    assert (again["starts"], again["event"]["user_id"]) == (["hears"], "ada")
     assert main(["runs", "list", "--store", store, "--json"]) == 0
     (run,) = json.loads(capsys.readouterr().out)["runs"]
     assert (run["definition"], run["status"]) == ("hears", "queued")

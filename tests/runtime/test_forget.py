@@ -21,6 +21,8 @@ from perdure import (
     QuotaExceeded,
     RunCancelled,
     Runtime,
+    SentEvent,
+    function,
     tool,
 )
 from perdure.db.database import Sql
@@ -57,6 +59,22 @@ async def pay() -> str:
     return "paid"
 
 
+@function(event="app/asked", name="Booked")
+async def booked(event: SentEvent) -> str:
+    """Note what was asked."""
+    return f"{event.user_id} asked {event.data['what']}"
+
+
+@function(event="app/counted", name="Counted")
+async def counted() -> None:
+    """Count."""
+
+
+@function(cron="0 0 1 1 *", name="Yearly")
+async def yearly() -> None:
+    """Look back."""
+
+
 async def everything(rt: Runtime) -> str:
     """All that all tables hold, as text, whatever tables there are."""
     names = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'search_words%'"
@@ -74,11 +92,11 @@ async def everything(rt: Runtime) -> str:
     return await rt.db.read(script)
 
 
-async def rows(rt: Runtime, text: str) -> list[tuple[Any, ...]]:
+async def rows(rt: Runtime, text: str, *, write: bool = False) -> list[tuple[Any, ...]]:
     def script() -> Any:
         return [tuple(row) for row in (yield Sql(text))]
 
-    return await rt.db.read(script)
+    return await (rt.db.write(script) if write else rt.db.read(script))
 
 
 def in_files(folder: Path) -> list[str]:
@@ -93,7 +111,10 @@ async def test_r18_a_user_is_erased_from_every_table_and_others_stay(url: str, t
         model=ScriptedModel(call("recite"), call("consult"), say(f"The {MARK}.")),
     )
     payer = Agent("Payer", tools=[pay], model=ScriptedModel(call("pay"), say("done")))
-    async with opened(url, poet, payer, echo) as rt:
+    async with opened(url, poet, payer, echo, booked) as rt:
+        await rt.send_event("app/asked", {"what": MARK}, id="outside", user_id="ada-id")
+        await rt.send_event("app/unheard", {"what": MARK}, user_id="ada-id")
+        await rt.send_event("app/unheard", {"what": "Bob's event"}, user_id="bob-id")
         await rt.run(poet, f"Of the {MARK}?", session_id="s1", user_id="ada-id", state={"of": MARK})
         assert (await rt.run(payer, MARK, session_id="s2", run_id="open", user_id="ada-id")).status == "waiting"
         await rt.run(echo, MARK, session_id="shared", user_id="ada-id")
@@ -103,8 +124,8 @@ async def test_r18_a_user_is_erased_from_every_table_and_others_stay(url: str, t
         assert await rt.search(MARK)
         receipt = await rt.erase(user_id="ada-id")
         assert set(receipt.sessions) >= {"s1", "s2", "shared"}
-        assert len(receipt.sessions) == 4, "with the session of the child run"
-        assert (receipt.runs, receipt.blobs, receipt.waits, receipt.events) == (5, 1, 1, 1)
+        assert len(receipt.sessions) == 6, "with those of the child run and of what events have started"
+        assert (receipt.runs, receipt.blobs, receipt.waits, receipt.events) == (7, 1, 1, 3)
         assert receipt.records > 15
         assert receipt.texts >= 6
         assert receipt.complete == (rt.db.dialect == "sqlite")
@@ -114,6 +135,10 @@ async def test_r18_a_user_is_erased_from_every_table_and_others_stay(url: str, t
         assert MARK not in left
         assert "Bob here" not in left, "a session in which the user was goes whole"
         assert "Bob alone" in left
+        assert "Bob's event" in left
+        kept = await rt.container("default").log.event("outside")
+        assert kept is not None
+        assert (kept.data, kept.user_id) == ({}, None)
         assert left.count("ada-id") == len([1 for one in await rt.container("acme").runs() if one]) * 3
         assert "Ada elsewhere" in left
         if rt.db.dialect == "sqlite":
@@ -315,6 +340,34 @@ async def test_a_quota_of_sessions_and_open_runs_is_exact_and_refuses_before_any
         await here.configure(quota=None)
         assert (await here.run(payer, "another")).output == "done"
         assert (await rt.run(payer, "in another container")).output == "done"
+
+
+async def test_a_quota_holds_for_what_events_and_schedules_start_too(url: str):
+    async with opened(url, echo, counted, yearly, workers=False) as rt:
+        here, log = rt.container("acme"), rt.container("default").log
+        await here.configure(quota=Quota(open_runs=1))
+        first = await here.send_event("app/counted", id="first")
+        with pytest.raises(QuotaExceeded, match="1 of at most 1 open runs"):
+            await here.send_event("app/counted", id="second")
+        assert await here.log.event("second") is None, "nothing of it is taken in"
+        assert await here.send_event("app/counted", id="first") == first
+        await here.send_event("app/unheard")
+        with pytest.raises(QuotaExceeded, match="1 of at most 1 open runs"):
+            await here.run(echo, "go")
+        assert [run.definition for run in await here.runs()] == ["Counted"]
+        await here.configure(quota=Quota(records=1))
+        with pytest.raises(QuotaExceeded, match="1 of at most 1 records"):
+            await here.send_event("app/unheard")
+
+        await rt.container("default").configure(quota=Quota(sessions=0))
+        await rows(rt, "UPDATE functions SET next_at = 1 WHERE name = 'Yearly' RETURNING 1", write=True)
+        again = await log.start_due({"Yearly"})
+        assert again is not None
+        assert again < SYSTEM_CLOCK.now() + 60, "it is looked again soon"
+        assert await rt.runs() == []
+        await rt.container("default").configure(quota=None)
+        await log.start_due({"Yearly"})
+        assert [run.definition for run in await rt.runs()] == ["Yearly"]
 
 
 async def test_children_of_a_run_that_was_let_in_are_let_in(url: str):

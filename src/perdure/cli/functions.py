@@ -22,7 +22,7 @@ def send_event(given: argparse.Namespace) -> int:
     async def work(runtime: Runtime, painter: Painter) -> int:
         data = _data(given.data)
         container = runtime.container(given.container)
-        event = await container.send_event(given.name, data, id=given.id)
+        event = await container.send_event(given.name, data, id=given.id, user_id=given.user)
         starts = [one.name for one in await container.log.functions() if one.event == event.name]
         if given.json:
             return print_json({"event": plain(event), "starts": starts})

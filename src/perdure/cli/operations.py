@@ -86,6 +86,7 @@ def add_operations(commands: Any) -> None:
     sent.add_argument("name", metavar="NAME", help="such as app/invoice.paid")
     sent.add_argument("data", nargs="?", metavar="JSON", help="a JSON object; {} unless given")
     sent.add_argument("--id", metavar="ID", help="makes it once, however often it is sent")
+    sent.add_argument("--user", metavar="ID", help="whose it is: what it starts is theirs, and it is erased with them")
     sent.add_argument("--container", default="default", metavar="NAME", help="the tenant (default)")
     sent.add_argument("--json", action="store_true", help="print one JSON object")
     functions = _group(commands, "functions", "list and remove durable functions")

@@ -127,7 +127,9 @@ def _erase_one(log: SqlLog, id: str, number: int) -> Script[Erasure]:
     of_runs = "container = ? AND run IN (SELECT id FROM runs WHERE container = ? AND session = ?)"
     answers = yield Sql(f"DELETE FROM answers WHERE {of_runs} RETURNING 1", (log.container, *mine))
     events = yield Sql(
-        f"UPDATE events SET data = ? WHERE {of_runs} AND data <> ? RETURNING 1", (_EMPTY, log.container, *mine, _EMPTY)
+        f"UPDATE events SET data = ?, user_id = NULL WHERE {of_runs} AND (data <> ? OR user_id IS NOT NULL) "
+        "RETURNING 1",
+        (_EMPTY, log.container, *mine, _EMPTY),
     )
     counts = (len(runs), blobs, 0, len(answers), len(events), texts)
     return Erasure((), records, False, *counts)
@@ -164,6 +166,16 @@ async def sessions_of(log: SqlLog, user_id: str, limit: int = 100) -> list[str]:
         )
 
     return [str(row[0]) for row in await log.db.read(script)]
+
+
+async def erase_events(log: SqlLog, user_id: str) -> Erasure:
+    """Erase what was told of a user by events from outside; that there were such events stays."""
+
+    def script() -> Script[list[Row]]:
+        text = "UPDATE events SET data = ?, user_id = NULL WHERE container = ? AND user_id = ? RETURNING 1"
+        return (yield Sql(text, (_EMPTY, log.container, user_id)))
+
+    return Erasure((), 0, True, events=len(await log.db.write(script)), at=log.now())
 
 
 async def settle(db: Database) -> bool:

@@ -14,6 +14,7 @@ import msgspec
 
 from perdure.db.database import Row, Script, Sql
 from perdure.log.log import Entry, Token
+from perdure.log.policy import Quota, lock_quota
 from perdure.log.rows import LAST_SLOT
 from perdure.log.schema import ROOM
 from perdure.log.waits import End, Waits, has_waits, read_wait
@@ -25,6 +26,15 @@ from perdure.types.waits import EventWait, Received, Wait
 
 KEPT = 24 * 3600.0
 """For how many seconds an event is kept at least; longer as long as an open run of its container is older."""
+
+_EVENT = "name, data, id, at, user_id"
+"""What is read of an event, in this order."""
+
+
+def event_of(row: Row) -> SentEvent:
+    """Make an event of what was read."""
+    name, data, id, at, user = row
+    return SentEvent(str(name), decode_json(bytes(data)), str(id), float(at), user)
 
 
 class Sent(NamedTuple):
@@ -62,22 +72,27 @@ class Outside:
 class Events(Waits):
     """The events of one container."""
 
+    quota: Quota | None
+
     async def send(self, events: Sequence[SentEvent], run_id: str | None = None) -> list[SentEvent]:
         """Take events in, all or none, and end the waits that they are for.
 
         Args:
             events: in order; of one whose id is there already with the same name and data nothing more becomes.
-            run_id: the run that sends them.
+            run_id: the run that sends them; what has no user is then its user's.
 
         Returns:
             The events as the store has them.
 
         Raises:
             Conflict: an id is there with another name or other data.
+            QuotaExceeded: the container has no room for the functions that they start, and no run sends them.
         """
         now = self.now()
 
         def script() -> Script[Sent]:
+            if self.quota is not None and run_id is None:
+                yield from lock_quota(self.db, self.container)  # before sessions, as whoever takes a run in
             yield from self._lock_names({one.name for one in events})
             return (yield from self._send(events, run_id, now))
 
@@ -90,16 +105,16 @@ class Events(Waits):
         return await self.db.read(lambda: self._event(id))
 
     @abstractmethod
-    def start_subscribed(self, event: SentEvent, now: float) -> Script[list[str]]: ...
+    def start_subscribed(self, event: SentEvent, now: float, *, limited: bool) -> Script[list[str]]: ...
 
     async def events_of(self, run_id: str) -> list[SentEvent]:
         """List the events that a run has sent and that are still kept, in order."""
 
         def script() -> Script[list[Row]]:
-            text = "SELECT name, data, id, at FROM events WHERE container = ? AND run = ? ORDER BY number"
+            text = f"SELECT {_EVENT} FROM events WHERE container = ? AND run = ? ORDER BY number"
             return (yield Sql(text, (self.container, run_id)))
 
-        return [SentEvent(str(n), decode_json(bytes(d)), str(i), float(t)) for n, d, i, t in await self.db.read(script)]
+        return [event_of(row) for row in await self.db.read(script)]
 
     def _lock_names(self, names: set[str]) -> Script[None]:
         """Lock names of events for this transaction, in one order; on SQLite everything is locked anyway."""
@@ -119,9 +134,11 @@ class Events(Waits):
         for event in events:
             data = encode_json(event.data)
             rows = yield Sql(
-                f"INSERT INTO events (container, id, name, data, at, run) VALUES (?, ?, ?, ?, {self.db.clock}, ?) "
-                "ON CONFLICT (container, id) DO NOTHING RETURNING at",
-                (self.container, event.id, event.name, data, run_id),
+                "INSERT INTO events (container, id, name, data, at, run, user_id) "
+                f"VALUES (?, ?, ?, ?, {self.db.clock}, ?, "
+                "COALESCE(?, (SELECT user_id FROM runs WHERE container = ? AND id = ?))) "
+                "ON CONFLICT (container, id) DO NOTHING RETURNING at, user_id",
+                (self.container, event.id, event.name, data, run_id, event.user_id, self.container, run_id),
             )
             if not rows:
                 known = yield from self._event(event.id)
@@ -129,7 +146,7 @@ class Events(Waits):
                     raise event_used(known)
                 sent.append(known or event)
                 continue
-            new = msgspec.structs.replace(event, at=float(rows[0][0]))
+            new = msgspec.structs.replace(event, at=float(rows[0][0]), user_id=rows[0][1])
             sent.append(new)
             fresh.append(new)
             used: set[str] = set()
@@ -143,12 +160,12 @@ class Events(Waits):
                     ends.append((End(id, asker, Received(new)), run, session))
         woken = yield from self._end_all(ends, now)
         for event in fresh:
-            woken += yield from self.start_subscribed(event, now)
+            woken += yield from self.start_subscribed(event, now, limited=run_id is None)
         return Sent(sent, fresh, woken)
 
     def _event(self, id: str) -> Script[SentEvent | None]:
-        rows = yield Sql("SELECT name, data, at FROM events WHERE container = ? AND id = ?", (self.container, id))
-        return SentEvent(str(rows[0][0]), decode_json(bytes(rows[0][1])), id, float(rows[0][2])) if rows else None
+        rows = yield Sql(f"SELECT {_EVENT} FROM events WHERE container = ? AND id = ?", (self.container, id))
+        return event_of(rows[0]) if rows else None
 
     def _waiting_for(self, event: SentEvent) -> Script[list[Row]]:
         """The waits that may be for an event, the oldest first."""

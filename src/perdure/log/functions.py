@@ -6,22 +6,30 @@ so that any process, also one without the code, can send an event or list what t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from hashlib import blake2b
 
 from perdure.db.database import Database, Row, Script, Sql
 from perdure.log.events import Events
-from perdure.log.log import ENDED
+from perdure.log.log import ENDED, NewRun
+from perdure.log.policy import check_quota
 from perdure.log.rows import Coded, input_hash
 from perdure.log.schema import ROOM
 from perdure.log.waits import End, has_waits
 from perdure.types.base import Base, plain
 from perdure.types.concurrency import lane_of
 from perdure.types.cron import last_due, next_due
+from perdure.types.errors import QuotaExceeded
 from perdure.types.ids import derive_id
 from perdure.types.records import RunStarted, encode_payload, kind_of
 from perdure.types.sent_event import CRON_EVENT, SentEvent
 from perdure.types.waits import ChildEnded, wait_id
+
+AGAIN = 10.0
+"""After how many seconds it is looked again whether there is room for what a schedule starts."""
+
+_log = logging.getLogger("perdure")
 
 FREE = (
     "COALESCE((SELECT f.most FROM functions f WHERE f.name = r.definition) - "
@@ -97,12 +105,18 @@ class Functions(Events):
 
     # -- starting ----------------------------------------------------------------------------------------------------
 
-    def start_subscribed(self, event: SentEvent, now: float) -> Script[list[str]]:
-        """Start the functions of an event that has just been taken in, each once; give the runs."""
+    def start_subscribed(self, event: SentEvent, now: float, *, limited: bool) -> Script[list[str]]:
+        """Start the functions of an event that has just been taken in, each once; give the runs.
+
+        Raises:
+            QuotaExceeded: there is no room for one of them, and they are `limited`, as no run has sent the event.
+        """
         rows = yield Sql("SELECT name, most, by_key FROM functions WHERE event = ? ORDER BY name", (event.name,))
         started: list[str] = []
         for name, most, key in rows:
             run_id = derive_id("run", self.container, event.id, str(name))
+            if limited:
+                yield from self._check_room(run_id, str(name))
             if (yield from self._begin(run_id, str(name), event, most, key, now)):
                 started.append(run_id)
         return started
@@ -132,6 +146,15 @@ class Functions(Events):
                 if next_at > time:
                     upcoming.append(next_at)
                     continue
+                due = max(last_due(cron, time), next_at)
+                id = derive_id("event", str(name), repr(due))
+                run_id = derive_id("run", self.container, id, str(name))
+                try:
+                    yield from self._check_room(run_id, str(name))
+                except QuotaExceeded as full:
+                    _log.warning("What the schedule of %r starts waits for room: %s", name, full)
+                    upcoming.append(time + AGAIN)
+                    continue
                 following = next_due(cron, time)
                 upcoming.append(following)
                 won = yield Sql(
@@ -139,10 +162,7 @@ class Functions(Events):
                     (following, name, next_at),
                 )
                 if won:
-                    due = max(last_due(cron, time), next_at)
-                    id = derive_id("event", str(name), repr(due))
                     event = SentEvent(CRON_EVENT, {"due": due, "schedule": cron}, id, due)
-                    run_id = derive_id("run", self.container, id, str(name))
                     if (yield from self._begin(run_id, str(name), event, most, key, now)):
                         started.append(run_id)
             return min(upcoming, default=None)
@@ -151,27 +171,30 @@ class Functions(Events):
         self.tell(started)
         return upcoming
 
+    def _check_room(self, run_id: str, name: str) -> Script[None]:
+        if self.quota is not None:
+            yield from check_quota(self.db, self.container, NewRun(run_id, _session_of(run_id), name), self.quota)
+
     def _begin(
         self, run_id: str, name: str, event: SentEvent, most: int | None, key: str | None, now: float
     ) -> Script[bool]:
         """Take in the run of a function that nobody waits for; say whether it is new."""
-        session_id = f"session_{run_id.removeprefix('run_')}"
-        mine = (self.container, session_id)
+        session_id, user = _session_of(run_id), event.user_id
         rows = yield Sql(
-            "INSERT INTO sessions (container, id, turn, created_at) VALUES (?, ?, ?, ?) "
+            "INSERT INTO sessions (container, id, turn, user_id, created_at) VALUES (?, ?, ?, ?, ?) "
             "ON CONFLICT (container, id) DO NOTHING RETURNING number",
-            (*mine, run_id, now),
+            (self.container, session_id, run_id, user, now),
         )
         if not rows:
             return False
         given = plain(event, "event")
-        started = RunStarted(name, "function", (), input=given, state={})
+        started = RunStarted(name, "function", (), input=given, state={}, user_id=user)
         lane = None if most is None else lane_of(name, key, self.container, given)
         yield Sql(
             "INSERT INTO runs (container, id, session, definition, status, input_hash, position, last, claimed_at, "
-            "created_at, detached, lane, event) VALUES (?, ?, ?, ?, 'queued', ?, 1, 1, 1, ?, 1, ?, "
+            "created_at, detached, lane, user_id, event) VALUES (?, ?, ?, ?, 'queued', ?, 1, 1, 1, ?, 1, ?, ?, "
             "(SELECT COALESCE(MAX(number), 0) FROM events))",
-            (self.container, run_id, session_id, name, input_hash(started), now, lane),
+            (self.container, run_id, session_id, name, input_hash(started), now, lane, user),
             blind=True,
         )
         coded = Coded(None, kind_of(started), encode_payload(started))
@@ -223,6 +246,11 @@ class Functions(Events):
             yield from self._keep_answer(above, end, 0, now)
             yield has_waits(self.container, above)
         return []
+
+
+def _session_of(run_id: str) -> str:
+    """The session of a run that nobody waits for."""
+    return f"session_{run_id.removeprefix('run_')}"
 
 
 def _time(db: Database) -> Script[float]:

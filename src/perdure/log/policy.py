@@ -97,8 +97,7 @@ def check_quota(db: Database, container: str, new: NewRun, quota: Quota) -> Scri
     """
     if new.parent is not None or (quota.sessions is None and quota.open_runs is None):
         return
-    if db.dialect == "postgres":  # two at once must see each other; on SQLite there is one writer
-        yield Sql("SELECT pg_advisory_xact_lock(hashtext(?))", (f"perdure quota {container}",))
+    yield from lock_quota(db, container)
     if (yield Sql("SELECT 1 FROM runs WHERE container = ? AND id = ?", (container, new.id))):
         return
     if quota.open_runs is not None:
@@ -113,6 +112,12 @@ def check_quota(db: Database, container: str, new: NewRun, quota: Quota) -> Scri
         rows = yield Sql("SELECT COUNT(*) FROM sessions WHERE container = ? AND parent IS NULL", (container,))
         if int(rows[0][0]) >= quota.sessions:
             raise exceeded(container, "sessions", int(rows[0][0]), quota.sessions)
+
+
+def lock_quota(db: Database, container: str) -> Script[None]:
+    """Have two that take something in at once see each other; on SQLite there is one writer anyway."""
+    if db.dialect == "postgres":
+        yield Sql("SELECT pg_advisory_xact_lock(hashtext(?))", (f"perdure quota {container}",))
 
 
 def exceeded(container: str, what: str, held: int, limit: int) -> QuotaExceeded:

@@ -119,7 +119,7 @@ def _remove(log: SqlLog, session: Old, now: float) -> Script[None]:
     yield Sql("DELETE FROM live WHERE container = ? AND session = ?", mine)
     of_runs = "container = ? AND run IN (SELECT id FROM runs WHERE container = ? AND session = ?)"
     yield Sql(f"DELETE FROM answers WHERE {of_runs}", (log.container, *mine))
-    yield Sql(f"UPDATE events SET data = ?, run = NULL WHERE {of_runs}", (b"{}", log.container, *mine))
+    yield Sql(f"UPDATE events SET data = ?, run = NULL, user_id = NULL WHERE {of_runs}", (b"{}", log.container, *mine))
     yield Sql("DELETE FROM runs WHERE container = ? AND session = ?", mine)
     yield Sql(
         "UPDATE sessions SET base = NULL, base_seq = ?, base_run = NULL, fork_run = NULL, user_id = NULL, "

@@ -126,6 +126,7 @@ MIGRATIONS = (
                 data {blob} NOT NULL,
                 at {real} NOT NULL,
                 run TEXT,
+                user_id TEXT,
                 UNIQUE (container, id)
             )""",
             "CREATE INDEX events_name ON events (container, name, number)",

@@ -361,15 +361,15 @@ class Waits(ABC):
         after = int(rows[0][0]) if rows else 0
         while True:
             rows = yield Sql(
-                "SELECT e.number, e.id, e.data, e.at FROM events e WHERE e.container = ? AND e.name = ? "
+                "SELECT e.number, e.id, e.data, e.at, e.user_id FROM events e WHERE e.container = ? AND e.name = ? "
                 "AND e.number > ? AND e.at >= ? AND NOT EXISTS (SELECT 1 FROM answers a WHERE "
                 "a.container = e.container AND a.run = ? AND a.asker = ? AND a.event = e.id AND a.late = 0) "
                 "ORDER BY e.number LIMIT ?",
                 (self.container, wait.name, after, wait.since or 0.0, run, wait.run_id, _PAGE),
             )
-            for number, id, data, at in rows:
+            for number, id, data, at, user in rows:
                 after = int(number)
-                event = SentEvent(wait.name, msgspec.json.decode(bytes(data)), str(id), float(at))
+                event = SentEvent(wait.name, msgspec.json.decode(bytes(data)), str(id), float(at), user)
                 if id not in used and matches(wait.match, event.data):
                     return Received(event)
             if len(rows) < _PAGE:

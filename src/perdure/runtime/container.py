@@ -56,6 +56,7 @@ from perdure.types.ids import check_id
 from perdure.types.live import Cursor
 from perdure.types.records import CancelAsked, Claimed, Erased, ErrorInfo, Forked, Record, RunStarted
 from perdure.types.sent_event import SentEvent, new_event
+from perdure.types.session import read_user
 
 if TYPE_CHECKING:
     from perdure.runtime.loop_thread import LoopThread
@@ -140,13 +141,16 @@ class Container(Doors, SyncDoors, People, Forks, Searching, Upkeep):
         if run.status in ("waiting", "parked"):  # nobody drives it, so it is closed here
             await self.take_over(Left(self.name, run_id, None, 0, 0), {})
 
-    async def send_event(self, name: str, data: Any = None, *, id: str | None = None) -> SentEvent:
+    async def send_event(
+        self, name: str, data: Any = None, *, id: str | None = None, user_id: str | None = None
+    ) -> SentEvent:
         """Tell of something that has happened: functions of it start, and runs that wait for it go on.
 
         Args:
             name: what has happened, such as `app/invoice.paid`.
             data: plain values, as a JSON object.
             id: makes it once, however often it is sent; an own one unless given.
+            user_id: whose it is: the runs that it starts are theirs, and it is erased with them.
 
         Returns:
             The event as the store has it.
@@ -154,8 +158,12 @@ class Container(Doors, SyncDoors, People, Forks, Searching, Upkeep):
         Raises:
             Conflict: the id was used for another event.
             DefinitionError: the name, the data or their size are not allowed.
+            QuotaExceeded: the container has no room for it and what it starts.
         """
-        return (await self.log.send([new_event(name, data, id)]))[0]
+        event = new_event(name, data, id, read_user(user_id))
+        if self.log.quota is not None and await self.log.event(event.id) is None:
+            await self.check_room(self.log.quota, "")
+        return (await self.log.send([event]))[0]
 
     async def resume(self, run_id: str, *, force: bool = False, accept: bool = False) -> RunRow:
         """Let a parked run go on: a worker that has its definition takes it, when its session's turn is its own.

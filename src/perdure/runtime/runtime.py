@@ -273,9 +273,11 @@ class Runtime(Doors, SyncDoors, BusDoors):
         """Ask for the end of a run, whoever drives it; see `Container.cancel`."""
         await self.container("default").cancel(run_id)
 
-    async def send_event(self, name: str, data: Any = None, *, id: str | None = None) -> SentEvent:
+    async def send_event(
+        self, name: str, data: Any = None, *, id: str | None = None, user_id: str | None = None
+    ) -> SentEvent:
         """Tell of something that has happened; see `Container.send_event`."""
-        return await self.container("default").send_event(name, data, id=id)
+        return await self.container("default").send_event(name, data, id=id, user_id=user_id)
 
     async def approve(self, wait_id: str, by: str | None = None) -> RunResult[Any, Any]:
         """Allow what a run waits for, and wait for what it reaches next; see `Container.approve`."""

@@ -56,6 +56,8 @@ class SyncDoors(ABC):
             "waits",
         )
 
-    def send_event_sync(self, name: str, data: Any = None, *, id: str | None = None) -> SentEvent:
+    def send_event_sync(
+        self, name: str, data: Any = None, *, id: str | None = None, user_id: str | None = None
+    ) -> SentEvent:
         """Tell of something that has happened; see `Container.send_event`."""
-        return self.loop_thread().run(lambda: self.here().send_event(name, data, id=id), "send_event")
+        return self.loop_thread().run(lambda: self.here().send_event(name, data, id=id, user_id=user_id), "send_event")

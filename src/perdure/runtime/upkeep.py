@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import msgspec
 
-from perdure.log.erase import Erasure, erase_session, sessions_of, settle
+from perdure.log.erase import Erasure, erase_events, erase_session, sessions_of, settle
 from perdure.log.log import RunRow
 from perdure.log.policy import Meter, Policy, Quota, Usage, change_policy, exceeded, read_policies
 from perdure.log.retention import old_sessions, prune
@@ -55,9 +55,9 @@ class Upkeep(ABC):
         """Erase a session (see `Session.erase`), or all that was said by a user and to them.
 
         A user's sessions, and those of others in which a run was for this user, are erased whole, with the sessions of
-        their child runs and their forks. Runs that are open there are cancelled first. A call that was interrupted, by
-        a crash too, is repeated; of what is erased already nothing is counted. Events that came from outside, backups,
-        copies and exports are out of reach.
+        their child runs and their forks; and the events that were sent for this user. Runs that are open there are
+        cancelled first. A call that was interrupted, by a crash too, is repeated; of what is erased already nothing is
+        counted. Backups, copies and exports are out of reach.
 
         Args:
             session_id: the session.
@@ -90,6 +90,7 @@ class Upkeep(ABC):
                     gone = gone.and_(more)
         else:
             raise Conflict(f"The user {user_id!r} begins runs all the time. Stop that, then erase again.")
+        gone = gone.and_(await erase_events(self.log, user_id or ""))
         complete = await settle(self.log.db)  # also for what a call before this one has left
         return msgspec.structs.replace(gone, complete=complete)
 

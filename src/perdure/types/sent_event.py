@@ -26,13 +26,15 @@ class SentEvent(Base):
     """Something that has happened, as somebody has told it.
 
     `name` says what, such as `app/invoice.paid`; `data` is plain JSON. The same `id` in the same container is the same
-    event. `at` is when the store took it in, in seconds since the epoch; 0 before that.
+    event. `at` is when the store took it in, in seconds since the epoch; 0 before that. `user_id` is whose it is: the
+    runs that it starts are theirs, and it is erased with them.
     """
 
     name: str
     data: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
     id: str = ""
     at: float = 0.0
+    user_id: str | None = None
 
 
 def check_event_name(name: str) -> str:
@@ -49,13 +51,14 @@ def check_event_name(name: str) -> str:
     return name
 
 
-def new_event(name: str, data: Any = None, id: str | None = None) -> SentEvent:
+def new_event(name: str, data: Any = None, id: str | None = None, user_id: str | None = None) -> SentEvent:
     """Make an event of what a user gives.
 
     Args:
         name: what has happened.
         data: plain values, as a JSON object.
         id: makes it once; an own one unless given.
+        user_id: whose it is.
 
     Raises:
         DefinitionError: the name, the data or their size are not allowed.
@@ -72,7 +75,7 @@ def new_event(name: str, data: Any = None, id: str | None = None) -> SentEvent:
             f"The data of the event {name!r} have {size / 1e6:.1f} MB and at most {MOST / 1e6:.1f} MB are taken; send "
             "where they are kept instead."
         )
-    return SentEvent(name, given, new_id("event") if id is None else check_id(id, "event id"))
+    return SentEvent(name, given, new_id("event") if id is None else check_id(id, "event id"), user_id=user_id)
 
 
 def same_event(one: SentEvent, other: SentEvent) -> bool:

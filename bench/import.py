@@ -1,7 +1,8 @@
 """What importing and installing the core costs.
 
-The import runs in fresh interpreters, beside an empty one and one that imports pydantic alone. The facts are the heavy
-modules that were loaded, which should be none, and the distributions that the core install brings, at most twelve.
+The import runs in fresh interpreters, beside an empty one and ones that import pydantic or asyncio alone. The facts are
+the heavy modules that were loaded, which should be none, our own modules that were, and the distributions that the core
+install brings, at most twelve.
 Modules are read as bytecode, as an installed package is: the first, unmeasured import writes it where it is missing.
 """
 
@@ -19,6 +20,9 @@ WITH_RUNTIME = "from perdure import Agent, Network, Runtime, tool"
 BUDGET_MS = 120
 MAX_DISTRIBUTIONS = 12
 FORBIDDEN = (
+    "asyncio",
+    "logging",
+    "hashlib",
     "pydantic",
     "openai",
     "anthropic",
@@ -43,10 +47,14 @@ def run_python(code: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, env=with_bytecode).stdout
 
 
-def loaded_modules() -> list[str]:
-    """Return the heavy modules that are loaded after the import."""
-    code = f"import sys, json; {IMPORT}; print(json.dumps([name for name in {FORBIDDEN!r} if name in sys.modules]))"
-    return json.loads(run_python(code))
+def loaded_modules(line: str) -> dict[str, list[str]]:
+    """Return what is loaded after an import: heavy modules, and our own."""
+    code = f"import sys, json; {line}; print(json.dumps(sorted(sys.modules)))"
+    names: list[str] = json.loads(run_python(code))
+    return {
+        "forbidden": [name for name in FORBIDDEN if name in names],
+        "own": [name for name in names if name.startswith("perdure.")],
+    }
 
 
 def core_distributions(root: str = "perdure") -> list[str]:
@@ -79,7 +87,7 @@ def main() -> None:
     bench.add(IMPORT, lambda: run_python(IMPORT), budget=BUDGET_MS)
     bench.add(WITH_RUNTIME, lambda: run_python(WITH_RUNTIME), budget=BUDGET_MS)
     names = core_distributions()
-    bench.fact("forbidden_modules_loaded", loaded_modules())
+    bench.fact("modules_loaded", {line: loaded_modules(line) for line in (IMPORT, WITH_RUNTIME)})
     bench.fact("core_distributions", {"count": len(names), "budget": MAX_DISTRIBUTIONS, "names": names})
     bench.run(floor="python -c pass")
 

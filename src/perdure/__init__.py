@@ -71,6 +71,8 @@ if TYPE_CHECKING:
     from perdure.models.model import ModelRequest as ModelRequest
     from perdure.models.model import ModelSettings as ModelSettings
     from perdure.runtime.runtime import Runtime as Runtime
+    from perdure.types.attachments import file as file
+    from perdure.types.attachments import image as image
     from perdure.types.concurrency import Concurrency as Concurrency
     from perdure.types.errors import AmbiguousStep as AmbiguousStep
     from perdure.types.errors import AuthenticationFailed as AuthenticationFailed
@@ -161,8 +163,6 @@ if TYPE_CHECKING:
     from perdure.types.messages import ToolCallMessage as ToolCallMessage
     from perdure.types.messages import ToolResultMessage as ToolResultMessage
     from perdure.types.messages import UserMessage as UserMessage
-    from perdure.types.messages import file as file
-    from perdure.types.messages import image as image
     from perdure.types.messages import text as text
     from perdure.types.sent_event import SentEvent as SentEvent
     from perdure.types.session import PostedEvent as PostedEvent
@@ -215,6 +215,7 @@ _ROOMS: dict[str, str] = {
     "perdure.log.search": "SearchHit",
     "perdure.models.model": "Model ModelRequest ModelSettings",
     "perdure.runtime.runtime": "Runtime",
+    "perdure.types.attachments": "file image",
     "perdure.types.concurrency": "Concurrency",
     "perdure.types.errors": (
         "AmbiguousStep AuthenticationFailed BadRequest BadResponse ConfigurationError Conflict ContentRefused "
@@ -232,7 +233,7 @@ _ROOMS: dict[str, str] = {
     ),
     "perdure.types.messages": (
         "FilePart ImagePart Message Part ReasoningMessage TextMessage TextPart ToolCall ToolCallMessage "
-        "ToolResultMessage UserMessage file image text"
+        "ToolResultMessage UserMessage text"
     ),
     "perdure.types.session": "PostedEvent SessionInfo",
     "perdure.types.usage": "Prices Usage",

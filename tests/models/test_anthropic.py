@@ -9,6 +9,7 @@ from perdure.models import ModelRequest, ModelSettings, OutputSpec, ToolSpec
 from perdure.models.anthropic import AnthropicModel, encode, headers_for, mark
 from perdure.models.claude import claude
 from perdure.models.model import Capabilities
+from perdure.types.attachments import file, image
 from perdure.types.errors import BadRequest
 from perdure.types.messages import (
     FilePart,
@@ -20,8 +21,6 @@ from perdure.types.messages import (
     ToolCallMessage,
     ToolResultMessage,
     assistant,
-    file,
-    image,
     system,
     text,
     user,

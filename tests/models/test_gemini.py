@@ -7,6 +7,7 @@ from hypothesis import given
 
 from perdure.models import ModelRequest, ModelSettings, OutputSpec, ToolSpec
 from perdure.models.gemini import GeminiModel, encode
+from perdure.types.attachments import file, image
 from perdure.types.messages import (
     Message,
     Opaque,
@@ -16,8 +17,6 @@ from perdure.types.messages import (
     ToolCallMessage,
     ToolResultMessage,
     assistant,
-    file,
-    image,
     system,
     text,
     user,

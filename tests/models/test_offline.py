@@ -7,17 +7,9 @@ import pytest
 
 from perdure.models.model import Model, ModelRequest, ModelSettings, OutputSpec, ToolSpec
 from perdure.models.offline import OfflineModel
+from perdure.types.attachments import image
 from perdure.types.chunks import Finished, ModelEvent, TextChunk, ToolCallChunk
-from perdure.types.messages import (
-    Message,
-    ToolCall,
-    ToolCallMessage,
-    ToolResultMessage,
-    assistant,
-    image,
-    system,
-    user,
-)
+from perdure.types.messages import Message, ToolCall, ToolCallMessage, ToolResultMessage, assistant, system, user
 
 SEARCH = ToolSpec(
     "search_files",

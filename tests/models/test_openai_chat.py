@@ -8,6 +8,7 @@ from perdure.models import ModelRequest, ModelSettings, OutputSpec, ToolSpec
 from perdure.models.openai_chat import OPENAI, Dialect, encode
 from perdure.models.openai_chat_stream import ChatDecoder, read_usage
 from perdure.types.assemble import Assembler
+from perdure.types.attachments import file, image
 from perdure.types.chunks import Finished, ReasoningChunk, TextChunk, ToolCallChunk
 from perdure.types.errors import BadRequest, BadResponse, ContentRefused, ModelUnreachable, Overloaded, RateLimited
 from perdure.types.messages import (
@@ -19,8 +20,6 @@ from perdure.types.messages import (
     ToolCallMessage,
     ToolResultMessage,
     assistant,
-    file,
-    image,
     system,
     user,
 )

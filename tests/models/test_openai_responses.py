@@ -8,6 +8,7 @@ from perdure.models import ModelRequest, ModelSettings, OutputSpec, ToolSpec
 from perdure.models.openai_responses import encode, thinks
 from perdure.models.openai_responses_stream import ResponsesDecoder, read_usage
 from perdure.types.assemble import Assembler
+from perdure.types.attachments import file, image
 from perdure.types.base import decode_json
 from perdure.types.chunks import Finished, ReasoningChunk, TextChunk, ToolCallChunk
 from perdure.types.errors import (
@@ -29,8 +30,6 @@ from perdure.types.messages import (
     ToolResultMessage,
     assistant,
     dump_messages,
-    file,
-    image,
     load_messages,
     system,
     user,

@@ -2,6 +2,7 @@
 
 from hypothesis import strategies as st
 
+from perdure.types.attachments import file, image
 from perdure.types.messages import (
     Message,
     Opaque,
@@ -11,8 +12,6 @@ from perdure.types.messages import (
     ToolCall,
     ToolCallMessage,
     ToolResultMessage,
-    file,
-    image,
     system,
 )
 

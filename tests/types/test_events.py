@@ -11,7 +11,8 @@ import pytest
 
 import perdure
 from perdure import Approval, Approve, Usage, events
-from perdure.types.messages import TextMessage, ToolCall, ToolCallMessage, ToolResultMessage, image, user
+from perdure.types.attachments import image
+from perdure.types.messages import TextMessage, ToolCall, ToolCallMessage, ToolResultMessage, user
 from perdure.types.records import ErrorInfo
 
 KINDS: tuple[type[Any], ...] = get_args(events.AnyEvent)

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from perdure.models import ModelEvent, ModelRequest, ModelSettings, OutputSpec, TextChunk, ToolSpec, anthropic
+from perdure.types.attachments import image
 from perdure.types.errors import (
     AuthenticationFailed,
     BadRequest,
@@ -20,15 +21,7 @@ from perdure.types.errors import (
     Overloaded,
     RateLimited,
 )
-from perdure.types.messages import (
-    ReasoningMessage,
-    TextMessage,
-    ToolCallMessage,
-    ToolResultMessage,
-    image,
-    system,
-    user,
-)
+from perdure.types.messages import ReasoningMessage, TextMessage, ToolCallMessage, ToolResultMessage, system, user
 from tests.wire.harness import QUICK, Mock, RawServer, ask
 
 NAME = "claude-sonnet-5"

@@ -21,6 +21,7 @@ from perdure.models import (
     openai_chat,
     openrouter,
 )
+from perdure.types.attachments import image
 from perdure.types.errors import (
     AuthenticationFailed,
     BadRequest,
@@ -33,15 +34,7 @@ from perdure.types.errors import (
     Overloaded,
     RateLimited,
 )
-from perdure.types.messages import (
-    ReasoningMessage,
-    TextMessage,
-    ToolCallMessage,
-    ToolResultMessage,
-    image,
-    system,
-    user,
-)
+from perdure.types.messages import ReasoningMessage, TextMessage, ToolCallMessage, ToolResultMessage, system, user
 from tests.wire.harness import QUICK, Mock, RawServer, ask
 
 LOOK = ToolSpec(

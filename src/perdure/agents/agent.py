@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Generic, overload
+from typing import TYPE_CHECKING, Any, Generic, overload
 
-from typing_extensions import TypedDict, TypeVar, Unpack
+from typing_extensions import TypeVar
 
-from perdure.agents.children import agent_tool
 from perdure.agents.context import Context
 from perdure.agents.definition import AgentDefinition, Enabled, Prompt
 from perdure.agents.doors import Doors
-from perdure.agents.history import HistoryAdapter
 from perdure.agents.hooks import HooksLike
 from perdure.agents.runnable import Worker
-from perdure.agents.tool import Tool
+from perdure.agents.tool import Tool, tool_name
 from perdure.agents.toolsets import ToolLike
 from perdure.models.model import Model, ModelSettings
+from perdure.types.base import plain
+
+if TYPE_CHECKING:
+    from typing_extensions import TypedDict, Unpack
+
+    from perdure.agents.history import HistoryAdapter
 
 Out_co = TypeVar("Out_co", covariant=True, default=Any)
 S_contra = TypeVar("S_contra", contravariant=True, default=Any)
@@ -24,21 +28,23 @@ O = TypeVar("O")  # noqa: E741  # the output, in signatures only
 S = TypeVar("S")
 
 
-class AgentOptions(TypedDict, total=False):
-    """What may be said of an agent, and says nothing of its types; each means what it means in `Agent`."""
+if TYPE_CHECKING:
 
-    description: str
-    model: Model | str | None
-    tool_choice: str
-    hooks: HooksLike
-    history: HistoryAdapter | None
-    settings: ModelSettings | None
-    prefill: str | None
-    max_iter: int | None
-    parallel_tools: bool
-    strict: bool
-    stop_when: str | Sequence[str]
-    output_retries: int
+    class AgentOptions(TypedDict, total=False):
+        """What may be said of an agent, and says nothing of its types; each means what it means in `Agent`."""
+
+        description: str
+        model: Model | str | None
+        tool_choice: str
+        hooks: HooksLike
+        history: HistoryAdapter | None
+        settings: ModelSettings | None
+        prefill: str | None
+        max_iter: int | None
+        parallel_tools: bool
+        strict: bool
+        stop_when: str | Sequence[str]
+        output_retries: int
 
 
 class Agent(AgentDefinition, Doors[Out_co, S_contra], Worker[S_contra], Generic[Out_co, S_contra]):
@@ -121,4 +127,11 @@ class Agent(AgentDefinition, Doors[Out_co, S_contra], Worker[S_contra], Generic[
             name: the tool's name; made from the agent's unless given.
             description: what a model is told; the agent's description unless given.
         """
-        return agent_tool(self, name, description)
+
+        async def ask(ctx: Context[Any], request: str) -> Any:
+            result = await ctx.run(self, request)
+            return plain(result.output, "output")
+
+        ask.__doc__ = f"Ask {self.name}.\n\nArgs:\n    request: what it shall do, with everything it must know"
+        said = description or self.description or f"Ask {self.name}."
+        return Tool(ask, name=name or tool_name(self.name), description=said, effect="steps")

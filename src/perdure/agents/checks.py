@@ -129,6 +129,15 @@ def check_enabled(enabled: Any, where: str) -> Any:
     raise DefinitionError(f"{where}: enabled={enabled!r} must be True, False or a function of the context.")
 
 
+def check_history(history: Any, where: str) -> Any:
+    """Refuse what is no adapter for a history."""
+    if history is None:
+        return None
+    from perdure.agents.history import check_adapter
+
+    return check_adapter(history, where)
+
+
 def read_names(names: Any, where: str) -> frozenset[str]:
     """Read the name of a tool, or several."""
     given = {names} if isinstance(names, str) else names

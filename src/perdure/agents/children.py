@@ -16,10 +16,9 @@ from perdure.agents.definition import AgentDefinition, NetworkDefinition
 from perdure.agents.env import Child, Env
 from perdure.agents.function_definition import FunctionDefinition
 from perdure.agents.outcome import RunResult, raise_for
-from perdure.agents.tool import Tool, tool_name
 from perdure.durable.endings import Parked
 from perdure.durable.step import Body
-from perdure.types.base import encode_json, plain
+from perdure.types.base import encode_json
 from perdure.types.errors import DefinitionError
 from perdure.types.ids import derive_id
 from perdure.types.messages import Input, read_input
@@ -111,15 +110,3 @@ async def drive_child(
 def _fallback(env: Env, ctx: Context[Any]) -> Any:
     """The model of a child that names none: its parent agent's."""
     return env.model_for(cast("AgentDefinition", ctx.agent)) if ctx.call is not None else env.fallback
-
-
-def agent_tool(agent: AgentDefinition, name: str | None, description: str | None) -> Tool[Any, Any, object]:
-    """Make the tool that runs an agent as a child."""
-
-    async def ask(ctx: Context[Any], request: str) -> Any:
-        result = await ctx.run(cast("Any", agent), request)
-        return plain(result.output, "output")
-
-    ask.__doc__ = f"Ask {agent.name}.\n\nArgs:\n    request: what it shall do, with everything it must know"
-    said = description or agent.description or f"Ask {agent.name}."
-    return Tool(ask, name=name or tool_name(agent.name), description=said, effect="steps")

@@ -11,15 +11,11 @@ from typing_extensions import TypeVar
 from perdure.agents.patch import apply, diff
 from perdure.agents.runnable import AgentView, Runnable
 from perdure.agents.state import State
-from perdure.agents.steps import ContextStep, Doer
 from perdure.durable import people
-from perdure.durable.step import Body
 from perdure.types.base import Json, plain
 from perdure.types.errors import UnknownName
-from perdure.types.events import ToolProgress
 from perdure.types.ids import derive_id
 from perdure.types.messages import Message, ToolCall
-from perdure.types.records import InferDone
 from perdure.types.usage import NOTHING, Usage
 
 if TYPE_CHECKING:
@@ -30,8 +26,10 @@ if TYPE_CHECKING:
     from perdure.agents.outcome import RunResult
     from perdure.agents.result import AgentResult
     from perdure.agents.state_kind import StateKind
+    from perdure.agents.steps import ContextStep, Doer
     from perdure.db.transaction import AsyncTransaction, Transaction
     from perdure.durable.run_io import RunIO
+    from perdure.durable.step import Body
     from perdure.types.records import JsonPatch
     from perdure.types.waits import Answer, Decision, Wait
 
@@ -41,28 +39,29 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Out = TypeVar("Out")
 
+if TYPE_CHECKING:
 
-class Surroundings(Doer, Protocol):
-    """What a context needs of the run that it belongs to; see `Env`."""
+    class Surroundings(Doer, Protocol):
+        """What a context needs of the run that it belongs to; see `Env`."""
 
-    run_id: str
-    session_id: str
-    user_id: str | None
-    thread_id: str | None
-    resources: Sequence[Any]
-    kind: StateKind[Any]
+        run_id: str
+        session_id: str
+        user_id: str | None
+        thread_id: str | None
+        resources: Sequence[Any]
+        kind: StateKind[Any]
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def is_network(self) -> bool: ...
-    @property
-    def agents(self) -> Mapping[str, AgentView]: ...
-    def agent_of(self, loop: AgentLoop) -> AgentView: ...
-    def transcript(self) -> Sequence[Message]: ...
-    def results(self) -> Sequence[AgentResult]: ...
-    async def available(self, ctx: Context[Any]) -> Sequence[AgentView]: ...
-    def body(self, io: RunIO | None, key: str, call: ToolCall | None) -> Body: ...
+        @property
+        def name(self) -> str: ...
+        @property
+        def is_network(self) -> bool: ...
+        @property
+        def agents(self) -> Mapping[str, AgentView]: ...
+        def agent_of(self, loop: AgentLoop) -> AgentView: ...
+        def transcript(self) -> Sequence[Message]: ...
+        def results(self) -> Sequence[AgentResult]: ...
+        async def available(self, ctx: Context[Any]) -> Sequence[AgentView]: ...
+        def body(self, io: RunIO | None, key: str, call: ToolCall | None) -> Body: ...
 
 
 class NetworkRun(Generic[S]):
@@ -206,6 +205,8 @@ class Context(Generic[S]):
         if self._io is None or not self.durable:
             return {}
         log, session = self._io.kernel.log, self.session_id
+        from perdure.types.records import InferDone
+
         records = await log.read_session(session, max(await log.compacted(session) - 1, 0))
         steps = [one.payload for one in records if isinstance(one.payload, InferDone)]
         return {one.name: one.result for one in steps if one.name.startswith(begins) and isinstance(one.result, str)}
@@ -297,6 +298,8 @@ class Context(Generic[S]):
         """
         if self._io is None or self._io.sink is None or self.call is None:
             return
+        from perdure.types.events import ToolProgress
+
         event = ToolProgress(
             tool=self.call.name,
             call_id=self.call.id,
@@ -334,6 +337,8 @@ class Context(Generic[S]):
     @property
     def step(self) -> ContextStep:
         """Steps inside this tool or function, which are done once and kept."""
+        from perdure.agents.steps import ContextStep
+
         return ContextStep(self.body, self, self._env)
 
     async def approve(

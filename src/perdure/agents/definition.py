@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import NoneType
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
 from typing_extensions import TypeVar
 
@@ -17,6 +17,7 @@ from perdure.agents.checks import (
     check_choice,
     check_contexts,
     check_enabled,
+    check_history,
     check_limit,
     check_model,
     check_name,
@@ -32,13 +33,15 @@ from perdure.agents.checks import (
     read_names,
 )
 from perdure.agents.context import Context
-from perdure.agents.history import HistoryAdapter, check_history
 from perdure.agents.hooks import Hook, Hooks, read_hooks
 from perdure.agents.state_kind import StateKind
 from perdure.agents.tool import Tool
 from perdure.agents.toolsets import Offered
 from perdure.models.model import Model, ModelSettings
 from perdure.types.errors import DefinitionError
+
+if TYPE_CHECKING:
+    from perdure.agents.history import HistoryAdapter
 
 S = TypeVar("S", default=Any)
 # The last of each is for lambdas, whose context says nothing about the state; a function's own annotation comes first.

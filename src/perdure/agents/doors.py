@@ -1,25 +1,31 @@
-"""The four doors of every definition: `run`, `start`, `stream`, `run_sync`."""
+"""The four doors of every definition: `run`, `start`, `stream`, `run_sync`.
+
+Definitions know the doors, not what is behind them: what runs, and asyncio, are loaded when the first one is opened.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-import threading
 from collections.abc import Mapping
-from concurrent.futures import Future
-from contextlib import suppress
-from typing import Any, Generic
+from functools import cache
+from typing import TYPE_CHECKING, Any, Generic
 
-from typing_extensions import TypeVar, Unpack
+from typing_extensions import TypeVar
 
-from perdure.agents.handle import Run
-from perdure.agents.options import RunOptions
-from perdure.agents.outcome import RunResult, raise_for
 from perdure.agents.runnable import Runnable
-from perdure.agents.running import Running
-from perdure.agents.stream import RunStream
 from perdure.types.errors import DefinitionError
-from perdure.types.messages import Input
+
+if TYPE_CHECKING:
+    import asyncio
+    from concurrent.futures import Future
+
+    from typing_extensions import Unpack
+
+    from perdure.agents.handle import Run
+    from perdure.agents.options import RunOptions
+    from perdure.agents.outcome import RunResult
+    from perdure.agents.running import Running
+    from perdure.agents.stream import RunStream
+    from perdure.types.messages import Input
 
 Out_co = TypeVar("Out_co", covariant=True, default=Any)
 S_contra = TypeVar("S_contra", contravariant=True, default=Any)
@@ -54,35 +60,57 @@ class Doors(Runnable[Out_co], Generic[Out_co, S_contra]):
         return run_sync(self, input, options)
 
 
+@cache
+def _running() -> type[Running]:
+    from perdure.agents.running import Running
+
+    return Running
+
+
 async def run(definition: Any, input: Any, options: Mapping[str, Any]) -> RunResult[Any, Any]:
     """Run a definition to its end, or until it waits."""
-    running = Running(definition, input, options)
+    running = _running()(definition, input, options)
     result = await running.drive()
     if result.status != "completed":
+        from perdure.agents.outcome import raise_for
+
         raise_for(result, definition.name, running.cause, running.loop.error)
     return result
 
 
 def start(definition: Any, input: Any, options: Mapping[str, Any]) -> Run[Any, Any]:
     """Start a run in the background."""
+    import asyncio
+
+    from perdure.agents.handle import Run
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         raise DefinitionError("start() needs a running event loop; from sync code use run_sync().") from None
-    return Run(Running(definition, input, options))
+    return Run(_running()(definition, input, options))
 
 
 def stream(definition: Any, input: Any, options: Mapping[str, Any]) -> RunStream[Any, Any]:
     """Run a definition and stream its events."""
-    return RunStream(Running(definition, input, options))
+    from perdure.agents.stream import RunStream
+
+    return RunStream(_running()(definition, input, options))
 
 
 def run_sync(definition: Any, input: Any, options: Mapping[str, Any]) -> RunResult[Any, Any]:
     """Run a definition from sync code; where an event loop runs already, in a thread with a loop of its own."""
+    import asyncio
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(run(definition, input, options))
+    import contextvars
+    import threading
+    from concurrent.futures import Future
+    from contextlib import suppress
+
     ended: Future[RunResult[Any, Any]] = Future()
     tasks: list[asyncio.Task[Any] | None] = []
     unwanted = threading.Event()

@@ -10,7 +10,7 @@ from typing_extensions import TypeVar
 
 from perdure.agents.outcome import RunResult, raise_for
 from perdure.types.events import TERMINAL, AnyEvent, RunWaiting
-from perdure.types.records import RunStatus
+from perdure.types.status import RunStatus
 
 if TYPE_CHECKING:
     from perdure.agents.running import Running

@@ -7,9 +7,7 @@ the run's session id. What agents have done is given as `AgentResult`, what a us
 # pyright: reportUnnecessaryIsInstance=false
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import msgspec
@@ -52,8 +50,7 @@ Past: TypeAlias = AgentResult | Asked | Message
 """What a history is made of."""
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryContext:
+class HistoryContext(Base):
     """What an adapter is told with each call.
 
     Attributes:
@@ -127,10 +124,8 @@ def rules_of(adapter: HistoryAdapter) -> HistoryRules:
     return HistoryRules(*(getattr(kind, name) is not getattr(HistoryAdapter, name) for name in METHODS))
 
 
-def check_history(history: Any, where: str) -> HistoryAdapter | None:
+def check_adapter(history: Any, where: str) -> HistoryAdapter:
     """Refuse what is no adapter, and one that does nothing."""
-    if history is None:
-        return None
     if not isinstance(history, HistoryAdapter):
         made = " (give an instance)" if isinstance(history, type) and issubclass(history, HistoryAdapter) else ""
         raise DefinitionError(f"{where}: history= takes a HistoryAdapter, not {history!r}{made}.")
@@ -149,6 +144,7 @@ async def ask(adapter: HistoryAdapter, method: str, ctx: HistoryContext) -> Any:
         HistoryError: it failed.
         HistoryUnavailable: it did not answer in time.
     """
+    import asyncio
     from inspect import isawaitable, iscoroutinefunction
 
     from perdure.durable.threads import in_thread

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
 import msgspec
 
 from perdure.agents.result import AgentResult
+from perdure.types.base import Base
 from perdure.types.errors import DefinitionError
 from perdure.types.messages import (
     Message,
@@ -29,15 +29,13 @@ from perdure.types.messages import (
 Hook: TypeAlias = Callable[..., Any | Awaitable[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Base):
     """Returned by `on_start`: do not ask the model; the agent's turn ends here with what it has."""
 
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hooks:
+class Hooks(Base, kw_only=True):
     """Functions, sync or async, that are called as a run goes on; each may return nothing.
 
     Args:
@@ -59,10 +57,10 @@ class Hooks:
     on_route: Hook | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
             if value is not None and not callable(value):
-                raise DefinitionError(f"Hooks({field.name}=…) is a {type(value).__name__}; give a function.")
+                raise DefinitionError(f"Hooks({name}=…) is a {type(value).__name__}; give a function.")
 
 
 HooksLike: TypeAlias = Hooks | Sequence[Hooks]

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, overload
 
-from typing_extensions import TypedDict, TypeVar, Unpack
+from typing_extensions import TypeVar
 
 from perdure.agents.agent import Agent
 from perdure.agents.definition import NetworkDefinition, Resolve
 from perdure.agents.doors import Doors
-from perdure.agents.history import HistoryAdapter
 from perdure.agents.hooks import HooksLike
-from perdure.agents.routers import Condition, RouterFn
-from perdure.agents.routing_agent import RoutingAgent
 from perdure.models.model import Model
+
+if TYPE_CHECKING:
+    from typing_extensions import TypedDict, Unpack
+
+    from perdure.agents.history import HistoryAdapter
+    from perdure.agents.routers import Condition, RouterFn
+    from perdure.agents.routing_agent import RoutingAgent
 
 S = TypeVar("S", default=Any)
 Out = TypeVar("Out", default=Any)
@@ -22,15 +26,17 @@ T = TypeVar("T")
 O = TypeVar("O")  # noqa: E741  # the output, in signatures only
 
 
-class NetworkOptions(TypedDict, total=False):
-    """What may be said of a network, and says nothing of its types; each means what it means in `Network`."""
+if TYPE_CHECKING:
 
-    description: str
-    model: Model | str | None
-    hooks: HooksLike
-    history: HistoryAdapter | None
-    max_iter: int | None
-    resolve: Resolve | None
+    class NetworkOptions(TypedDict, total=False):
+        """What may be said of a network, and says nothing of its types; each means what it means in `Network`."""
+
+        description: str
+        model: Model | str | None
+        hooks: HooksLike
+        history: HistoryAdapter | None
+        max_iter: int | None
+        resolve: Resolve | None
 
 
 class Network(NetworkDefinition, Doors[Out, S], Generic[S, Out]):

@@ -11,7 +11,7 @@ from perdure.agents.result import AgentResult
 from perdure.agents.state import State
 from perdure.types.errors import DefinitionError, RunCancelled, RunFailed, RunWaiting
 from perdure.types.messages import Message
-from perdure.types.records import RunStatus, StopReason
+from perdure.types.status import RunStatus, StopReason
 from perdure.types.usage import Usage
 from perdure.types.waits import Wait, WaitAnswer, about, check_answer
 

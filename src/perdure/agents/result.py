@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from hashlib import blake2b
 from typing import Any
 
 import msgspec
 
 from perdure.types.base import Base, encode_json
 from perdure.types.messages import Message, TextMessage, ToolResultMessage
-from perdure.types.records import StopReason
+from perdure.types.status import StopReason
 from perdure.types.usage import Usage
 
 
@@ -56,6 +55,8 @@ class AgentResult(Base):
     @property
     def checksum(self) -> str:
         """A hash of content and time (UTC, microseconds): equal results have equal checksums on every machine."""
+        from hashlib import blake2b
+
         stamp = datetime.fromtimestamp(self.created_at, UTC).isoformat(timespec="microseconds")
         return blake2b(encode_json(self.messages) + stamp.encode(), digest_size=8).hexdigest()
 

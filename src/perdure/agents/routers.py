@@ -7,7 +7,6 @@ these, a `parallel(...)` group, a routing agent (which is then asked), or None t
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias
 
 from typing_extensions import TypeVar
@@ -18,6 +17,7 @@ from perdure.agents.hooks import settle
 from perdure.agents.result import AgentResult
 from perdure.agents.runnable import Worker
 from perdure.agents.state import State
+from perdure.types.base import Base
 from perdure.types.errors import DefinitionError
 from perdure.types.messages import TextMessage
 
@@ -25,8 +25,7 @@ S = TypeVar("S", default=Any)
 S_contra = TypeVar("S_contra", contravariant=True, default=Any)
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Base):
     """A router's wish for an agent by name; with `args` the network's `resolve=` builds it from them.
 
     Args:
@@ -38,15 +37,13 @@ class Route:
     args: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Parallel(Generic[S_contra]):
+class Parallel(Base, Generic[S_contra]):
     """Several agents that run at once, each on its own copy of the state; made by `parallel(...)`."""
 
     agents: tuple[Worker[S_contra] | str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RouterArgs(Generic[S]):
+class RouterArgs(Base, Generic[S]):
     """What a router is given.
 
     `input` is the text of the user's message; `stack` the agents that are queued; `call_count` how many turns this run
@@ -61,7 +58,7 @@ class RouterArgs(Generic[S]):
     call_count: int
     decisions: int
     last_result: AgentResult | None
-    ctx: Context[S] = field(repr=False)
+    ctx: Context[S]
 
     @property
     def state(self) -> State[S]:
@@ -76,8 +73,7 @@ Stage: TypeAlias = Worker[S] | Parallel[S] | RoutingDefinition | RouterFn[S]
 Condition: TypeAlias = Callable[[RouterArgs[S]], "bool | Awaitable[bool]"]
 
 
-@dataclass(frozen=True, slots=True)
-class StopWhen:
+class StopWhen(Base):
     """A router's answer that ends the run because its condition holds."""
 
 

@@ -8,7 +8,6 @@ its own copy; what does not fit is an `ArgumentsInvalid` whose message a model c
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, cast
@@ -20,7 +19,6 @@ from perdure.agents.json_schema import Mismatch, Problem
 from perdure.types.base import encode_json, plain
 from perdure.types.errors import DefinitionError, PerdureError, Unserialisable
 
-_log = logging.getLogger("perdure")
 _MOST_SHOWN = 200
 _MOST_PROBLEMS = 20
 
@@ -127,7 +125,9 @@ class Signature:
             if again == (full if named else bound):
                 return cast("dict[str, Any]", args)
         except (PerdureError, ValueError, TypeError):  # it has no JSON form that would be read as the same
-            _log.debug("The arguments of %r are kept as they came.", self, exc_info=True)
+            import logging
+
+            logging.getLogger("perdure").debug("The arguments of %r are kept as they came.", self, exc_info=True)
         args = dict(input)
         for name, default in self.defaults.items():
             if name not in args:

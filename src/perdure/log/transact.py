@@ -11,7 +11,8 @@ from perdure.log.log import Token
 from perdure.log.rows import RECORD, Coded, record_of
 from perdure.log.schema import ROOM
 from perdure.types.errors import Conflict
-from perdure.types.records import Payload, RunStatus, encode_payload, kind_of
+from perdure.types.records import Payload, encode_payload, kind_of
+from perdure.types.status import RunStatus
 
 TRIES = 3
 """How often code is called that was too late; nothing of it is kept, and perhaps only the machine was slow."""

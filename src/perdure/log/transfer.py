@@ -28,7 +28,8 @@ from perdure.log.sql import SqlLog
 from perdure.types.base import Base, encode_json
 from perdure.types.errors import Conflict, PerdureError, UnknownName
 from perdure.types.ids import check_id
-from perdure.types.records import Answered, RunStatus, WaitOpened, decode_payload
+from perdure.types.records import Answered, WaitOpened, decode_payload
+from perdure.types.status import RunStatus
 from perdure.types.waits import Wait
 
 FORMAT = 1

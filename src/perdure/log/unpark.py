@@ -7,7 +7,8 @@ from perdure.log.log import RunRow
 from perdure.log.sessions import add_record, lock_session
 from perdure.log.sql import SqlLog
 from perdure.types.errors import Conflict
-from perdure.types.records import RunStatus, Unparked
+from perdure.types.records import Unparked
+from perdure.types.status import RunStatus
 
 
 async def unpark(

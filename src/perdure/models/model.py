@@ -8,15 +8,17 @@ yields the pieces of the answer; the last is always `Finished`. Failures are rai
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import msgspec
 
 from perdure.types.base import Base
-from perdure.types.chunks import ModelEvent
 from perdure.types.errors import DefinitionError
 from perdure.types.messages import Message
-from perdure.types.usage import Prices
+
+if TYPE_CHECKING:
+    from perdure.types.chunks import ModelEvent
+    from perdure.types.usage import Prices
 
 ToolChoice: TypeAlias = str
 """`"auto"`, `"any"` (call some tool), `"none"` (call none), or the name of the tool that must be called."""

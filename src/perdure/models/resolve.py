@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from perdure.models.model import Capabilities, Model, ModelSettings
+from perdure.types.base import Base
 from perdure.types.errors import DefinitionError
 from perdure.types.usage import Prices
 
@@ -39,8 +39,7 @@ class ModelOptions(TypedDict, total=False):
     headers: Mapping[str, str] | None
 
 
-@dataclass(frozen=True)
-class _Preset:
+class _Preset(Base):
     """A provider that speaks the wire of Chat Completions."""
 
     base_url: str

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 from perdure.models.object_schema import (
@@ -24,7 +23,7 @@ from perdure.models.object_schema import (
     used_defs,
     words,
 )
-from perdure.types.base import encode_json
+from perdure.types.base import Base, encode_json
 
 MAX_NAME = 64
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}\Z")
@@ -69,8 +68,7 @@ class _Inexpressible(Exception):
     """The dialect cannot say this schema."""
 
 
-@dataclass(frozen=True)
-class _Dialect:
+class _Dialect(Base):
     """What a provider's strict mode takes.
 
     `constraints` says whether a constraint can be said natively; `optional` whether a property may be left out.

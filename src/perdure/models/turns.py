@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import msgspec
@@ -29,12 +28,11 @@ _EVERYWHERE = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _NO_RESULT = {"error": {"name": "NoResult", "message": "This call was not answered."}}
 
 
-@dataclass(slots=True)
-class Answer:
+class Answer(msgspec.Struct):
     """What a model said in one answer, in order; and one result for each of its calls, in call order."""
 
-    parts: list[Said] = field(default_factory=list[Said])
-    results: list[ToolResultMessage] = field(default_factory=list[ToolResultMessage])
+    parts: list[Said] = msgspec.field(default_factory=list[Said])
+    results: list[ToolResultMessage] = msgspec.field(default_factory=list[ToolResultMessage])
 
     @property
     def calls(self) -> list[ToolCall]:

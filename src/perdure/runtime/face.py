@@ -14,7 +14,7 @@ from perdure.runtime import messages as m
 from perdure.types import events as ev
 from perdure.types.envelope import Category, EventContext, Intent, SystemEvent
 from perdure.types.messages import TextMessage, ToolCallMessage
-from perdure.types.records import StopReason
+from perdure.types.status import StopReason
 from perdure.types.usage import NOTHING, Usage
 
 AgentState: TypeAlias = Literal["idle", "thinking", "responding", "planning_tool", "awaiting_tool_result"]

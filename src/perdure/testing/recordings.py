@@ -24,7 +24,8 @@ from perdure.testing.redact import Redact, redacted
 from perdure.types.base import Base, encode_json
 from perdure.types.errors import PerdureError, UnknownName
 from perdure.types.messages import Message
-from perdure.types.records import ChildDone, Erased, Record, RunStarted, RunStatus, WaitOpened
+from perdure.types.records import ChildDone, Erased, Record, RunStarted, WaitOpened
+from perdure.types.status import RunStatus
 from perdure.types.waits import ChildRun
 
 FORMAT = 1

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import re
 import time
-from hashlib import blake2b
 
 from perdure.types.errors import InvalidId
 
@@ -37,6 +36,8 @@ if hasattr(os, "register_at_fork"):
 
 def derive_id(kind: str, *parts: str) -> str:
     """Make the id that always belongs to the same parts, such as a run and a place in it."""
+    from hashlib import blake2b  # loads OpenSSL, which takes milliseconds
+
     return f"{kind}_{blake2b(chr(0).join(parts).encode(), digest_size=14).hexdigest()}"
 
 

@@ -7,11 +7,8 @@ it said it: reasoning, text, tool calls. A tool call is followed by one `ToolRes
 # pyright: reportUnnecessaryIsInstance=false
 from __future__ import annotations
 
-import base64
-import mimetypes
-import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from functools import cache
 from typing import Any, Literal, TypeAlias, cast
 
 import msgspec
@@ -19,6 +16,7 @@ import msgspec
 from perdure.types.base import Base, Json, decode_json, encode_json
 from perdure.types.errors import DefinitionError
 
+IMAGE, DOCUMENT = "image/png", "application/pdf"  # what is left out of the JSON form is known by identity
 MAX_MESSAGE_BYTES = 10 * 1024 * 1024
 """The most that one message from a user may hold."""
 
@@ -41,7 +39,7 @@ class ImagePart(Base, tag="image"):
 
     data: bytes | None = None
     url: str | None = None
-    media_type: str = "image/png"
+    media_type: str = IMAGE
 
 
 class FilePart(Base, tag="file"):
@@ -49,7 +47,7 @@ class FilePart(Base, tag="file"):
 
     data: bytes | None = None
     url: str | None = None
-    media_type: str = "application/pdf"
+    media_type: str = DOCUMENT
     name: str = "file"
 
 
@@ -154,64 +152,6 @@ def text(value: str) -> TextPart:
     return TextPart(value)
 
 
-def image(source: str | bytes | Path, *, media_type: str | None = None) -> ImagePart:
-    """Make an image part from a file, its bytes, or an address.
-
-    Args:
-        source: a path, the bytes, or a string that is an `http(s):` or `data:` address or a path.
-        media_type: such as `image/png`; guessed from the name if not given.
-
-    Raises:
-        DefinitionError: the file cannot be read.
-    """
-    data, url, kind, _ = _load(source, media_type, "image/png")
-    return ImagePart(data, url, kind)
-
-
-def file(source: str | bytes | Path, *, media_type: str | None = None, name: str | None = None) -> FilePart:
-    """Make a file part from a file, its bytes, or an address; arguments and errors as for `image`."""
-    data, url, kind, found = _load(source, media_type, "application/pdf")
-    return FilePart(data, url, kind, name or found or "file")
-
-
-def _load(
-    source: str | bytes | Path, media_type: str | None, default: str
-) -> tuple[bytes | None, str | None, str, str | None]:
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return bytes(source), None, media_type or default, None
-    if not isinstance(source, (str, Path)):
-        raise DefinitionError(f"The source is a {type(source).__name__}; give a path, bytes, or an address.")
-    if isinstance(source, str) and source[:5].lower() == "data:":
-        return _decode_data(source, media_type, default)
-    if isinstance(source, str) and source[:8].lower().startswith(("http://", "https://")):
-        name = _ADDRESS_END.split(source.partition("//")[2], maxsplit=1)[0].partition("/")[2].rpartition("/")[2]
-        return None, source, media_type or mimetypes.guess_type(name)[0] or default, name
-    path = Path(source)
-    try:
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise DefinitionError(f"Cannot read {str(path)[:200]!r}: {why}. Give a readable file.") from error
-    return data, None, media_type or mimetypes.guess_type(path.name)[0] or default, path.name
-
-
-_ADDRESS_END = re.compile("[?#]")
-
-
-def _decode_data(address: str, media_type: str | None, default: str) -> tuple[bytes, None, str, None]:
-    head, _, body = address[5:].partition(",")
-    kind, *parameters = head.split(";")
-    try:
-        if "base64" not in parameters:
-            raise ValueError("it has no ;base64")
-        data = base64.b64decode("".join(body.split()), validate=True)
-    except ValueError as error:
-        raise DefinitionError(
-            f"The data: address cannot be read ({error}). It must be base64-encoded, such as data:image/png;base64,…"
-        ) from error
-    return data, None, media_type or kind or default, None
-
-
 def system(content: str) -> TextMessage:
     """Make a system message."""
     return TextMessage("system", content)
@@ -294,7 +234,7 @@ def _check(messages: tuple[Message, ...]) -> None:
     try:
         data = encode_json(messages)
         if len(data) <= MAX_MESSAGE_BYTES:
-            _messages_decoder.decode(data)
+            _messages_decoder().decode(data)
             return
     except UnicodeEncodeError as error:
         raise DefinitionError(
@@ -319,7 +259,9 @@ def dump_messages(messages: Sequence[Message]) -> bytes:
     return encode_json(messages)
 
 
-_messages_decoder = msgspec.json.Decoder(tuple[Message, ...])
+@cache
+def _messages_decoder() -> msgspec.json.Decoder[tuple[Message, ...]]:
+    return msgspec.json.Decoder(tuple[Message, ...])
 
 
 def load_messages(data: bytes | str | list[Any]) -> tuple[Message, ...]:
@@ -330,7 +272,7 @@ def load_messages(data: bytes | str | list[Any]) -> tuple[Message, ...]:
     """
     if isinstance(data, list):
         return msgspec.convert(data, tuple[Message, ...])
-    return _messages_decoder.decode(data)
+    return _messages_decoder().decode(data)
 
 
 def result_text(content: Any) -> str:

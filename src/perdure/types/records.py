@@ -7,6 +7,7 @@ records; the conversation, the events and the state are views of them.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -14,25 +15,12 @@ import msgspec
 from perdure.types.base import Base
 from perdure.types.chunks import FinishReason
 from perdure.types.messages import Message, ToolResultMessage
+from perdure.types.status import RunStatus, StopReason
 from perdure.types.usage import Usage
 from perdure.types.waits import Wait, WaitAnswer
 
 SCHEMA_VERSION = 1
 
-RunStatus: TypeAlias = Literal["queued", "running", "waiting", "completed", "failed", "cancelled", "parked"]
-StopReason: TypeAlias = Literal[
-    "answer",
-    "router",
-    "stop_when",
-    "hook",
-    "max_iter",
-    "max_tokens",
-    "budget",
-    "deadline",
-    "cancelled",
-    "interrupted",
-    "error",
-]
 Outcome: TypeAlias = Literal["ok", "error", "denied", "timeout", "unknown", "not_run", "interrupted"]
 JsonPatch: TypeAlias = list[dict[str, Any]]
 
@@ -447,8 +435,12 @@ def kind_of(payload: Payload) -> str:
 
 
 _payload_encoder = msgspec.json.Encoder()
-_payload_decoder = msgspec.json.Decoder(Payload)
 encode_payload = _payload_encoder.encode
+
+
+@cache
+def _payload_decoder() -> msgspec.json.Decoder[Payload]:
+    return msgspec.json.Decoder(Payload)  # made at first use: it takes milliseconds, and in memory nothing is read
 
 
 def decode_payload(data: bytes) -> Payload:
@@ -457,4 +449,4 @@ def decode_payload(data: bytes) -> Payload:
     Raises:
         msgspec.ValidationError: the bytes are of no known kind or shape.
     """
-    return _payload_decoder.decode(data)
+    return _payload_decoder().decode(data)

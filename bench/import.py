@@ -41,10 +41,11 @@ FORBIDDEN = (
 
 
 def run_python(code: str) -> str:
-    """Run code in a fresh interpreter and return what it prints."""
-    with_bytecode = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    """Run code in a fresh interpreter, with bytecode and without coverage, and return what it prints."""
+    unwanted = ("PYTHONDONTWRITEBYTECODE", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
+    env = {name: value for name, value in os.environ.items() if name not in unwanted}
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, check=True, capture_output=True, text=True, env=with_bytecode).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout
 
 
 def loaded_modules(line: str) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, assert_type
@@ -13,9 +14,11 @@ from perdure import (
     Agent,
     Budget,
     Context,
+    Message,
     Network,
     RouterArgs,
     RunResult,
+    Runtime,
     TextDelta,
     ToolStarted,
     default_routing_agent,
@@ -115,3 +118,10 @@ async def main() -> None:
     assert_type(await ctx.step.run("fetch", Pool().fetch, "Oslo"), str)
     run = await EventRecorder().watch(helper.stream("hi"))
     assert_type((await run.result()).state.data, Support)
+
+
+def from_sync_code(runtime: Runtime) -> None:
+    assert_type(runtime.answer_sync("w", "yes", by="ada"), RunResult[Any, Any])
+    assert_type(runtime.session("s").messages_sync(), Iterator[Message])
+    with runtime.stream(desk, "hi") as stream:
+        assert_type(stream.result_sync(), RunResult[str, Support])

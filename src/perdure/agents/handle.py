@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, cast
 
 from typing_extensions import TypeVar
 
+from perdure.agents.in_sync import EachInSync, InSync, Loop
 from perdure.agents.outcome import RunResult, raise_for
 from perdure.types.events import TERMINAL, AnyEvent, RunWaiting
 from perdure.types.status import RunStatus
@@ -166,6 +167,14 @@ class Run(Generic[Out, S]):
             else:
                 self._task.cancel()
             await asyncio.wait([self._task])
+
+    def loop_thread(self) -> Loop:
+        """Where sync code finds the event loop that the run lives in."""
+        return Loop(self._task.get_loop())
+
+    events_sync = EachInSync(events)
+    result_sync = InSync(result)
+    cancel_sync = InSync(cancel)
 
     def drives(self, running: Running) -> bool:
         """Whether this is the handle on a run's live side, and does not only follow it."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self
 
 from typing_extensions import TypeVar
 
 from perdure.agents.handle import Run
+from perdure.agents.in_sync import EachInSync, InSync, Loop
 from perdure.agents.outcome import RunResult
 from perdure.agents.output import ANSWER_TOOL, Output
 from perdure.types.errors import DefinitionError
@@ -26,12 +27,19 @@ class RunStream(Generic[Out, S]):
     """A run that is watched: `async for event in stream`, `stream.text()`, `await stream.result()`.
 
     Entering starts the run; leaving before its end cancels it and waits until it is closed, so that no task is left
-    behind. The iterator never raises because of the run; `result()` does.
+    behind. The iterator never raises because of the run; `result()` does. A runtime's stream also serves sync code:
+    `with`, `for event in stream`, `stream.text_sync()`, `stream.result_sync()`.
     """
 
-    def __init__(self, running: Running, launch: Callable[[Running], Run[Any, Any]] = Run) -> None:
+    def __init__(
+        self,
+        running: Running,
+        launch: Callable[[Running], Run[Any, Any]] = Run,
+        loop: Callable[[], Loop] | None = None,
+    ) -> None:
         self._running = running
         self._launch = launch
+        self._loop = loop
         self._run: Run[Out, S] | None = None
 
     async def __aenter__(self) -> Self:
@@ -52,6 +60,27 @@ class RunStream(Generic[Out, S]):
         if cancelled is not None:
             raise cancelled
 
+    def __enter__(self) -> Self:
+        return self.loop_thread().run(self.__aenter__, "stream", "async with")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.loop_thread().run(lambda: self.__aexit__(kind, error, trace), "stream", "async with")
+
+    def loop_thread(self) -> Loop:
+        """Where sync code finds the event loop of the stream's runtime.
+
+        Raises:
+            DefinitionError: it has none.
+        """
+        if self._loop is None:
+            raise DefinitionError(
+                "Without a runtime a stream is async: async with definition.stream(…) as stream. For sync code, open a "
+                "runtime by `with`, and use its stream."
+            )
+        return self._loop()
+
     @property
     def run(self) -> Run[Out, S]:
         """The run's handle.
@@ -70,6 +99,9 @@ class RunStream(Generic[Out, S]):
 
     def __aiter__(self) -> AsyncIterator[AnyEvent]:
         return self.run.events()
+
+    def __iter__(self) -> Iterator[AnyEvent]:
+        return self.run.events_sync()
 
     async def text(self) -> AsyncIterator[str]:
         """Stream the text that the agents say, piece by piece."""
@@ -104,6 +136,10 @@ class RunStream(Generic[Out, S]):
             RunCancelled: the run was cancelled or passed its deadline.
         """
         return await self.run.result()
+
+    text_sync = EachInSync(text)
+    partials_sync = EachInSync(partials)
+    result_sync = InSync(result)
 
 
 class _Answers:

@@ -14,6 +14,7 @@ from msgspec import structs
 from perdure.agents.changed import compare, judge, judge_definition
 from perdure.agents.function_definition import FunctionDefinition
 from perdure.agents.handle import Run
+from perdure.agents.in_sync import EachInSync, InSync, Loop
 from perdure.agents.outcome import RunResult
 from perdure.agents.run_options import BOUNDED, read_kept
 from perdure.agents.running import Running
@@ -46,7 +47,6 @@ from perdure.runtime.searching import Searching
 from perdure.runtime.session import Session
 from perdure.runtime.sessions import Sessions
 from perdure.runtime.spent import Spending
-from perdure.runtime.sync_doors import SyncDoors
 from perdure.runtime.upkeep import Upkeep
 from perdure.types import events as ev
 from perdure.types.base import sound
@@ -59,7 +59,6 @@ from perdure.types.sent_event import SentEvent, new_event
 from perdure.types.session import read_user
 
 if TYPE_CHECKING:
-    from perdure.runtime.loop_thread import LoopThread
     from perdure.runtime.runtime import Runtime
 
 Out = TypeVar("Out")
@@ -73,7 +72,7 @@ _OPEN = (*_DRIVEN, "waiting")
 _log = logging.getLogger("perdure")
 
 
-class Container(Doors, SyncDoors, People, Forks, Searching, Upkeep):
+class Container(Doors, People, Forks, Searching, Upkeep):
     """A handle on one tenant of a runtime.
 
     Args:
@@ -203,6 +202,16 @@ class Container(Doors, SyncDoors, People, Forks, Searching, Upkeep):
         """
         return self.session(await import_session(self.log, Path(path)))
 
+    # -- for sync code -----------------------------------------------------------------------------------------------
+
+    events_sync = EachInSync(events)
+    cancel_sync = InSync(cancel)
+    send_event_sync = InSync(send_event)
+    resume_sync = InSync(resume)
+    runs_sync = InSync(runs)
+    sessions_sync = InSync(sessions)
+    import_session_sync = InSync(import_session)
+
     # -- how a run goes ----------------------------------------------------------------------------------------------
 
     def prepare(self, definition: Any, input: Any, options: dict[str, Any]) -> Running:
@@ -228,13 +237,9 @@ class Container(Doors, SyncDoors, People, Forks, Searching, Upkeep):
         await taken
         return run
 
-    def loop_thread(self) -> LoopThread:
+    def loop_thread(self) -> Loop:
         """Where sync code finds an event loop."""
-        return self.runtime.loop
-
-    def here(self) -> Container:
-        """This container."""
-        return self
+        return self.runtime.loop.opened()
 
     async def left(self, run: Run[Any, Any]) -> None:
         """Whoever waited for a run was cancelled: so is the run, if it is driven here for them."""

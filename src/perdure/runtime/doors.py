@@ -11,6 +11,7 @@ from typing_extensions import Unpack
 from perdure.agents.agent import Agent
 from perdure.agents.function import Function, Given, Nothing
 from perdure.agents.handle import Run
+from perdure.agents.in_sync import Loop
 from perdure.agents.network import Network
 from perdure.agents.options import FunctionOptions, RunOptions
 from perdure.agents.outcome import RunResult
@@ -20,7 +21,6 @@ from perdure.types.waits import ChildRun
 
 if TYPE_CHECKING:
     from perdure.agents.running import Running
-    from perdure.runtime.loop_thread import LoopThread
 
 Out = TypeVar("Out")
 S = TypeVar("S")
@@ -42,7 +42,7 @@ class Doors(ABC):
         """Whoever waited for a run was cancelled: so is the run, if it is driven here for them."""
 
     @abstractmethod
-    def loop_thread(self) -> LoopThread:
+    def loop_thread(self) -> Loop:
         """Where sync code finds an event loop."""
 
     @overload
@@ -105,7 +105,7 @@ class Doors(ABC):
     ) -> RunStream[Out, Nothing]: ...
     def stream(self, definition: Any, input: Any = None, **options: Any) -> RunStream[Any, Any]:
         """Run a registered definition and stream its events."""
-        return RunStream(self.prepare(definition, input, options), self.launch)
+        return RunStream(self.prepare(definition, input, options), self.launch, self.loop_thread)
 
     @overload
     def run_sync(
@@ -121,4 +121,16 @@ class Doors(ABC):
         Raises:
             DefinitionError: it is called in the event loop that the runtime is open in, which it would block for ever.
         """
-        return self.loop_thread().run(lambda: self.run(definition, input, **options))
+        return self.loop_thread().run(lambda: self.run(definition, input, **options), "run")
+
+    @overload
+    def start_sync(
+        self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]
+    ) -> Run[Out, S]: ...
+    @overload
+    def start_sync(
+        self, definition: Function[..., Out], input: Given = None, **options: Unpack[FunctionOptions]
+    ) -> Run[Out, Nothing]: ...
+    def start_sync(self, definition: Any, input: Any = None, **options: Any) -> Run[Any, Any]:
+        """Start a run in the background from sync code; the runtime must be open, and the run goes on while it is."""
+        return self.loop_thread().run(lambda: self.start(definition, input, **options), "start")

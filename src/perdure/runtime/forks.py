@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from perdure.agents.function_definition import FunctionDefinition
 from perdure.agents.handle import Run
+from perdure.agents.in_sync import InSync
 from perdure.agents.running import Running
 from perdure.durable.fork import last_end, not_carried_over, open_turns, place, spent
 from perdure.log.log import ENDED, Accepted, Entry, Fork, NewRun, RunRow, beyond, is_erased
@@ -60,6 +61,8 @@ class Forks:
         """
         container = cast("Container", self)
         return await fork_run(container, await cut_run(container, run_id, at, id, session_id, title))
+
+    fork_sync = InSync(fork)
 
 
 class Cut(NamedTuple):

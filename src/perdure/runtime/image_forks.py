@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 from typing_extensions import Unpack
 
+from perdure.agents.in_sync import InSync
 from perdure.log.images import Entities, ImageRow
 from perdure.log.log import ENDED
 from perdure.runtime.conversations import seen
@@ -143,6 +144,9 @@ class ImageForks(ABC):
             await self.stop(image_id)
             await self.entities.change_image(image_id, {"metadata": {RESUMED: None}})
         return seq
+
+    fork_sync = InSync(fork)
+    rewind_sync = InSync(rewind)
 
     async def _remove(self, row: ImageRow) -> None:
         """Take an image away with what was said in it; what another image goes on from stays until that one goes."""

@@ -16,6 +16,7 @@ from typing_extensions import Unpack
 
 from perdure.agents.definition import AgentDefinition, NetworkDefinition
 from perdure.agents.handle import Run
+from perdure.agents.in_sync import InSync, Loop
 from perdure.agents.outcome import RunResult
 from perdure.db.database import StoreError
 from perdure.durable.tail import Tail
@@ -282,6 +283,29 @@ class Images(ImageForks):
     async def destroy_all(self, container_id: str) -> int:
         """Destroy all live agents of a container; says how many there were."""
         return sum([await self.destroy(one.id) for one in await self.agents(container_id)])
+
+    # -- for sync code -----------------------------------------------------------------------------------------------
+
+    create_container_sync = InSync(create_container)
+    create_sync = InSync(create)
+    get_sync = InSync(get)
+    list_sync = InSync(list)
+    update_sync = InSync(update)
+    run_sync = InSync(run)
+    stop_sync = InSync(stop)
+    delete_sync = InSync(delete)
+    messages_sync = InSync(messages)
+    send_sync = InSync(send)
+    ask_sync = InSync(ask)
+    interrupt_sync = InSync(interrupt)
+    agent_sync = InSync(agent)
+    agents_sync = InSync(agents)
+    destroy_sync = InSync(destroy)
+    destroy_all_sync = InSync(destroy_all)
+
+    def loop_thread(self) -> Loop:
+        """Where sync code finds an event loop."""
+        return self._runtime.loop.opened()
 
     async def tidy(self) -> None:
         """Let go of live agents that another process has destroyed."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from perdure.types.errors import DefinitionError
+from perdure.agents.in_sync import Loop
+from perdure.db.database import StoreError
 
 if TYPE_CHECKING:
     from perdure.runtime.runtime import Runtime
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class LoopThread:
+class LoopThread(Loop):
     """Where a runtime's coroutines run when sync code asks for them.
 
     Args:
@@ -24,46 +25,43 @@ class LoopThread:
     """
 
     def __init__(self, runtime: Runtime) -> None:
+        super().__init__(None)
         self._runtime = runtime
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._leave: asyncio.Event | None = None
         self._ended: Future[None] = Future()
 
-    def opened(self) -> None:
+    def begin(self) -> None:
         """Note the event loop that the runtime was opened in."""
         self._loop = asyncio.get_running_loop()
 
-    def closed(self) -> None:
+    def end(self) -> None:
         """Note that the runtime is closed."""
         self._loop = None
 
-    def run(self, make: Callable[[], Coroutine[Any, Any, T]], name: str = "run") -> T:
-        """Run a coroutine where the runtime is open; opened for it alone if it is not. `name` is the door's.
+    def run(self, make: Callable[[], Coroutine[Any, Any, T]], name: str, use: str = "await") -> T:
+        """Run a coroutine where the runtime is open; opened for it alone if it is not."""
+        if self._loop is not None:
+            return super().run(make, name, use)
+        self.open()
+        try:
+            return super().run(make, name, use)
+        finally:
+            self.close()
+
+    def each(self, make: Callable[[], AsyncIterator[T]], name: str) -> Iterator[T]:
+        """Read what an async iterator gives, where the runtime is open."""
+        return self.opened().each(make, name)
+
+    def opened(self) -> Loop:
+        """The event loop of a runtime that is open.
 
         Raises:
-            DefinitionError: this is the thread of that event loop.
+            StoreError: it is not.
         """
         if self._loop is None:
-            self.open()
-            try:
-                return self.run(make, name)
-            finally:
-                self.close()
-        try:
-            here = asyncio.get_running_loop()
-        except RuntimeError:
-            here = None
-        if here is self._loop:
-            raise DefinitionError(
-                f"{name}_sync() would block the event loop that the runtime is open in; use: await {name}()"
-            )
-        future = asyncio.run_coroutine_threadsafe(make(), self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()  # whoever waited is interrupted, and the run must not go on unseen
-            raise
+            raise StoreError("The runtime is not open; use it with: with Runtime(…) as runtime")
+        return Loop(self._loop)
 
     def open(self) -> None:
         """Open the runtime in a thread of its own."""

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from perdure.agents.in_sync import InSync
 from perdure.agents.outcome import RunResult, raise_for
 from perdure.agents.running import Running
 from perdure.log.inbox import WaitKind, WaitRow, ended_by, list_waits
@@ -138,6 +139,14 @@ class People(ABC):
             limit: at most so many.
         """
         return await list_waits(self.log, session_id=session_id, run_id=run_id, kind=kind, after=after, limit=limit)
+
+    # -- for sync code -----------------------------------------------------------------------------------------------
+
+    approve_sync = InSync(approve)
+    deny_sync = InSync(deny)
+    answer_sync = InSync(answer)
+    respond_sync = InSync(respond)
+    waits_sync = InSync(waits)
 
     async def _answered(self, wait_id: str, answer: Approve | Deny | Answer) -> RunResult[Any, Any]:
         asker = run_of_wait(wait_id, given=True)

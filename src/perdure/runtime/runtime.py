@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +16,7 @@ from perdure.agents.definition import AgentDefinition, Definition
 from perdure.agents.env import resolve
 from perdure.agents.handle import Run
 from perdure.agents.hooks import HooksLike, read_hooks
+from perdure.agents.in_sync import EachInSync, InSync, Loop
 from perdure.agents.outcome import RunResult
 from perdure.agents.running import Running
 from perdure.db.database import Database, StoreError
@@ -29,14 +30,11 @@ from perdure.log.check import Damage, check
 from perdure.log.copies import open_copy
 from perdure.log.erase import Erasure
 from perdure.log.images import Entities
-from perdure.log.inbox import WaitKind, WaitRow
 from perdure.log.live import LiveTable
-from perdure.log.log import RunRow
 from perdure.log.owners import Timing
 from perdure.log.policy import Policy
 from perdure.log.schema import MIGRATIONS
-from perdure.log.search import LIMIT, SearchHit, search_part
-from perdure.log.sessions import PAGE, SessionRow
+from perdure.log.search import search_part
 from perdure.log.sql import SqlLog
 from perdure.models.model import Model
 from perdure.runtime.bus import Bus
@@ -48,20 +46,14 @@ from perdure.runtime.environment import PATIENCE, EnvironmentFactory
 from perdure.runtime.image_agent import OUTSIDE, PREFIX
 from perdure.runtime.images import Images
 from perdure.runtime.loop_thread import LoopThread
-from perdure.runtime.people import Response
+from perdure.runtime.of_default import OfDefault
 from perdure.runtime.publish import Publisher
 from perdure.runtime.schedule import Schedule
-from perdure.runtime.session import Session
 from perdure.runtime.sessions import Sessions
-from perdure.runtime.sync_doors import SyncDoors
 from perdure.runtime.upkeep import read_retention
 from perdure.runtime.worker import Worker
 from perdure.types.errors import DefinitionError, InvalidId, UnknownName
-from perdure.types.events import AnyEvent
 from perdure.types.ids import check_id, new_id
-from perdure.types.live import Cursor
-from perdure.types.sent_event import SentEvent
-from perdure.types.waits import Answer, Approve, Deny
 
 Out = TypeVar("Out")
 S = TypeVar("S")
@@ -76,7 +68,7 @@ WORKERS = 100
 """How many runs a process has taken over at once, unless it is told otherwise."""
 
 
-class Runtime(Doors, SyncDoors, BusDoors):
+class Runtime(Doors, BusDoors):
     """Where runs are kept; use it with `async with`, or with `with` from sync code.
 
     Args:
@@ -163,7 +155,7 @@ class Runtime(Doors, SyncDoors, BusDoors):
             raise StoreError("This runtime is open already; close it first, or make another one.")
         await self.db.open()
         self.closing = False
-        self.loop.opened()
+        self.loop.begin()
         try:
             await migrate(self.db, MIGRATIONS, new_id("store"))
             self.db.protect(tables_of(search_part(self.db)))  # made by whichever process searches first
@@ -217,7 +209,7 @@ class Runtime(Doors, SyncDoors, BusDoors):
             self.bus.destroy()
             self._worker = self._images = None
             self._containers.clear()
-            self.loop.closed()
+            self.loop.end()
             await self.db.close()
 
     async def open(self) -> Self:
@@ -253,100 +245,32 @@ class Runtime(Doors, SyncDoors, BusDoors):
         """Whoever waited for a run was cancelled; see `Container.left`."""
         await self.container("default").left(run)
 
-    def loop_thread(self) -> LoopThread:
+    def loop_thread(self) -> Loop:
         """Where sync code finds an event loop."""
         return self.loop
-
-    def here(self) -> Container:
-        """The default container."""
-        return self.container("default")
 
     async def sweep(self) -> None:
         """Take over now what nobody alive drives; a worker does it from time to time anyway."""
         await self.worker.sweep()
 
-    def events(self, session_id: str, after: Cursor | str | int | None = None) -> AsyncIterator[AnyEvent]:
-        """Follow a conversation of the default container; see `Container.events`."""
-        return self.container("default").events(session_id, after)
-
-    async def cancel(self, run_id: str) -> None:
-        """Ask for the end of a run, whoever drives it; see `Container.cancel`."""
-        await self.container("default").cancel(run_id)
-
-    async def send_event(
-        self, name: str, data: Any = None, *, id: str | None = None, user_id: str | None = None
-    ) -> SentEvent:
-        """Tell of something that has happened; see `Container.send_event`."""
-        return await self.container("default").send_event(name, data, id=id, user_id=user_id)
-
-    async def approve(self, wait_id: str, by: str | None = None) -> RunResult[Any, Any]:
-        """Allow what a run waits for, and wait for what it reaches next; see `Container.approve`."""
-        return await self.container("default").approve(wait_id, by)
-
-    async def deny(self, wait_id: str, why: str = "", by: str | None = None) -> RunResult[Any, Any]:
-        """Refuse what a run waits for; the model is told why. See `Container.approve`."""
-        return await self.container("default").deny(wait_id, why, by)
-
-    async def answer(self, wait_id: str, text: str, by: str | None = None) -> RunResult[Any, Any]:
-        """Answer a question that a run waits for; see `Container.approve`."""
-        return await self.container("default").answer(wait_id, text, by)
-
-    async def respond(self, wait_id: str, answer: Approve | Deny | Answer) -> Response:
-        """Record an answer without waiting for the run; see `Container.respond`."""
-        return await self.container("default").respond(wait_id, answer)
-
-    async def waits(
-        self,
-        *,
-        session_id: str | None = None,
-        run_id: str | None = None,
-        kind: WaitKind | None = None,
-        after: str | None = None,
-        limit: int = PAGE,
-    ) -> list[WaitRow]:
-        """List what runs wait for, page by page; see `Container.waits`."""
-        here = self.container("default")
-        return await here.waits(session_id=session_id, run_id=run_id, kind=kind, after=after, limit=limit)
-
-    async def resume(self, run_id: str, *, force: bool = False, accept: bool = False) -> RunRow:
-        """Let a parked run go on; see `Container.resume`."""
-        return await self.container("default").resume(run_id, force=force, accept=accept)
-
-    async def fork(
-        self,
-        run_id: str,
-        at: int | str | None = None,
-        *,
-        id: str | None = None,
-        session_id: str | None = None,
-        title: str | None = None,
-    ) -> Run[Any, Any]:
-        """Go on from inside a run, in a session of its own; see `Container.fork`."""
-        return await self.container("default").fork(run_id, at, id=id, session_id=session_id, title=title)
-
-    async def runs(
-        self, *, status: str | None = None, session_id: str | None = None, after: str | None = None, limit: int = PAGE
-    ) -> list[RunRow]:
-        """List runs page by page; see `Container.runs`."""
-        return await self.container("default").runs(status=status, session_id=session_id, after=after, limit=limit)
-
-    async def sessions(self, *, after: str | None = None, limit: int = PAGE) -> list[SessionRow]:
-        """List sessions page by page; see `Container.sessions`."""
-        return await self.container("default").sessions(after=after, limit=limit)
-
-    async def search(
-        self, text: str, *, user_id: str | None = None, session_id: str | None = None, limit: int = LIMIT
-    ) -> list[SearchHit]:
-        """Find what was said, in all sessions of the default container; see `Container.search`."""
-        return await self.container("default").search(text, user_id=user_id, session_id=session_id, limit=limit)
+    events = OfDefault(Container.events)
+    cancel = OfDefault(Container.cancel)
+    send_event = OfDefault(Container.send_event)
+    approve = OfDefault(Container.approve)
+    deny = OfDefault(Container.deny)
+    answer = OfDefault(Container.answer)
+    respond = OfDefault(Container.respond)
+    waits = OfDefault(Container.waits)
+    resume = OfDefault(Container.resume)
+    fork = OfDefault(Container.fork)
+    runs = OfDefault(Container.runs)
+    sessions = OfDefault(Container.sessions)
+    search = OfDefault(Container.search)
+    import_session = OfDefault(Container.import_session)
 
     async def erase(self, *, user_id: str) -> Erasure:
         """Erase all that was said by a user and to them, in the default container; see `Container.erase`."""
         return await self.container("default").erase(user_id=user_id)
-
-    async def import_session(self, path: str | Path) -> Session:
-        """Take in a session that was exported; see `Container.import_session`."""
-        return await self.container("default").import_session(path)
 
     async def backup(self, path: str | Path) -> int:
         """Copy the store to a new SQLite file while it is in use; gives the size in bytes.
@@ -426,6 +350,30 @@ class Runtime(Doors, SyncDoors, BusDoors):
         """There is something that other processes may want to know."""
         if self._publisher is not None:
             self._publisher.notice()
+
+    # -- for sync code -----------------------------------------------------------------------------------------------
+
+    events_sync = EachInSync(Container.events)
+    cancel_sync = InSync(Container.cancel)
+    send_event_sync = InSync(Container.send_event)
+    approve_sync = InSync(Container.approve)
+    deny_sync = InSync(Container.deny)
+    answer_sync = InSync(Container.answer)
+    respond_sync = InSync(Container.respond)
+    waits_sync = InSync(Container.waits)
+    resume_sync = InSync(Container.resume)
+    fork_sync = InSync(Container.fork)
+    runs_sync = InSync(Container.runs)
+    sessions_sync = InSync(Container.sessions)
+    search_sync = InSync(Container.search)
+    import_session_sync = InSync(Container.import_session)
+    erase_sync = InSync(erase)
+    backup_sync = InSync(backup)
+    check_sync = InSync(check)
+    sweep_sync = InSync(sweep)
+    tidy_sync = InSync(tidy)
+    send_sync = InSync(send)
+    ask_sync = InSync(ask)
 
     # -- for the rooms of the runtime --------------------------------------------------------------------------------
 

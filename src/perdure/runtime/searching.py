@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+from perdure.agents.in_sync import InSync
 from perdure.log.search import LIMIT, Search, SearchHit
 from perdure.log.sql import SqlLog
 
@@ -39,3 +40,5 @@ class Searching:
             StoreError: this SQLite was built without full-text search.
         """
         return await self._index.find(text, user_id=user_id, session_id=session_id, limit=limit)
+
+    search_sync = InSync(search)

@@ -10,6 +10,7 @@ from typing_extensions import Unpack
 
 from perdure.agents.agent import Agent
 from perdure.agents.handle import Run
+from perdure.agents.in_sync import EachInSync, InSync, Loop
 from perdure.agents.network import Network
 from perdure.agents.options import RunOptions
 from perdure.agents.outcome import RunResult
@@ -232,6 +233,35 @@ class Session:
     ) -> RunResult[Out, S]:
         """Run a definition as the next turn of this conversation from sync code; see `Runtime.run_sync`."""
         return self._container.run_sync(definition, input, **self._here(options))
+
+    # -- for sync code -----------------------------------------------------------------------------------------------
+
+    messages_sync = EachInSync(messages)
+    events_sync = EachInSync(events)
+    records_sync = InSync(records)
+    open_sync = InSync(open)
+    event_sync = InSync(event)
+    replay_sync = InSync(replay)
+    info_sync = InSync(info)
+    suspend_sync = InSync(suspend)
+    resume_sync = InSync(resume)
+    end_sync = InSync(end)
+    archive_sync = InSync(archive)
+    compact_sync = InSync(compact)
+    fork_sync = InSync(fork)
+    rewind_sync = InSync(rewind)
+    export_sync = InSync(export)
+    erase_sync = InSync(erase)
+
+    def start_sync(
+        self, definition: Agent[Out, S] | Network[S, Out], input: Input = None, **options: Unpack[RunOptions[S]]
+    ) -> Run[Out, S]:
+        """Start the next turn of this conversation in the background from sync code; see `Runtime.start_sync`."""
+        return self._container.start_sync(definition, input, **self._here(options))
+
+    def loop_thread(self) -> Loop:
+        """Where sync code finds an event loop."""
+        return self._container.loop_thread()
 
     def _here(self, options: RunOptions[Any]) -> RunOptions[Any]:
         if options.get("session_id") is not None:

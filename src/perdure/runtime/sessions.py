@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from perdure.agents.in_sync import InSync, Loop
 from perdure.log.session_events import Wanted
 from perdure.log.sessions import PAGE
 from perdure.runtime.session import Session
@@ -199,6 +200,21 @@ class Sessions:
             InvalidSessionState: it is archived already.
         """
         return await self._move(session_id, "archived", user_id)
+
+    # -- for sync code -----------------------------------------------------------------------------------------------
+
+    start_sync = InSync(start)
+    event_sync = InSync(event)
+    replay_sync = InSync(replay)
+    get_sync = InSync(get)
+    suspend_sync = InSync(suspend)
+    resume_sync = InSync(resume)
+    end_sync = InSync(end)
+    archive_sync = InSync(archive)
+
+    def loop_thread(self) -> Loop:
+        """Where sync code finds an event loop."""
+        return self._container.loop_thread()
 
     async def _move(
         self, session_id: str, to: NewState, user_id: str | None, *, retain_context: bool | None = None

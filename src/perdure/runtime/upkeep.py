@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import msgspec
 
+from perdure.agents.in_sync import InSync, Loop
 from perdure.log.erase import Erasure, erase_events, erase_session, sessions_of, settle
 from perdure.log.log import RunRow
 from perdure.log.policy import Meter, Policy, Quota, Usage, change_policy, exceeded, read_policies
@@ -42,6 +43,9 @@ class Upkeep(ABC):
 
     @abstractmethod
     async def cancel(self, run_id: str) -> None: ...
+
+    @abstractmethod
+    def loop_thread(self) -> Loop: ...
 
     # -- erasing -----------------------------------------------------------------------------------------------------
 
@@ -93,6 +97,14 @@ class Upkeep(ABC):
         gone = gone.and_(await erase_events(self.log, user_id or ""))
         complete = await settle(self.log.db)  # also for what a call before this one has left
         return msgspec.structs.replace(gone, complete=complete)
+
+    @overload
+    def erase_sync(self, session_id: str, *, cancel: bool = False) -> Erasure: ...
+    @overload
+    def erase_sync(self, *, user_id: str) -> Erasure: ...
+    def erase_sync(self, *args: Any, **options: Any) -> Erasure:
+        """Erase a session, or all that was said by a user and to them, from sync code; see `erase`."""
+        return self.loop_thread().run(lambda: self.erase(*args, **options), "erase")
 
     async def _erase_session(self, session_id: str, *, cancel: bool, settled: bool = True) -> Erasure:
         erased = await self._erased(session_id, cancel=cancel, settled=settled)
@@ -220,6 +232,13 @@ class Upkeep(ABC):
             if self.log.db.dialect == "sqlite":
                 await merge(self.log.db)
         return gone
+
+    # -- for sync code -----------------------------------------------------------------------------------------------
+
+    configure_sync = InSync(configure)
+    policy_sync = InSync(policy)
+    usage_sync = InSync(usage)
+    tidy_sync = InSync(tidy)
 
 
 def read_retention(given: timedelta | float | None) -> float | None:

@@ -97,7 +97,7 @@ def test_a_run_is_exported_as_a_test_and_its_file_replays_without_the_store(
         (
             ("job-1", "--app", "other_code:nothing"),
             1,
-            "replayed with agents and networks, or with a Runtime, not with 7",
+            "replayed with agents, networks and functions, or with a Runtime, not with 7",
         ),
         (("job-1", "--app", "no_code:agent"), 2, "There is no module 'no_code'"),
         (("job-1", "--app", "same_code:none"), 2, "same_code has no 'none'"),

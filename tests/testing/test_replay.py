@@ -567,9 +567,9 @@ async def test_code_that_is_gone_or_of_another_kind():
     run = await run_of(agent, say("x"))
     with pytest.raises(DefinitionError, match=r"is of 'A', which is not among the given definitions.*'B'"):
         replay(run, [Agent("B")])
-    with pytest.raises(DefinitionError, match=r"of the agent 'A', and Network\('A'\) is no such"):
+    with pytest.raises(DefinitionError, match="'A' was an agent and is a network now"):
         replay(run, [Network("A", agents=[agent], router=lambda r: None)])
-    with pytest.raises(DefinitionError, match="replayed with agents and networks"):
+    with pytest.raises(DefinitionError, match="replayed with agents, networks and functions"):
         replay(run, ["A"])  # type: ignore[list-item]
 
 

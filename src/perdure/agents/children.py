@@ -46,16 +46,17 @@ async def run_child(
     body = ctx.body
     mark = blake2b(encode_json(given), digest_size=4).hexdigest()
     with body.enter(f"run:{definition.name}:{mark}", f"ctx.run({definition.name!r})") as key:
+        done = body.done.get(key)
         inherited = {
             "user_id": env.user_id,
             "resources": env.resources,
             "model": env.model,
             "settings": env.settings,
             **options,
-            "run_id": derive_id("run", env.run_id, key),
+            "run_id": done.run_id if isinstance(done, ChildDone) else derive_id("run", env.run_id, key),
         }
         running, result = await drive_child(env, ctx, body, key, definition, input, inherited)
-        if key not in body.done:
+        if done is None:
             await body.io.keep(key, ChildDone(result.run_id, result.status, result.usage))
         raise_for(result, definition.name, running.cause, running.loop.error)
         return result

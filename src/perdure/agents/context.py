@@ -218,7 +218,8 @@ class Context(Generic[S]):
     @property
     def idempotency_key(self) -> str:
         """A key that is the same for every attempt of this step, for the other side to recognise a repetition."""
-        return derive_id("key", self._env.run_id, self._key)
+        goes_on = self._io is not None and self._io.tried.origins
+        return derive_id("key", self.body.drawing if goes_on else self._env.run_id, self._key)
 
     @property
     def child_usage(self) -> Usage:

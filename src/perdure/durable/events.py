@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from msgspec import structs
+
 from perdure.durable.arguments import arguments_hash
 from perdure.types.errors import DefinitionError, NeedsRuntime
 from perdure.types.ids import derive_id
@@ -70,7 +72,10 @@ async def send_event(body: Body, id: str, name: str, data: Any, event_id: str | 
     with body.enter(id, what) as key:
         event = new_event(name, data, event_id or derive_id("event", io.token.run_id, key))
         closing = StepDone(id, event.id, arguments_hash([name, event.data, event_id]))
-        if await body.known(key, closing) is None:
+        done = await body.known(key, closing)
+        if done is not None:  # perhaps by the run that this one goes on from
+            event = structs.replace(event, id=done.result)
+        else:
             known = await log.event(event.id) if event_id is not None else None
             if known is not None and not same_event(known, event):
                 raise event_used(known)

@@ -62,6 +62,10 @@ class Witness(Protocol):
         """Say which model gives an inference's answer."""
         ...
 
+    async def asked(self, io: Any, key: str, closing: Any) -> None:
+        """A body asks for an inner step, done or not; `closing` is the record that closes it, without its result."""
+        ...
+
     async def entering(self, run_id: str, key: str, name: str, effect: str, mark: str) -> None:
         """A tool or an inner step is called now; `mark` is its idempotency key."""
         ...

@@ -193,6 +193,9 @@ class Body:
         Raises:
             Parked: it was done, or begun, with other arguments; the body's other steps are finished before.
         """
+        witness = self.io.kernel.witness
+        if witness is not None:
+            await witness.asked(self.io, key, closing)
         known = self.done.get(key)
         begun = known.arguments if isinstance(known, StepDone) else self.io.tried.open.get(key)
         if begun not in (None, closing.arguments) and key not in self.io.tried.accepted:
@@ -240,6 +243,16 @@ class Body:
             await future
         finally:
             root._parked.remove(entry)
+
+    @property
+    def drawing(self) -> str:
+        """The run whose id makes what is the same whenever this body comes here: its own, or its base's."""
+        io = self.io
+        return (
+            io.tried.drawing(io.token.run_id, (self._root or self).key, self.asked)
+            if io.tried.origins
+            else io.token.run_id
+        )
 
     def differs(self, key: str, what: str) -> Parked:
         """End this body, because its code asks a step that was done before for something else."""
@@ -538,4 +551,4 @@ class Step:
 
     def _seed(self, kind: str, name: str) -> bytes:
         body = self._body
-        return derive_id(kind, body.io.token.run_id, body.key, name).encode()
+        return derive_id(kind, body.drawing, body.key, name).encode()

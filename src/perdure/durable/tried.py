@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from perdure.durable.fingerprint import accepted_places, places_of
 from perdure.durable.kernel import Clock
-from perdure.types.records import Answered, AttemptFailed, Forked, Record, Started
+from perdure.types.records import Answered, AttemptFailed, ChildDone, Forked, Record, Started, StepDone
 from perdure.types.waits import WaitAnswer, wait_id
 
 
@@ -26,6 +26,7 @@ class Tried:
         "_attempts",
         "_inherited",
         "_models",
+        "_steps",
         "accepted",
         "before_us",
         "begun",
@@ -44,6 +45,7 @@ class Tried:
         self._inherited: dict[str, WaitAnswer] = {}
         self._attempts: dict[str, tuple[int, float, float]] = {}
         self._models: dict[str, list[str]] = {}
+        self._steps: dict[str, set[str]] = {}
 
     def __bool__(self) -> bool:
         """Whether another owner has seen any attempt fail, or a model of a chain."""
@@ -71,6 +73,7 @@ class Tried:
         self.before_us = True
         self.accepted |= places_of(records) if accepts else accepted_places(records)
         answers: dict[str, WaitAnswer] = {}
+        steps: set[str] = set()
         for record in records:
             self.note(record)
             payload = record.payload
@@ -78,10 +81,13 @@ class Tried:
                 answers.setdefault(payload.wait_id, payload.answer)
             elif type(payload) is Forked:
                 self.origins += (payload.origin,)
+                self._steps[payload.origin], steps = steps, set()
                 answers.clear()  # nothing was done after these, so they are asked for again
             elif record.key is not None:
                 self._inherited |= answers
                 answers.clear()
+                if isinstance(payload, (StepDone, ChildDone)):
+                    steps.add(record.key.removesuffix("#undo"))
             if type(payload) is AttemptFailed:
                 if payload.model:
                     self._models.setdefault(payload.step, []).append(payload.model)
@@ -93,6 +99,22 @@ class Tried:
         """How a wait was answered in a run that this one goes on from, which has gone on after it."""
         marks = (wait_id(one, place) for one in self.origins)
         return next((self._inherited[one] for one in marks if one in self._inherited), None)
+
+    def drawing(self, run_id: str, body: str, asked: Set[str]) -> str:
+        """Say from which run a body draws what follows from a run's id, such as a UUID.
+
+        A continuation is told what its base was told, until it has asked for all that the base had finished, so that it
+        asks with the same arguments; what comes then is new, and differs from what the base goes on to do.
+
+        Args:
+            run_id: the run.
+            body: the body's place.
+            asked: the places that it has asked for so far.
+        """
+        for origin, steps in self._steps.items():
+            if any(one.startswith(f"{body}/") and one not in asked for one in steps):
+                return origin
+        return run_id
 
     def rest(self, step: str, now: float) -> float:
         """Say how many seconds of a step's last wait are left."""

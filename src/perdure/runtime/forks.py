@@ -18,7 +18,7 @@ from perdure.log.owners import Left
 from perdure.runtime.conversations import seen
 from perdure.types.errors import Conflict, InvalidId, UnknownName
 from perdure.types.ids import check_id, derive_id, new_id
-from perdure.types.records import Erased, Record, Rewound, RunFinished, RunStarted
+from perdure.types.records import Erased, Forked, Record, Rewound, RunFinished, RunStarted
 
 if TYPE_CHECKING:
     from perdure.runtime.container import Container
@@ -110,6 +110,9 @@ async def cut_run(
     if any(isinstance(one.payload, Erased) for one in own):
         raise is_erased(run.session_id, own[0].seq)
     seq = place(run_id, own, at if at is None or isinstance(at, str) else _number(at))
+    base = next((one.payload for one in own if isinstance(one.payload, Forked) and seq <= one.payload.seq), None)
+    if base is not None:  # nothing of this run is left: what follows from its id would be another run's
+        return await cut_run(container, base.origin, seq, id, session_id, title)
     records = await seen(log, run.session_id, seq + 1)
     if run_id not in open_turns(records):
         raise Conflict(f"The run {run_id!r} was queued at record {seq}, and had not begun; give a later one.")

@@ -25,11 +25,13 @@ from perdure.types.messages import (
 )
 from perdure.types.records import (
     AgentDone,
+    AttemptFailed,
     ErrorInfo,
     InferenceDone,
     Payload,
     RouteDone,
     RunFinished,
+    StepDone,
     StepFailed,
     ToolDone,
     WaitOpened,
@@ -137,6 +139,8 @@ _MATTERS: dict[type, tuple[tuple[str, str], ...]] = {
         ("error", "the run fails otherwise"),
     ),
     StepFailed: (("error", "the step fails otherwise"),),
+    AttemptFailed: (("error", "the attempt fails otherwise"),),
+    StepDone: (("result", "the function returns something else"),),
 }
 
 
@@ -148,7 +152,7 @@ def compare(run_id: str, step: str, recorded: Payload, now: Payload) -> Differen
         before, after = _field(recorded, name), _field(now, name)
         if alike(before, after):
             continue
-        if isinstance(recorded, (RouteDone, RunFinished, StepFailed, WaitOpened)) and name != "patch":
+        if isinstance(recorded, (RouteDone, RunFinished, StepFailed, AttemptFailed, WaitOpened)) and name != "patch":
             return Difference(run_id, step, f"{what}.", shown(recorded), shown(now))
         if isinstance(before, str) and isinstance(after, str) and max(len(before), len(after)) < 200:
             return Difference(run_id, step, f"{what}.", before, after)
@@ -262,6 +266,10 @@ def shown(payload: Payload | None) -> str:
             )
         case WaitOpened():
             return "waits for " + ", ".join(waited(one) for one in payload.waits)
+        case StepDone():
+            return f"{payload.name} returns {short(result_text(payload.result))}"
+        case AttemptFailed():
+            return f"attempt {payload.attempt} fails with {payload.error.type}: {payload.error.message}"
         case StepFailed():
             return f"fails with {payload.error.type}: {payload.error.message}"
         case RunFinished():

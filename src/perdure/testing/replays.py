@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+from perdure.agents.changed import judge_definition
 from perdure.agents.definition import AgentDefinition, NetworkDefinition
 from perdure.agents.function_definition import FunctionDefinition
 from perdure.agents.hooks import Hooks, HooksLike, read_hooks
@@ -29,13 +30,13 @@ from perdure.runtime.runtime import Runtime
 from perdure.testing.compare import Difference
 from perdure.testing.recordings import RecordedRun, Recording, recorded
 from perdure.testing.retrace import Retrace
-from perdure.testing.stage import kernel_for
+from perdure.testing.stage import Crew, crew, kernel_for
 from perdure.types.base import Base
 from perdure.types.errors import DefinitionError, UnknownName
 
 T = TypeVar("T")
-Definition: TypeAlias = AgentDefinition | NetworkDefinition
-Definitions: TypeAlias = Definition | Sequence[Definition | FunctionDefinition] | Runtime
+Definition: TypeAlias = AgentDefinition | NetworkDefinition | FunctionDefinition
+Definitions: TypeAlias = Definition | Sequence[Definition] | Runtime
 
 
 class Replay(Base):
@@ -94,8 +95,8 @@ def replay(
 
     Args:
         run: the recording, or its file.
-        definitions: the agents and networks by which the run's and its child runs' names are found; or the runtime that
-            has them, with its hooks and resources.
+        definitions: the agents, networks and functions by which the run's and its child runs' names are found; or the
+            runtime that has them, with its hooks and resources.
         hooks: those that the runtime has, if it is not given.
         resources: live objects for prompts, hooks and routers that use them.
         patience: seconds that a step's own code may take.
@@ -112,6 +113,7 @@ def replay(
 
 async def _replay(whole: Recording, definition: Definition, known: Known, patience: float) -> Replay:
     run = whole.run
+    crew.set(Crew())
     running = revive(run, definition, known, kernel_for(whole), model=None, budget=None, session_budget=None)
     retrace = Retrace(whole, run, running, patience)
     try:
@@ -125,7 +127,7 @@ class Known:
     """The code that a run is driven again with.
 
     Args:
-        definitions: agents and networks, or the runtime that has them.
+        definitions: agents, networks and functions, or the runtime that has them.
         hooks: those that apply besides.
         resources: live objects.
     """
@@ -145,7 +147,7 @@ class Known:
         for one in several:
             if not isinstance(one, (AgentDefinition, NetworkDefinition, FunctionDefinition)):
                 raise DefinitionError(
-                    f"A run is replayed with agents and networks, or with a Runtime, not with {one!r}."
+                    f"A run is replayed with agents, networks and functions, or with a Runtime, not with {one!r}."
                 )
         by_name = {one.name: one for one in several}
 
@@ -167,16 +169,11 @@ class Known:
         except UnknownName as error:
             raise DefinitionError(
                 f"The run {run.id!r} is of {run.definition!r}, which is not among the given definitions: {error} "
-                "Give the agent or network that made it, or register it under that name."
+                "Give the agent, network or function that made it, or register it under that name."
             ) from None
-        if isinstance(found, FunctionDefinition):
-            raise DefinitionError(
-                f"The run {run.id!r} is of {run.definition!r}, a function; those of agents and networks are replayed."
-            )
-        if isinstance(found, NetworkDefinition) != (run.started.program == "network"):
-            raise DefinitionError(
-                f"The run {run.id!r} is of the {run.started.program} {run.definition!r}, and {found!r} is no such."
-            )
+        other = judge_definition(found, run.started)
+        if other:
+            raise DefinitionError(f"The run {run.id!r} cannot be begun again with this code: {other}.")
         return found
 
 
@@ -195,12 +192,12 @@ def revive(run: RecordedRun, definition: Definition, known: Known, kernel: Kerne
     """
     try:
         options = {**read_kept(run.started), **more, "run_id": run.id, "session_id": run.session_id}
+        options |= {"user_id": run.user_id, "resources": known.resources}
+        running = Running(definition, run.started.input, options, kernel=kernel, hooks=known.hooks)
     except Exception as error:  # a class that is gone, or does not take what was kept
         raise DefinitionError(
             f"The run {run.id!r} cannot be begun again with this code ({type(error).__name__}: {error})."
         ) from error
-    options |= {"user_id": run.user_id, "resources": known.resources}
-    running = Running(definition, None, options, kernel=kernel, hooks=known.hooks)
     running.started = run.started
     running.env.turn_prompt = run.started.system_prompt
     running.env.fallback = known.model

@@ -11,33 +11,33 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Any, cast
 
-import msgspec
-
 from perdure.agents.agent_loop import AgentLoop, Doubt
 from perdure.agents.budget import UNLIMITED, Ledger
 from perdure.agents.context import Context, Saved
 from perdure.agents.definition import AgentDefinition
 from perdure.agents.env import Env
 from perdure.agents.history_loop import ASKING
+from perdure.agents.invoke import invoke
 from perdure.agents.outcome import RunResult
 from perdure.agents.output import ANSWER_TOOL
 from perdure.agents.rebuild import prompt_of
 from perdure.agents.running import Running
+from perdure.agents.steps import Invocation
 from perdure.agents.tool import Tool
 from perdure.agents.toolsets import Toolset
 from perdure.durable.endings import Parked, describe
 from perdure.durable.program import Action, Do, Finish, Keep, Waiting
 from perdure.durable.run_io import RunIO
+from perdure.durable.step import Body
+from perdure.log.log import Token
 from perdure.models.model import Model, ModelRequest, ToolSpec
 from perdure.testing.compare import Difference, alike, compare, compare_prompt, shown
+from perdure.testing.inside import EntryIO, Failed, Inside, invoking
 from perdure.testing.recordings import RecordedRun, Recording
 from perdure.testing.stage import (
     BEFORE,
     CUT_OFF,
-    DECISIONS,
-    INNER,
     Answers,
-    AnyHash,
     Differs,
     Listed,
     RecordedModel,
@@ -45,9 +45,11 @@ from perdure.testing.stage import (
     Steps,
     Then,
     Waits,
+    crew,
     current,
+    decides,
+    differ,
     end_step,
-    error_info,
     error_of,
     failure,
     inner_name,
@@ -69,20 +71,19 @@ from perdure.types.messages import (
 )
 from perdure.types.records import (
     Answered,
+    AttemptFailed,
     CancelAsked,
-    ChildDone,
     Claimed,
+    Forked,
     InferenceDone,
     Payload,
     Record,
     RouteDone,
     RunFinished,
-    StepDone,
     StepFailed,
     ToolDone,
-    WaitOpened,
 )
-from perdure.types.waits import Timer, Wait, WaitAnswer
+from perdure.types.waits import WaitAnswer
 
 
 class Retrace:
@@ -104,15 +105,17 @@ class Retrace:
         self.waiting: Waiting | None = None
         self._at = 0
         self._io: RunIO | None = None
+        self._token: Token | None = None
         self._open: dict[str, Step | None] = {}
-        self._known = {one.key: one for one in run.records if one.key is not None and isinstance(one.payload, INNER)}
         inferences = [one.payload for one in run.records if isinstance(one.payload, InferenceDone)]
         self._texts = {hash: text for one in inferences for hash, text in one.texts.items()}
         self._children: dict[str, Retraced] = {}
-        self._renamed: set[str] = set()
         env = running.env
+        self.inside = env.kernel.witness = Inside(whole, run, env, patience, self._invoked)
+        if whole.durable:
+            env.kernel.peers = self.inside
         env.instead = self
-        env.doing = env.doing._replace(launch=self._launch)
+        env.doing = env.doing._replace(launch=self._launch, invoke=self._invoke)
         if any(isinstance(one.payload, RouteDone) and one.payload.ask is not None for one in run.records):
             env.model = RecordedModel(self, by_tool=False)  # who routes by default is asked only where there is a model
         env.kernel.clock = then = Then(self)
@@ -130,11 +133,16 @@ class Retrace:
     # -- following ---------------------------------------------------------------------------------------------------
 
     async def to_the_end(self) -> Difference | None:
-        """Follow the run as far as it was recorded, whatever it waited for in between."""
-        while True:
+        """Follow the run as far as it was recorded, whatever it waited for in between, and the runs it has invoked."""
+        difference = None
+        while difference is None and self._at < len(self.run.records):
             difference = await self.go_on()
-            if difference is not None or self._at >= len(self.run.records):
-                return difference
+        for child in self._children.values() if difference is None else ():
+            retrace = child.retrace
+            difference = difference or await retrace.to_the_end()
+            self.steps += retrace.steps
+            retrace.steps = 0
+        return difference
 
     async def go_on(self, answered: Collection[str] | None = None) -> Difference | None:
         """Follow the run until it waits or ends.
@@ -152,7 +160,7 @@ class Retrace:
             await self._wake(answered)
         while self._at < len(records):
             record = records[self._at]
-            if isinstance(record.payload, DECISIONS):
+            if decides(record) and not self._cut_off(record):
                 difference = await self._decide(record)
                 if difference is not None:
                     return difference
@@ -175,7 +183,7 @@ class Retrace:
         while self._at < len(records) and self._waits():
             payload = records[self._at].payload
             early = isinstance(payload, Answered) and answered is not None and payload.wait_id not in answered
-            if early or isinstance(payload, DECISIONS):
+            if early or decides(records[self._at]):
                 return
             await self._take(records[self._at])
 
@@ -186,18 +194,25 @@ class Retrace:
         return self.waiting is not None
 
     async def _begin(self) -> None:
-        kernel, running = self.running.env.kernel, self.running
-        accepted = await kernel.log.accept(running.new_run(), running.started)
-        assert accepted.token is not None
-        self._io = RunIO(kernel, accepted.token, None, accepted.head)
+        """Begin the run, or the one that it goes on from, whose id its steps had been given."""
+        kernel, running, env = self.running.env.kernel, self.running, self.running.env
+        forks = [one.payload for one in self.run.records[self._at :] if isinstance(one.payload, Forked)]
+        env.run_id, env.session_id = (forks[0].origin, forks[0].base) if forks else (self.run.id, self.run.session_id)
+        if self._token is None or self._token.run_id != env.run_id:
+            self._token = (await kernel.log.accept(running.new_run(), running.started)).token
+        assert self._token is not None
+        self._io = self.inside.io = EntryIO(kernel, self._token)
+        if self._at:
+            self._io.tried.recall(self.run.records[: self._at])
 
     async def _take(self, record: Record) -> None:
         """Fold a record, and let whoever goes on begin anew."""
         self._at += 1
         if not self._overtaken(record):
             self.running.loop.fold(record)
-        if isinstance(record.payload, Claimed):
+        if isinstance(record.payload, (Claimed, Forked)):
             await self._drop()
+            await self._begin()
 
     def _overtaken(self, record: Record) -> bool:
         """Whether a cancel was posted to an owner that was alive: it takes note of it by a record of its own."""
@@ -206,6 +221,15 @@ class Retrace:
         for later in self.run.records[self._at :]:
             if isinstance(later.payload, (CancelAsked, Claimed)):
                 return isinstance(later.payload, CancelAsked)
+        return False
+
+    def _cut_off(self, record: Record) -> bool:
+        """Whether a record is the end of a run that was cut off where its session was forked."""
+        for before in reversed(self.run.records[: self._at]):
+            if isinstance(before.payload, Forked):
+                return isinstance(record.payload, RunFinished)
+            if decides(before) or isinstance(before.payload, Claimed):
+                return False
         return False
 
     async def close(self) -> None:
@@ -236,27 +260,37 @@ class Retrace:
         for do in dos:
             if do.key not in self._open:
                 closing = self._closing(do.key)
-                step = self._open[do.key] = Step(self, do, closing) if closing is not None else None
+                since = self._since()
+                step = self._open[do.key] = Step(self, do, closing, since) if closing is not None else None
                 if step is not None and not isinstance(do.what, (Doubt, *ASKING)) and not refused(step.closing.payload):
                     step.task = asyncio.create_task(self._perform(step), name=do.key)
+                    crew.get().ours.add(step.task)
                     fresh.append(step)
         for step in fresh:  # each asks what it asks before any of them has an end
             await self._reach(step)
         return action
 
+    def _since(self) -> int:
+        """Where what begins now can have begun: behind the last decision, or what else lets a run go on."""
+        for record in reversed(self.run.records[: self._at]):
+            if decides(record) or isinstance(record.payload, (Claimed, Forked, Answered)):
+                return record.seq
+        return 0
+
     async def _reach(self, step: Step) -> None:
         """Wait until a step has come to its model or tool, or has ended."""
         assert step.task is not None
         reached = asyncio.create_task(step.reached.wait())
+        crew.get().ours.add(reached)
         await asyncio.wait((step.task, reached), timeout=self.patience, return_when=asyncio.FIRST_COMPLETED)
         reached.cancel()
 
     def _closing(self, key: str) -> Record | None:
         """The record that closes a step which begins now; None if its owner did not come to its end."""
         for record in self.run.records[self._at :]:
-            if isinstance(record.payload, Claimed):
+            if isinstance(record.payload, (Claimed, Forked)):
                 return None
-            if isinstance(record.payload, DECISIONS) and place_of(record) == key:
+            if decides(record) and place_of(record) == key:
                 return record
         return None
 
@@ -313,15 +347,20 @@ class Retrace:
             return step.difference
         if isinstance(error, Parked):
             return Difference(self.run.id, record.key or place, "the code has changed.", shown(payload), str(error))
-        if error is not None:
-            now: Payload = StepFailed(place, describe(error, place))
+        if isinstance(error, Failed):
+            now: Payload = error.payload
+        elif error is not None:
+            now = StepFailed(place, describe(error, place))
         else:
             result = task.result()
             now = result.payload if isinstance(result, Keep) else result
         difference = compare(self.run.id, record.key or place, payload, now)
         if difference is not None:
-            return step.unknown or difference
-        left = [one for one in self._below(place, record.seq) if one.key not in step.asked]
+            failed = [shown(one).partition(" with ")[2] for one in (payload, now) if hasattr(one, "error")]
+            otherwise = len(failed) == 2 and failed[0] == failed[1]  # it is what comes of the failure that differs
+            return difference if otherwise else step.unknown or difference
+        passed = step.asked | cast("RunIO", self._io).tried.accepted
+        left = [one for one in self.inside.below(place, record.seq) if one.key not in passed]
         if left and self._entered(payload, step):
             known = left[0]
             what = "the code does not ask for a step any more that it had asked for."
@@ -330,16 +369,9 @@ class Retrace:
 
     def _entered(self, payload: Payload, step: Step) -> bool:
         """Whether a step's own code was entered again, so that it had to ask for its inner steps."""
-        return not isinstance(payload, StepFailed) and (not isinstance(payload, ToolDone) or bool(step.asked))
-
-    def _below(self, place: str, seq: int) -> list[Record]:
-        """The inner steps of a step's own code."""
-        found: list[Record] = []
-        for key, record in self._known.items():
-            rest = key.removeprefix(f"{place}/")
-            if rest != key and record.seq < seq and not rest.startswith(("infer/", "tool/")) and "#undo" not in rest:
-                found.append(record)
-        return found
+        return not isinstance(payload, (StepFailed, AttemptFailed)) and (
+            not isinstance(payload, ToolDone) or bool(step.asked)
+        )
 
     # -- standing in for models --------------------------------------------------------------------------------------
 
@@ -384,9 +416,7 @@ class Retrace:
             await step.go.wait()
             raise failure(payload.error)
         if not isinstance(payload, InferenceDone) or payload.stop is not None:
-            raise self._differs(
-                step, Difference(self.run.id, key, "the model is asked.", shown(payload), "asks the model")
-            )
+            raise differ(step, Difference(self.run.id, key, "the model is asked.", shown(payload), "asks the model"))
         loop = cast("AgentLoop", step.do.what.loop)
         prompt = prompt_of(self.run.id, key, payload, (*loop.transcript, *loop.said), self._texts)
         if not payload.interrupted:  # of one that was cut off the prompt was not kept
@@ -396,15 +426,11 @@ class Retrace:
                 what = f"what the model was asked cannot be rebuilt: {'; '.join(prompt.doubts)}."
                 difference = Difference(self.run.id, key, what)
             if difference is not None:
-                raise self._differs(step, difference)
+                raise differ(step, difference)
         step.reached.set()
         await step.go.wait()
         for piece in pieces(payload):
             yield piece
-
-    def _differs(self, step: Step, difference: Difference) -> Differs:
-        step.difference = step.difference or difference
-        return Differs(difference.what)
 
     # -- standing in for tools ---------------------------------------------------------------------------------------
 
@@ -425,15 +451,15 @@ class Retrace:
         now = f"calls {tool.name}({result_text(args)})"
         if not isinstance(payload, ToolDone):
             what = "the tool would be called at once."
-            raise self._differs(step, Difference(self.run.id, key, what, shown(payload), now))
+            raise differ(step, Difference(self.run.id, key, what, shown(payload), now))
         if payload.by_hook or payload.outcome in ("denied", "not_run") or error_of(payload) in BEFORE:
             what = "the tool would be called."
-            raise self._differs(step, Difference(self.run.id, key, what, shown(payload), now))
+            raise differ(step, Difference(self.run.id, key, what, shown(payload), now))
         before = payload.args if payload.args is not None else call.input
         if not alike(plain(before), plain(args)):
             what = "the tool would be called with other arguments."
             recorded = f"calls {tool.name}({result_text(before)})"
-            raise self._differs(step, Difference(self.run.id, key, what, recorded, now))
+            raise differ(step, Difference(self.run.id, key, what, recorded, now))
         handled = payload.handled
         content = payload.result.content if handled is None else handled.content
         outcome = payload.outcome if handled is None else handled.outcome
@@ -441,48 +467,6 @@ class Retrace:
         ctx.restore(Saved(patch, payload.scheduled))
         result = ToolResultMessage(call, content)
         return ToolDone(payload.agent, result, outcome, patch, payload.scheduled, payload.usage)
-
-    def inner(self, key: str) -> StepDone | ChildDone | None:
-        """What an inner step of the current step's code had given."""
-        step = current.get()
-        record = self._known.get(key)
-        if record is not None and record.seq < step.closing.seq:
-            step.asked.add(key)
-            payload = record.payload
-            assert isinstance(payload, INNER)
-            if isinstance(payload, StepDone) and self.whole.redacted:  # the hash is of what was there before
-                return msgspec.structs.replace(payload, arguments=AnyHash(payload.arguments))
-            return payload
-        below = [one for one in self._below(step.do.key, step.closing.seq) if one.key not in step.asked]
-        known = ", ".join(inner_name(one.payload) for one in below) or "no further step"
-        what = "the code asks for a step that was not recorded."
-        difference = Difference(self.run.id, key, what, known, key.removeprefix(f"{step.do.key}/"))
-        payload = step.closing.payload
-        if isinstance(payload, ToolDone) and payload.outcome == "error":
-            # a step that may be done again leaves no record when it fails: it is taken to have failed like its tool
-            step.unknown = difference
-            raise failure(error_info(payload))
-        raise self._differs(step, difference)
-
-    def answer(self, step: Step, wait_id: str) -> WaitAnswer | None:
-        """How a wait of a step's code had been answered by then, if it had."""
-        payload = step.closing.payload
-        if isinstance(payload, WaitOpened) and any(one.id == wait_id for one in payload.waits):
-            return None
-        for record in self.run.records:
-            answered = record.payload
-            if record.seq < step.closing.seq and isinstance(answered, Answered) and answered.wait_id == wait_id:
-                return answered.answer
-        return None
-
-    def timer(self, wait_id: str) -> Wait | None:
-        """A timer as it was recorded: when it is over depends on when it began."""
-        for record in self.run.records:
-            if isinstance(record.payload, WaitOpened):
-                for one in record.payload.waits:
-                    if one.id == wait_id and isinstance(one, Timer):
-                        return one
-        return None
 
     # -- child runs --------------------------------------------------------------------------------------------------
 
@@ -498,47 +482,54 @@ class Retrace:
         step = current.get()
         key = place[2]
         run_id = options["run_id"]
-        found = self.whole.find(run_id) or self._by_order(step, key)
+        found = self.inside.child(key, run_id)
         if found is None:
             there = [f"{one.definition!r}" for one in self.whole.runs if one.parent == self.run.id]
             what = "the code runs a child that was not recorded."
             now = f"{definition.name!r} with {result_text(plain(input)) if isinstance(input, str) else 'its input'}"
-            raise self._differs(step, Difference(self.run.id, key, what, ", ".join(there) or "no child run", now))
+            raise differ(step, Difference(self.run.id, key, what, ", ".join(there) or "no child run", now))
         own = {name: value for name, value in options.items() if name != "budget"}
         own |= {"run_id": found.id}
-        child = Retraced(definition, input, own, kernel=kernel_for(self.whole), parent=(UNLIMITED, *place[1:]))
+        return self._follow(found, key, definition, input, own)
+
+    def _follow(
+        self, found: RecordedRun, key: str, definition: Any, input: Any, options: Mapping[str, Any]
+    ) -> Retraced:
+        """Make the live side of a child run that was recorded, to be followed."""
+        env = self.running.env
+        hooks = env.hooks if env.network is None else env.hooks[: len(env.hooks) - len(env.network.hooks)]
+        kernel, parent = kernel_for(self.whole), (UNLIMITED, env.run_id, key)
+        child = Retraced(definition, input, options, kernel=kernel, hooks=hooks, parent=parent)
         child.follow(Retrace(self.whole, found, child, self.patience), self)
         self._children[found.id] = child
         difference = _begun(found, child, key)
         if difference is not None:
-            raise self._differs(step, difference)
+            raise differ(current.get(), difference)
         child.started = found.started
         return child
 
-    def _by_order(self, step: Step, key: str) -> RecordedRun | None:
-        """A child whose place was made of what is redacted now."""
-        if not self.whole.redacted:
-            return None
-        prefix = key.rpartition(":")[0]
-        for one in self.whole.runs:
-            mine = one.parent == self.run.id and one.id not in self._children
-            if mine and (one.parent_key or "").rpartition(":")[0] == prefix:
-                self._renamed.add(key)
-                step.asked.add(one.parent_key or "")
-                return one
-        return None
+    async def _invoke(self, env: Env, ctx: Context[Any], body: Body, what: Invocation) -> Any:
+        invoking.set(what)
+        return await invoke(env, ctx, body, what)
 
-    def has(self, key: str) -> bool:
-        """Whether an inner step of the current step's code was recorded."""
-        return key in self._renamed or self.inner(key) is not None
+    def _invoked(self, key: str, what: Invocation, found: RecordedRun) -> None:
+        """Begin to follow a run that a step has invoked."""
+        if found.id not in self._children:
+            env = self.running.env
+            given = {"resources": env.resources, "model": env.model, "settings": env.settings, "user_id": env.user_id}
+            options = {name: value for name, value in {**given, **what.options}.items() if value is not None}
+            self._follow(found, key, what.definition, what.data, {**options, "run_id": found.id})
 
     def child_differs(self, step: Step, difference: Difference) -> Differs:
         """End a step because a child run of it goes another way."""
-        return self._differs(step, difference)
+        return differ(step, difference)
 
 
 def _begun(found: RecordedRun, child: Running, key: str) -> Difference | None:
     before, now = found.started, child.started
+    if not alike(plain(before.input), plain(now.input)):
+        what = "the child run is given something else."
+        return Difference(found.id, key, what, result_text(plain(before.input)), result_text(plain(now.input)))
     if not alike(plain(before.messages), plain(now.messages)) or before.definition != now.definition:
         what = "the child run is begun with something else."
         told = [f"{one.definition!r}: {result_text(plain(one.messages))}" for one in (before, now)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import re
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,8 +17,10 @@ from perdure.agents.output import ANSWER_TOOL
 from perdure.agents.tool import Tool
 from perdure.agents.toolsets import Toolset
 from perdure.durable.endings import Left
+from perdure.durable.function import BODY
 from perdure.durable.kernel import Kernel
 from perdure.durable.program import Action, Do, Finish, Keep, Waiting
+from perdure.durable.step import TURNS
 from perdure.log.memory import MemoryLog
 from perdure.models.model import Capabilities, ModelRequest, ToolSpec
 from perdure.testing.compare import Difference, shown, waited
@@ -30,6 +34,7 @@ from perdure.types.messages import (
 )
 from perdure.types.records import (
     AgentDone,
+    AttemptFailed,
     ChildDone,
     ErrorInfo,
     InferenceDone,
@@ -48,9 +53,11 @@ if TYPE_CHECKING:
     from perdure.testing.retrace import Retrace
 
 DECISIONS = (InferenceDone, ToolDone, RouteDone, AgentDone, WaitOpened, StepFailed, RunFinished)
-INNER = (StepDone, ChildDone)
 BEFORE = frozenset(("ArgumentsInvalid", "UnknownTool", "budget"))
 """Errors by which a call is closed before its tool is reached."""
+
+LEFT_THERE = frozenset(("not_carried_over",))
+"""Errors by which a call is closed where its run was forked."""
 
 CUT_OFF = frozenset(("interrupted", "timeout", "undone", "CancelledError"))
 """Errors by which a call is closed from outside, whatever its tool was about to do."""
@@ -67,18 +74,82 @@ class Step:
         owner: what follows the run that it belongs to.
         do: what the program wants.
         closing: the record that closes it, or lets it wait.
+        since: where the record was that came next when it began.
+
+    Attributes:
+        asked: the places of the inner steps that its code has asked for.
+        left: those that were recorded meanwhile, in order.
     """
 
-    def __init__(self, owner: Retrace, do: Do, closing: Record) -> None:
+    def __init__(self, owner: Retrace, do: Do, closing: Record, since: int) -> None:
         self.owner = owner
         self.do = do
         self.closing = closing
+        self.since = since
         self.reached = asyncio.Event()
         self.go = asyncio.Event()
         self.asked: set[str] = set()
+        self.left: deque[Record] | None = None
+        self._waiting: list[asyncio.Future[None]] = []
         self.unknown: Difference | None = None
         self.difference: Difference | None = None
         self.task: asyncio.Task[Payload | Keep] | None = None
+
+    def give(self, key: str) -> None:
+        """Note that its code has asked for an inner step."""
+        self.asked.add(key)
+        for one in self._waiting:
+            if not one.done():
+                one.set_result(None)
+        self._waiting.clear()
+
+    @property
+    def next(self) -> Record | None:
+        """The first of the inner steps that were recorded meanwhile and that its code has not asked for yet."""
+        left = self.left
+        while left and left[0].key in self.asked:
+            left.popleft()
+        return left[0] if left else None
+
+    async def more(self, patience: float) -> bool:
+        """Wait until its code has asked for another inner step; False if nobody is left who could."""
+        task = asyncio.current_task()
+        assert task is not None
+        at_work = crew.get()
+        if not asyncio.all_tasks() - at_work.held - {task} - (at_work.ours - {self.task}):
+            return False
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        at_work.held.add(task)
+        try:
+            await asyncio.wait((future,), timeout=patience)
+        finally:
+            at_work.held.discard(task)
+        for _ in range(TURNS):  # what goes on behind that one goes on first
+            await asyncio.sleep(0)
+        return future.done()
+
+
+class Crew:
+    """Who is at work in a replay.
+
+    Attributes:
+        ours: the tasks that follow runs and perform steps; what else runs was begun by the code of a step.
+        held: the tasks that wait until the code of a step has asked for another inner step.
+    """
+
+    def __init__(self) -> None:
+        self.ours: set[asyncio.Task[Any] | None] = {asyncio.current_task()}
+        self.held: set[asyncio.Task[Any]] = set()
+
+
+crew: ContextVar[Crew] = ContextVar("perdure_replaying")
+
+
+def differ(step: Step, difference: Difference) -> Differs:
+    """Note the first difference of a step, and make what ends its code."""
+    step.difference = step.difference or difference
+    return Differs(difference.what)
 
 
 current: ContextVar[Step] = ContextVar("perdure_replayed_step")
@@ -111,10 +182,10 @@ class Steps(dict[str, Any]):
         self._retrace = retrace
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self._retrace.inner(key)
+        return self._retrace.inside.done(key)
 
-    def __contains__(self, key: object) -> bool:
-        return self._retrace.has(str(key))
+    def __iter__(self) -> Iterator[str]:
+        return iter(())  # which were left out is seen by whoever follows the run
 
 
 class Answers(dict[str, Any]):
@@ -128,7 +199,7 @@ class Answers(dict[str, Any]):
         step = current.get(None)
         if step is None or step.owner is not self._retrace:  # the fold, which goes record by record
             return super().get(key, default)
-        return self._retrace.answer(step, key)
+        return self._retrace.inside.answer(step, key)
 
     def __contains__(self, key: object) -> bool:
         return self.get(str(key)) is not None
@@ -145,7 +216,7 @@ class Waits(dict[str, Any]):
         self._retrace = retrace
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self._retrace.timer(key)
+        return self._retrace.inside.wait(key)
 
 
 class AnyHash(str):
@@ -224,14 +295,24 @@ def elsewhere(spec: ToolSpec) -> Tool[..., Any, Any]:
 # -- small things ----------------------------------------------------------------------------------------------------
 
 
+def decides(record: Record) -> bool:
+    """Whether a record is what a run's code has decided."""
+    payload, key = record.payload, record.key or ""
+    if isinstance(payload, (StepDone, AttemptFailed)):  # the end of a function's body, or of an attempt of it
+        return BODY in (key, getattr(payload, "step", ""))
+    if isinstance(payload, WaitOpened):
+        return not key.startswith(f"{BODY}#retry/")
+    return isinstance(payload, DECISIONS) and not (isinstance(payload, ToolDone) and error_of(payload) in LEFT_THERE)
+
+
 def place_of(record: Record) -> str:
     """The place of the step that a record closes, or lets wait."""
     payload = record.payload
-    if isinstance(payload, StepFailed):
+    if isinstance(payload, (StepFailed, AttemptFailed)):
         return payload.step
     key = record.key or ""
     if isinstance(payload, WaitOpened):
-        return key.rpartition("/wait/")[0]
+        return re.split("[/#]wait/", key)[0]
     return key.removesuffix("/ask") if isinstance(payload, RouteDone) and payload.ask is not None else key
 
 
@@ -267,9 +348,9 @@ def error_of(payload: ToolDone) -> str:
     return error_info(payload).type
 
 
-def failure(error: ErrorInfo) -> Exception:
+def failure(error: ErrorInfo, kind: type[Exception] = Exception) -> Exception:
     """An exception that is kept as the recorded one was."""
-    return cast("Exception", type(error.type or "Exception", (Exception,), {})(error.message))
+    return cast("Exception", type(error.type or "Exception", (kind,), {})(error.message))
 
 
 def refused(payload: Payload) -> bool:

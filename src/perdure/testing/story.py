@@ -269,6 +269,9 @@ class _Process:
         """Let a scripted model give the answer that belongs to the place, however often it is asked."""
         return _Placed(self.story, (run_id, key), model) if isinstance(model, ScriptedModel) else model
 
+    async def asked(self, io: Any, key: str, closing: Any) -> None:
+        """It is of no matter who asks for what."""
+
     async def entering(self, run_id: str, key: str, name: str, effect: str, mark: str) -> None:
         """Note that a tool or step is called, unless it is to be held here."""
         story = self.story

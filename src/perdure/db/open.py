@@ -21,6 +21,10 @@ def open_database(url: str, *, durability: Literal["full", "normal"] = "full") -
     Raises:
         DefinitionError: the address names no database that is known.
     """
+    if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise DefinitionError(f"The address of a store is a text such as sqlite:///name.db, not {url!r}.")
+    if durability not in ("full", "normal"):
+        raise DefinitionError(f'durability={durability!r}: say "full", which survives a power loss, or "normal".')
     if url == "memory:":
         from perdure.db.temporary import TemporaryDatabase
 
@@ -28,9 +32,10 @@ def open_database(url: str, *, durability: Literal["full", "normal"] = "full") -
     kind, separator, rest = url.partition("://")
     if kind == "sqlite" and separator:
         path = rest.removeprefix("/")
-        if not path or "\0" in path:
+        if not path or "\0" in path or "?" in path or path == ":memory:":
             raise DefinitionError(
-                f"The address {url!r} names no file; write sqlite:///name.db or sqlite:////path/name.db."
+                f"The address {url!r} names no file; write sqlite:///name.db or sqlite:////path/name.db, without "
+                "options, or memory: for a store that goes when it is closed."
             )
         return SqliteDatabase(path, durability)
     if kind in ("postgresql", "postgres") and separator:

@@ -355,6 +355,10 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
+_AWAY = ("08", "25P03", "25P04", "53", "55000", "57", "58")
+"""What the server says when it, and not what was asked of it, is the reason: no connection, no room, going down."""
+
+
 def map_error(error: Exception, url: str, *, unknown: bool = False) -> PerdureError:
     """Say in our words what PostgreSQL says in its own."""
     import psycopg
@@ -371,7 +375,8 @@ def map_error(error: Exception, url: str, *, unknown: bool = False) -> PerdureEr
         return StoreFull(f"{url}: the server's disk is full ({text}). Free some; the work goes on.", retryable=True)
     if state == "25006":
         return StoreReadOnly(f"{url} only reads ({text}); connect to the primary server.", retryable=True)
-    if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
+    lost = not state or state.startswith(_AWAY)  # an OperationalError may also say that the statement is too large
+    if lost and isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError)):
         return StoreUnreachable(
             f"The connection to {url} failed ({text}). The work goes on when the server is back.",
             retryable=True,

@@ -57,6 +57,12 @@ TURNS = 8
 `gather`, `wait` and task groups take three."""
 
 
+LONGEST = 200
+"""How many characters the name of a step may have."""
+DEEPEST = 500
+"""How many characters the place of a step may have: PostgreSQL keeps it in an index."""
+
+
 class Suspended(BaseException):
     """Ends a body whose open steps all wait; it is no `Exception`, so that a user's handler does not swallow it.
 
@@ -165,6 +171,8 @@ class Body:
         self._open += 1
         root._all_open += 1
         key = f"{self.key}/{id}" + (f"#{count}" if count > 1 else "")
+        if len(key) > DEEPEST:
+            raise DefinitionError(f"The step {key[:80]}…{id!r} has a place that is too long; use shorter names.")
         self.asked.add(key)
         try:
             yield key
@@ -296,6 +304,12 @@ class Body:
 
 
 def _check(name: str, what: str) -> None:
+    if not isinstance(name, str) or len(name) > LONGEST or not name.isprintable():  # pyright: ignore[reportUnnecessaryIsInstance]
+        shown = repr(name) if len(repr(name)) < 100 else f"{repr(name)[:80]}…"
+        raise DefinitionError(
+            f"The {what} {shown} is not allowed: give a text of 1 to {LONGEST} printable characters that says what the "
+            "step does; what it is done with belongs to its arguments."
+        )
     if not name or "/" in name or "#" in name:
         raise AmbiguousStep(f"The {what} {name!r} is not allowed: it must not be empty nor contain '/' or '#'.")
 

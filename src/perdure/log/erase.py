@@ -204,7 +204,7 @@ def _family(log: SqlLog, session_id: str) -> Script[dict[str, int]]:
     """Lock a session and those of its child runs and forks, and of theirs; an older one has a lower number."""
     number = yield from lock_session(log.db, log.container, session_id)
     if number is None:
-        raise UnknownName("session", session_id, [])
+        raise UnknownName("session", session_id)
     found = {session_id: number}
     fresh = [session_id]
     while fresh:

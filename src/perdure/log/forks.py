@@ -99,7 +99,7 @@ class Forks(ABC):
         """
         parts = yield from parts_of(self.container, fork.base)
         if not parts:
-            raise UnknownName("session", fork.base, [])
+            raise UnknownName("session", fork.base)
         base = next((one for one in parts if one.low < fork.seq <= one.high), parts[-1])
         if self.db.dialect == "postgres":
             yield self._lock(base.session)
@@ -142,7 +142,7 @@ class Forks(ABC):
                 yield self._lock(session_id)
             rows = yield Sql(f"SELECT {LAST_SLOT} FROM sessions WHERE container = ? AND id = ?", mine)
             if not rows:
-                raise UnknownName("session", session_id, [])
+                raise UnknownName("session", session_id)
             last = int(rows[0][0])
             rows = yield Sql(
                 "SELECT id, status FROM runs WHERE container = ? AND session = ? AND status NOT IN "

@@ -342,7 +342,7 @@ def storable(text: str) -> bool:
 
 
 def _unknown(id: str) -> UnknownName:
-    return UnknownName("image", id, [])
+    return UnknownName("image", id)
 
 
 def _coded(value: Any) -> str | None:

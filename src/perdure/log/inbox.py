@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from perdure.db.database import Row, Script, Sql
-from perdure.log.sessions import PAGE
+from perdure.log.sessions import PAGE, check_page
 from perdure.log.sql import SqlLog
 from perdure.log.waits import read_wait
 from perdure.types.base import Base
@@ -51,8 +51,9 @@ async def list_waits(
         limit: at most so many.
 
     Raises:
-        DefinitionError: there is no such kind.
+        DefinitionError: there is no such kind, or the page is too large.
     """
+    check_page(limit)
     where, params = ["container = ?", "id > ?"], [log.container, after or ""]
     if session_id is not None:
         where, params = [*where, "session = ?"], [*params, session_id]

@@ -282,7 +282,7 @@ class MemoryLog:
     def _session(self, session_id: str) -> _Session:
         session = self._sessions.get(session_id)
         if session is None:
-            raise UnknownName("session", session_id, list(self._sessions)[:10])
+            raise UnknownName("session", session_id)
         return session
 
     async def compacted(self, session_id: str, before: int | None = None) -> int:
@@ -328,5 +328,5 @@ class MemoryLog:
     def _run(self, run_id: str) -> _Run:
         run = self._runs.get(run_id)
         if run is None:
-            raise UnknownName("run", run_id, list(self._runs)[:10])
+            raise UnknownName("run", run_id)
         return run

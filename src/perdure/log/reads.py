@@ -71,7 +71,7 @@ class Reads:
             (self.container, run_id),
         )
         if not rows:
-            raise UnknownName("run", run_id, [])
+            raise UnknownName("run", run_id)
         number, position, last, status, session, fork_run = rows[0]
         end = number * ROOM + (last + 1 if status in ENDED else ROOM)
         return number * ROOM + position, end, session, fork_run == run_id
@@ -103,7 +103,7 @@ class Reads:
         """
         rows = await self._runs("id = ?", (run_id,), 1)
         if not rows:
-            raise UnknownName("run", run_id, [])
+            raise UnknownName("run", run_id)
         return rows[0]
 
     async def runs(

@@ -319,7 +319,7 @@ class Search:
         """The slots (both exclusive) that a session shows, those of its bases included, without what is rewound."""
         parts = yield from parts_of(self._log.container, session_id)
         if not parts:
-            raise UnknownName("session", session_id, [])
+            raise UnknownName("session", session_id)
         rewinds: list[tuple[int, Payload | None]] = []
         for part in reversed(parts):
             names[part.session] = dict(part.names)

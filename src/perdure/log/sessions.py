@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from perdure.db.database import Database, Row, Script, Sql
 from perdure.log.log import RunRow
 from perdure.log.schema import ROOM
 from perdure.log.sql import SqlLog
 from perdure.types.base import Base
-from perdure.types.errors import UnknownName
-from perdure.types.records import SCHEMA_VERSION, Payload, encode_payload, kind_of
+from perdure.types.errors import DefinitionError, UnknownName
+from perdure.types.records import SCHEMA_VERSION, Payload, RunStatus, encode_payload, kind_of
 
 PAGE = 100
 """How many rows a page has unless asked for otherwise."""
+MOST = 10_000
+"""How many rows a page may have."""
+_STATUSES: tuple[str, ...] = get_args(RunStatus)
 
 
 class SessionRow(Base):
@@ -36,6 +39,16 @@ class SessionRow(Base):
     state: str = "created"
 
 
+def check_page(limit: int) -> None:
+    """See to it that a page has at least one row and not too many.
+
+    Raises:
+        DefinitionError: it has not.
+    """
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 0 < limit <= MOST:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise DefinitionError(f"limit={limit!r}: a page has 1 to {MOST:,} rows; `after` gives the next one.")
+
+
 async def list_sessions(log: SqlLog, *, after: str | None = None, limit: int = PAGE) -> list[SessionRow]:
     """List sessions, the newest first, without those of child runs.
 
@@ -46,14 +59,17 @@ async def list_sessions(log: SqlLog, *, after: str | None = None, limit: int = P
 
     Raises:
         UnknownName: the page before ended with a session that is not there.
+        DefinitionError: the page is too large.
     """
+
+    check_page(limit)
 
     def script() -> Script[list[Row]]:
         below = 2**62
         if after is not None:
             rows = yield Sql("SELECT number FROM sessions WHERE container = ? AND id = ?", (log.container, after))
             if not rows:
-                raise UnknownName("session", after, [])
+                raise UnknownName("session", after)
             below = int(rows[0][0])
         return (
             yield Sql(
@@ -97,7 +113,11 @@ async def list_runs(
 
     Raises:
         UnknownName: the page before ended with a run that is not there.
+        DefinitionError: the page is too large, or there is no such status.
     """
+    check_page(limit)
+    if status is not None and status not in _STATUSES:
+        raise DefinitionError(f"There is no status {status!r} of a run; it is one of {', '.join(_STATUSES)}.")
     last = None if after is None else await log.run(after)
     return await log.runs(status=status, session_id=session_id, limit=limit, after=last)
 

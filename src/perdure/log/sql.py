@@ -419,7 +419,7 @@ class SqlLog(Reads, Transactions, Functions, Forks, SessionEvents):
         """Lock a run's session, and name it."""
         rows = yield Sql("SELECT session FROM runs WHERE container = ? AND id = ?", (self.container, run_id))
         if not rows:
-            raise UnknownName("run", run_id, [])
+            raise UnknownName("run", run_id)
         session = str(rows[0][0])
         if self._locks:
             yield self._lock(session)
@@ -443,7 +443,7 @@ class SqlLog(Reads, Transactions, Functions, Forks, SessionEvents):
             "SELECT epoch, nonce, status FROM runs WHERE container = ? AND id = ?", (self.container, token.run_id)
         )
         if not rows:
-            raise UnknownName("run", token.run_id, [])
+            raise UnknownName("run", token.run_id)
         epoch, nonce, status = rows[0]
         if (epoch, nonce) != (token.epoch, token.nonce):
             raise Conflict(

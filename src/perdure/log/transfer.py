@@ -172,7 +172,7 @@ def _outline(log: SqlLog, id: str) -> Script[tuple[int, int, list[Base]]]:
     mine = (log.container, id)
     rows = yield Sql(f"SELECT number, {', '.join(_SESSION)} FROM sessions WHERE container = ? AND id = ?", mine)
     if not rows:
-        raise UnknownName("session", id, [])
+        raise UnknownName("session", id)
     number = int(rows[0][0])
     line = SessionLine(*rows[0][1:])
     lines: list[Base] = [line]

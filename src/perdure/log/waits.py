@@ -280,7 +280,7 @@ class Waits(ABC):
                 "SELECT parent, detached, session FROM runs WHERE container = ? AND id = ?", (self.container, id)
             )
             if not rows:
-                raise UnknownName("run", str(id), [])
+                raise UnknownName("run", str(id))
             parent, detached, session = rows[0]
             if parent is None or detached:
                 return str(id), str(session)

@@ -160,7 +160,7 @@ class Commands:
         if image_id is None:
             row = await self._images.agent(_text(data, "agent_id"))
             if row is None:
-                raise UnknownName("agent", str(agent_id), [])
+                raise UnknownName("agent", str(agent_id))
             image_id = row.image
         agent = await self._images.serving(_text({"image_id": image_id}, "image_id"))
 
@@ -177,7 +177,7 @@ class Commands:
             return {"image_id": image_id, **({"agent_id": agent_id} if agent_id is not None else {})}
         row = await self._images.agent(_text(data, "agent_id"))
         if row is None:
-            raise UnknownName("agent", str(data["agent_id"]), [])
+            raise UnknownName("agent", str(data["agent_id"]))
         await self._images.interrupt(row.image)
         return {"agent_id": row.id, "image_id": row.image}
 

@@ -181,7 +181,7 @@ async def rewind(container: Container, session_id: str, to: int, *, cancel: bool
 async def _head(container: Container, session_id: str) -> int:
     head = await container.log.head(session_id)
     if not head:
-        raise UnknownName("session", session_id, [one.id for one in await container.sessions(limit=10)])
+        raise UnknownName("session", session_id)
     return head
 
 

@@ -205,4 +205,4 @@ async def _place(
             return record.seq
     if turn:
         raise Conflict(f"The turn of the message {message!r} goes on; wait for its end, or interrupt it.")
-    raise UnknownName("message", message[:100], [])
+    raise UnknownName("message", message[:100])

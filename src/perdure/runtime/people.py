@@ -105,7 +105,7 @@ class People(ABC):
             taken = await self.log.answer(wait_id, read)
             driver = await self.log.driver_of(asker)
         except UnknownName:
-            raise UnknownName(f"run in the container {self.name!r}", asker, []) from None
+            raise UnknownName(f"run in the container {self.name!r}", asker) from None
         if taken == "late":
             await self._refuse(wait_id, read, asker)
         return Response(await self.log.run(driver), "early" if taken == "early" else "accepted")
@@ -153,7 +153,7 @@ class People(ABC):
         try:
             run = await self.log.run(await self.log.driver_of(asker))
         except UnknownName:
-            raise UnknownName(f"run in the container {self.name!r}", asker, []) from None
+            raise UnknownName(f"run in the container {self.name!r}", asker) from None
         if not await self.runtime.knows_definition(run.definition):
             raise DefinitionError(
                 f"This runtime does not have {run.definition!r}, so it cannot go on with run {run.id}. Give the "

@@ -104,17 +104,17 @@ class UnknownName(PerdureError, LookupError):
     """A name does not belong to any agent, tool or definition known here.
 
     Args:
-        kind: "agent", "tool" or "definition".
+        kind: "agent", "tool", "definition", "run" or whatever else has a name.
         name: the name that was not found.
-        known: the names that exist.
+        known: the names that exist; None where they are too many to list, or not everybody's to know.
     """
 
-    def __init__(self, kind: str, name: str, known: list[str]) -> None:
-        listed = ", ".join(repr(one) for one in known) or "none"
-        super().__init__(f"There is no {kind} named {name!r}. Known: {listed}.")
+    def __init__(self, kind: str, name: str, known: list[str] | None = None) -> None:
+        listed = "" if known is None else f" Known: {', '.join(repr(one) for one in known) or 'none'}."
+        super().__init__(f"There is no {kind} named {name!r}.{listed}")
         self.kind = kind
         self.name = name
-        self.known = known
+        self.known = known or []
 
 
 class SessionNotFound(UnknownName):

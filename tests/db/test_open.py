@@ -1,3 +1,5 @@
+from typing import Any, cast
+
 import pytest
 
 from perdure.db.open import open_database
@@ -21,7 +23,20 @@ def test_an_unknown_address_is_refused_without_showing_its_password(url: str) ->
     assert "s3cret" not in str(error.value)
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///a\0b"])
+@pytest.mark.parametrize(
+    "url", ["sqlite://", "sqlite:///", "sqlite:///a\0b", "sqlite:///:memory:", "sqlite:///a.db?mode=ro"]
+)
 def test_a_sqlite_address_names_a_file(url: str) -> None:
     with pytest.raises(DefinitionError, match="names no file"):
         open_database(url)
+
+
+@pytest.mark.parametrize("durability", ["FULL", "ful", "off", None])
+def test_what_a_power_loss_takes_is_not_decided_by_a_typing_error(durability: Any) -> None:
+    with pytest.raises(DefinitionError, match="survives a power loss"):
+        open_database("sqlite:///notes.db", durability=durability)
+
+
+def test_an_address_is_a_text() -> None:
+    with pytest.raises(DefinitionError, match=r"a text such as sqlite:///name\.db, not None"):
+        open_database(cast("Any", None))

@@ -13,7 +13,7 @@ import pytest
 
 from perdure.db.database import Exists, Guard, Script, Sql, StoreBusy, StoreError, StoreReadOnly, StoreUnreachable
 from perdure.db.open import open_database
-from perdure.db.postgres import PostgresDatabase
+from perdure.db.postgres import PostgresDatabase, map_error
 from perdure.log.log import Entry
 from perdure.log.sql import SqlLog
 from perdure.testing.conformance import DONE, gapless, owned, step
@@ -356,3 +356,17 @@ async def _until_back(db: PostgresDatabase) -> None:
 
 def _nothing() -> Script[None]:
     yield Sql("INSERT INTO t VALUES (1)")
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (psycopg.OperationalError("the connection was lost"), True),
+        (psycopg.errors.AdminShutdown("going down"), True),
+        (psycopg.errors.TooManyConnections("no room"), True),
+        (psycopg.errors.ProgramLimitExceeded("index row size exceeds"), False),
+        (psycopg.errors.UntranslatableCharacter("no NUL"), False),
+    ],
+)
+def test_only_a_server_that_is_away_is_waited_for(error: Exception, again: bool):
+    assert getattr(map_error(error, "postgresql://h/x"), "retryable", False) is again

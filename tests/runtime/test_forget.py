@@ -298,7 +298,7 @@ async def test_a_worker_removes_what_is_too_old_in_the_containers_that_say_so(
         assert len(await rt.container("long").runs()) == 1
 
 
-@pytest.mark.parametrize("given", [0, -1.0, True, timedelta(0), float("nan")])
+@pytest.mark.parametrize("given", [0, -1.0, True, timedelta(0), float("nan"), 30, "30d"])
 def test_a_retention_that_makes_no_sense_is_refused(given: Any, tmp_path: Path):
     with pytest.raises(DefinitionError, match="retention"):
         Runtime(f"sqlite:///{tmp_path}/desk.db", retention=given)
@@ -402,7 +402,7 @@ async def test_a_quota_of_what_is_stored_refuses_until_something_is_erased(
             assert (await here.usage()).bytes < first.bytes * 3
             await here.run(echo, "y", session_id="next")
         else:  # envelopes stay: what is pruned makes room for them
-            await here.configure(retention=0.001)
+            await here.configure(retention=timedelta(milliseconds=1))
             await until(_tidied(here))
             await here.run(echo, "y", session_id="next")
 

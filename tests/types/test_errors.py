@@ -32,6 +32,7 @@ def test_every_error_of_ours_is_in_one_tree():
             "There is no agent named 'Biller'. Known: 'Billing', 'Writer'.",
         ),
         (er.UnknownName("tool", "x", []), "There is no tool named 'x'. Known: none."),
+        (er.UnknownName("run", "x"), "There is no run named 'x'."),
         (er.NeedsRuntime("session_id"), "session_id needs a place to last: open a Runtime"),
         (
             er.NeedsRuntime("session_id", "pass messages="),

@@ -58,6 +58,10 @@ async def examine(runtime: Runtime, *, deep: bool = False) -> list[Finding]:
         Finding("store", "ok", f"{runtime.db.url} answers; it is {runtime.store_id}"),
         Finding("schema", "ok", parts),
     ]
+    if runtime.db.dialect == "postgres":
+        rows = await _read(runtime, "SHOW synchronous_commit")
+        if rows[0][0] == "off":
+            found.append(Finding("durability", "look", "synchronous_commit is off: losing power loses some"))
     damage = await runtime.check(deep=deep)
     found += [Finding("integrity", "bad", f"{one.where}: {one.what}") for one in damage]
     if not damage:

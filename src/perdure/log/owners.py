@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import stat
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import zip_longest
@@ -19,6 +20,7 @@ from typing import IO, NamedTuple
 from perdure.db.database import Database, Row, Script, Sql, StoreError
 from perdure.log.functions import FREE
 from perdure.log.log import OPEN, seen_beat
+from perdure.types.errors import ConfigurationError
 from perdure.types.ids import new_id
 
 try:
@@ -59,6 +61,13 @@ class LockFile:
     def __init__(self, owner: str) -> None:
         folder = Path(tempfile.gettempdir()) / f"perdure-owners-{os.getuid() if hasattr(os, 'getuid') else 0}"
         folder.mkdir(mode=0o700, exist_ok=True)
+        seen = folder.lstat()
+        others = not stat.S_ISDIR(seen.st_mode) or seen.st_mode & 0o022
+        if hasattr(os, "getuid") and (others or seen.st_uid != os.getuid()):
+            raise ConfigurationError(
+                f"{folder} is not a folder that only this user can write to, so somebody else could make a living "
+                "process look dead. Remove it, or set TMPDIR to a folder of this user's."
+            )
         self.host = f"{socket.gethostname()}:{_name_of(folder)}"
         self.path = folder / owner
         self._file: IO[bytes] = self.path.open("wb")

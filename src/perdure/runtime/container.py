@@ -38,7 +38,7 @@ from perdure.runtime.closing import ending, left_at_close
 from perdure.runtime.conversations import Conversations
 from perdure.runtime.doors import Doors
 from perdure.runtime.family import Family
-from perdure.runtime.follow import Follower, follow
+from perdure.runtime.follow import Follower, check_same, follow
 from perdure.runtime.forks import Forks
 from perdure.runtime.parked import lonely_deaths, why_parked
 from perdure.runtime.peers import ContainerPeers
@@ -231,6 +231,8 @@ class Container(Doors, People, Forks, Searching, Upkeep):
 
         async def accept(running: Running) -> Accepted:
             accepted = await self.log.accept(self.new_run(running, detached=True), running.started)
+            if accepted.known:
+                check_same(accepted.run, running.env.options)
             return structs.replace(accepted, known=True)  # also a new one is only followed here
 
         run = self.launch(self.prepare(definition, input, options), taken, accept)
@@ -315,6 +317,8 @@ class Container(Doors, People, Forks, Searching, Upkeep):
         if self.log.quota is not None:
             await self.check_room(self.log.quota, new.id)
         accepted = await self.log.accept(new, running.started, running.env.options.get("on_busy", "queue"))
+        if accepted.known:
+            check_same(accepted.run, running.env.options)
         if accepted.behind is not None and "on_busy" in running.env.options:
             await self._close_cancelled(running.env.session_id)
         return accepted

@@ -6,14 +6,15 @@ A reader pulls, and waits until something may have changed; it has no task of it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from perdure.db.database import StoreError
 from perdure.durable.patience import patiently
 from perdure.durable.tail import Tail
-from perdure.types.errors import InvalidId
+from perdure.log.log import RunRow
+from perdure.types.errors import Conflict, InvalidId
 from perdure.types.events import AnyEvent
 from perdure.types.live import Cursor, Part
 from perdure.types.records import Record, RunStarted
@@ -125,3 +126,16 @@ async def follow(container: Container, session_id: str, after: Cursor) -> AsyncI
             for event in events:
                 yield event
             await follower.wait()
+
+
+def check_same(run: RunRow, options: Mapping[str, Any]) -> None:
+    """Refuse a repetition that names another session or user: what was said in one is not for the other.
+
+    Raises:
+        Conflict: it does.
+    """
+    for name, own in (("session_id", run.session_id), ("user_id", run.user_id)):
+        if options.get(name) not in (None, own):
+            raise Conflict(
+                f"The run id {run.id!r} was used with another {name}; the same id is the same run, so give another id."
+            )

@@ -241,6 +241,10 @@ class Upkeep(ABC):
     tidy_sync = InSync(tidy)
 
 
+SHORTEST = 3600.0
+"""Seconds: a number below it is taken for days or hours that somebody meant."""
+
+
 def read_retention(given: timedelta | float | None) -> float | None:
     """Read how long something is kept, in seconds.
 
@@ -248,6 +252,12 @@ def read_retention(given: timedelta | float | None) -> float | None:
         DefinitionError: it is no time.
     """
     seconds = given.total_seconds() if isinstance(given, timedelta) else given
-    if seconds is not None and (isinstance(seconds, bool) or not seconds > 0):
+    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if seconds is not None and (not number or not seconds > 0):
         raise DefinitionError(f"retention={given!r}: give a timedelta or seconds above 0, or None.")
+    if seconds is not None and seconds < SHORTEST and not isinstance(given, timedelta):
+        raise DefinitionError(
+            f"retention={given!r} would be {given:g} seconds, after which everything is removed. Say "
+            "timedelta(days=…), or timedelta(seconds=…) if you mean it."
+        )
     return None if seconds is None else float(seconds)

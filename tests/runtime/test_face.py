@@ -248,6 +248,9 @@ def test_x23_x25_blocks_are_told_apart_however_their_pieces_are_mixed(case: tupl
     assert "".join(blocks.get(n, "") for n in sorted(owner) if owner[n] == "text") == text
     assert {id: json.loads(blocks[n]) for n, id in owner.items() if id != "text"} == wanted
     assert {one.data["id"]: one.data["input"] for one in out if one.type == "tool_call"} == wanted
+    whole = shown([one for one in events if not isinstance(one, ev.ToolArgsDelta)])  # as records tell it
+    pieces = {one.data["id"]: one.data["partial_json"] for one in whole if one.type == "input_json_delta"}
+    assert {id: json.loads(one) for id, one in pieces.items()} == wanted
     counts = Counter(types(out))
     assert counts["message_start"] == counts["message_stop"] == counts["turn_request"] == counts["turn_response"] == 1
     assert counts["conversation_end"] == 1 and counts["tool_result"] == len(wanted)

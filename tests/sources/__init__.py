@@ -1,11 +1,6 @@
-"""The snippets of AgentKit's documents, translated to Python: each is a test named after its heading, and each runs.
+"""The snippets of the source documents, translated to Python: each is a test named after its heading, and each runs.
 
-Definitions name the providers of the documents; the runs get `model=ScriptedModel(…)`, which wins over them.
-
-Not here yet, because they need what comes with later issues:
-
-- History: `HistoryConfig` and its adapters (`create_thread`, `get`, `append_user_message`, `append_results`), the
-  server-authoritative and hybrid patterns, and thread ids that are created or generated: they come with history.
-- Memory tools that answer before they have written (`step.sendEvent` to an `inngest.createFunction`), and Mem0: they
-  come with durable events and memory. The patterns around them are here, over a plain list.
+Definitions name the providers of the documents; the runs get `model=ScriptedModel(…)`, which wins over them. Which
+block of the AgentX, history and RetainDB documents is which test is in `test_blocks.py`. What needs the memory (its
+tools over a store, Mem0, `client.memory.add`) comes with it; the patterns around it are here, over a plain list.
 """

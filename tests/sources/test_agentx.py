@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest_asyncio
 
-from perdure import ModelRequest, Runtime, TextMessage
-from perdure.testing import Answer, FunctionModel, ScriptedEnvironments, say
+from perdure import Agent, ModelRequest, Runtime, TextMessage, tool
+from perdure.models import anthropic
+from perdure.runtime.bus import Bus
+from perdure.runtime.environment import Environment, EnvironmentConfig
+from perdure.runtime.images import Images
+from perdure.runtime.live_agent import Lifecycle, LiveAgent
+from perdure.testing import Answer, FunctionModel, ScriptedEnvironments, call, fail, hang, say
 from perdure.types.envelope import (
+    Category,
     EventContext,
+    Intent,
+    Source,
     SystemEvent,
     has_intent,
     is_command_event,
@@ -172,26 +181,138 @@ async def test_a_factory_of_environments_for_testing(tmp_path: Path):
     assert factory.created[0].config.cwd == tmp_path / "containers" / "default" / "workdirs" / image_id
 
 
-async def test_every_event_that_is_documented_happens(runtime: Runtime):
-    seen: list[SystemEvent] = []
-    runtime.on_any(seen.append)
-    image_id = (await runtime.images.create("fresh"))["image_id"]
-    ended = answered(runtime)
-    await runtime.send(image_id, "Hello")
-    await ended
+async def test_create_runtime_with_a_provider_and_a_default_agent(tmp_path: Path):
+    """`createRuntime`, `RuntimeConfig`, `LLMProvider` and `ClaudeLLMConfig`: the address is the persistence, the model
+    object is the provider with its key, address and name."""
+    claude = anthropic("claude-sonnet-4-20250514", api_key="sk-ant", base_url="https://api.anthropic.com")
+    default = {"name": "Assistant", "system_prompt": "You are a helpful AI assistant."}
+    async with Runtime(
+        f"sqlite:///{tmp_path}/agentx.db", model=claude, base_path=tmp_path, default_agent=default
+    ) as runtime:
+        record = await runtime.images.create("default")
+        assert (record["name"], record["system_prompt"]) == ("Assistant", "You are a helpful AI assistant.")
+        assert runtime.model is claude and (claude.provider, claude.name) == ("anthropic", "claude-sonnet-4-20250514")
+
+
+def test_the_interfaces():
+    """What the document declares as types: the same names, in the spelling of Python."""
+    assert set(get_args(Source)) == {"environment", "agent", "session", "container", "sandbox", "command"}
+    assert set(get_args(Category)) == {
+        *("stream", "connection", "state", "message", "turn", "error", "lifecycle", "persist", "action", "workdir"),
+        *("mcp", "request", "response"),
+    }
+    assert set(get_args(Intent)) == {"request", "result", "notification"}
+    assert set(SystemEvent.__struct_fields__) >= {
+        "type",
+        "timestamp",
+        "data",
+        "source",
+        "category",
+        "intent",
+        "context",
+    }
+    ids = {"container_id", "image_id", "agent_id", "session_id", "turn_id", "correlation_id"}
+    assert set(EventContext.__struct_fields__) == ids
+    assert {"filter", "priority", "once"} <= set(inspect.signature(Bus.on).parameters)
+    bus = ("emit", "emit_batch", "on", "on_any", "once", "on_command", "emit_command", "request", "as_consumer")
+    assert all(hasattr(Runtime, one) and callable(getattr(Bus, one)) for one in (*bus, "as_producer"))
+    assert callable(Bus.destroy) and callable(Runtime.dispose)
+    # a container's verbs are those of its images: run_image, stop_image, get_agent, list_agents, destroy_agent, …
+    assert all(callable(getattr(Images, one)) for one in ("run", "stop", "agent", "agents", "destroy", "destroy_all"))
+    assert set(get_args(Lifecycle)) == {"running", "stopped", "destroyed"}
+    agent = ("receive", "interrupt", "stop", "resume", "destroy")
+    assert all(inspect.iscoroutinefunction(getattr(LiveAgent, one)) for one in agent)
+    config = ("agent_id", "model", "system_prompt", "cwd", "resume_session_id", "mcp_servers", "on_session_id_captured")
+    assert set(EnvironmentConfig.__struct_fields__) == set(config)
+
+
+async def test_an_environment_is_connected_to_a_bus_by_hand():
+    """`ClaudeEnvironment`, `Environment`, `Receptor` and `Effector`: any object with these parts."""
+    bus, seen = Bus(), []
+    bus.on("text_delta", lambda event: seen.append(event.data["text"]))
+    factory = ScriptedEnvironments("From outside.")
+    files = {"command": "npx", "args": ["-y", "@anthropic-ai/mcp-server-filesystem", "/path/to/dir"]}
+    env = factory.create(
+        EnvironmentConfig(
+            "agent-1", system_prompt="You are helpful.", cwd=Path("/path/to/workdir"), mcp_servers={"filesystem": files}
+        )
+    )
+    assert isinstance(env, Environment)
+    # Connect to bus
+    env.receptor.connect(bus.as_producer())
+    env.effector.connect(bus.as_consumer())
+    # Optional: warmup to reduce first message latency
+    await env.warmup()
+    stop = bus.stream("message_stop")
+    bus.emit(SystemEvent("user_message", {"content": "Hi"}, "agent", "message", "request"))
+    async with asyncio.timeout(20), stop:
+        await anext(stop)
+    # Cleanup when done
+    await env.dispose()
+    assert seen == ["From outside."]
+
+
+HANDLERS: dict[str, Callable[[Any], str]] = {
+    # stream events
+    "text_delta": lambda data: data["text"],
+    "message_start": lambda data: f"Message ID: {data['message']['id']}, model: {data['message']['model']}",
+    "message_stop": lambda data: f"Stop reason: {data['stop_reason']}",
+    "tool_use_content_block_start": lambda data: f"Tool: {data['name']}, tool ID: {data['id']}",
+    "input_json_delta": lambda data: f"Partial JSON: {data['partial_json']}",
+    "tool_result": lambda data: f"Tool ID: {data['tool_use_id']}, result: {data['result']}, error: {data['is_error']}",
+    "interrupted": lambda data: f"Reason: {data['reason']}",
+    # message events
+    "user_message": lambda data: f"User: {data['content']}",
+    "assistant_message": lambda data: f"Assistant: {data['content']}",
+    "tool_call_message": lambda data: f"Tool calls: {data['content']}",
+    "error_message": lambda data: f"Error: {data['content']}",
+    # lifecycle events
+    "container_created": lambda data: f"Container created: {data['container_id']}",
+    "container_destroyed": lambda data: f"Container destroyed: {data['container_id']}, agents: {data['agent_count']}",
+    "agent_registered": lambda data: f"Agent registered: {data['agent_id']}, container: {data['container_id']}",
+    "agent_unregistered": lambda data: f"Agent unregistered: {data['agent_id']}",
+    "session_resumed": lambda data: f"Session resumed: {data['session_id']}",
+    "session_destroyed": lambda data: f"Session destroyed: {data['session_id']}",
+}
+
+
+async def test_every_event_that_is_documented_happens_with_what_its_handler_reads(tmp_path: Path):
+    @tool(effect="pure")
+    def look(query: str) -> str:
+        return f"found {query}"
+
+    def answer(request: ModelRequest) -> Answer:
+        asked = request.messages[-1]
+        if not isinstance(asked, TextMessage):
+            return say("Here it is.")
+        return {"look": call("look", query="x"), "fail": fail(ValueError("no"))}.get(asked.text, hang())
+
+    looker = Agent("Looker", model=FunctionModel(answer, chunk=4), tools=[look])
+    runtime = await Runtime(f"sqlite:///{tmp_path}/agentx.db", [looker], durability="normal").open()
+    printed: dict[str, list[str]] = {}
+    for type, shown in HANDLERS.items():
+        runtime.on(type, lambda event, shown=shown: printed.setdefault(event.type, []).append(shown(event.data)))
+    image_id = (await runtime.images.create("fresh", definition="Looker"))["image_id"]
+    for asked in ("look", "fail", "long"):
+        ended = answered(runtime)
+        said = runtime.bus.stream("message_start")
+        await runtime.send(image_id, asked)
+        if asked == "long":
+            async with asyncio.timeout(20), said:
+                await anext(said)
+            await runtime.request("agent_interrupt_request", {"image_id": image_id})
+        await ended
     agent = await runtime.images.serving(image_id)
     await agent.stop()
     await agent.resume()
-    await runtime.images.stop(image_id)
-    types = {one.type for one in seen}
-    assert types >= {
-        *("text_delta", "message_start", "message_stop", "user_message", "assistant_message", "container_created"),
-        *("agent_registered", "agent_unregistered", "session_resumed", "session_destroyed", "session_created"),
-    }
-    start = next(one for one in seen if one.type == "message_start")
-    assert set(start.data["message"]) == {"id", "model"}
-    assert next(one for one in seen if one.type == "message_stop").data["stop_reason"] == "end_turn"
-    assert all(one.context.container_id == "fresh" for one in seen if not is_command_event(one))
+    await runtime.dispose()
+    assert set(printed) == set(HANDLERS)
+    assert printed["message_stop"] == [f"Stop reason: {one}" for one in ("tool_use", "end_turn", "interrupted")]
+    assert printed["interrupted"] == ["Reason: user_interrupt"]
+    assert "found x" in printed["tool_result"][0] and printed["tool_result"][0].endswith("error: False")
+    assert printed["user_message"] == ["User: look", "User: fail", "User: long"]
+    assert "no" in printed["error_message"][0] and "'query': 'x'" in printed["tool_call_message"][0]
+    assert printed["container_destroyed"] == ["Container destroyed: fresh, agents: 1"]
 
 
 async def test_type_guards(runtime: Runtime):

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 from perdure.runtime import messages as m
 from perdure.types import events as ev
+from perdure.types.base import encode_json
 from perdure.types.envelope import Category, EventContext, Intent, SystemEvent
 from perdure.types.messages import TextMessage, ToolCallMessage
 from perdure.types.status import StopReason
@@ -51,10 +52,11 @@ _SHOWN: dict[type[ev.AnyEvent], tuple[Category, Intent]] = {
 class _Message:
     """A message that is being said: its content blocks, by the number in which they began."""
 
-    __slots__ = ("blocks", "open_text")
+    __slots__ = ("blocks", "open_text", "pieces")
 
     def __init__(self) -> None:
         self.blocks: dict[str, int] = {}
+        self.pieces: set[str] = set()
         self.open_text: int | None = None
 
     def block(self, call_id: str) -> tuple[int, bool]:
@@ -124,11 +126,17 @@ class Face:
             case ev.ToolCallStarted():
                 self._call(event.message_id, event.call_id, event.tool, shown)
             case ev.ToolArgsDelta():
-                index, _ = self._of(event.message_id).block(event.call_id)
+                message = self._of(event.message_id)
+                index, _ = message.block(event.call_id)
+                message.pieces.add(event.call_id)
                 shown.stream("input_json_delta", {"partial_json": event.text, "index": index, "id": event.call_id})
             case ev.ToolCallReady():
                 self._call(event.message_id, event.call_id, event.tool, shown)
-                index, _ = self._of(event.message_id).block(event.call_id)
+                message = self._of(event.message_id)
+                index, _ = message.block(event.call_id)
+                if event.call_id not in message.pieces:  # told from a record: the arguments come in one piece
+                    whole = event.args if isinstance(event.args, str) else encode_json(event.args).decode()
+                    shown.stream("input_json_delta", {"partial_json": whole, "index": index, "id": event.call_id})
                 shown.stream("tool_use_content_block_stop", {"index": index, "id": event.call_id})
                 shown.stream("tool_call", {"id": event.call_id, "name": event.tool, "input": _input(event.args)})
             case ev.MessageFinished():

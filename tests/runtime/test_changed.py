@@ -134,6 +134,14 @@ async def test_d22_the_same_code_goes_on_and_has_nothing_to_say(story: Story):
     assert [one.fingerprints for one in claims] == [None]
 
 
+@file
+async def test_d22_a_body_that_does_something_else_under_the_same_names_is_not_noticed(story: Story):
+    await story.dies("charge")
+    result = await story.goes_on(('return f"{first} {second}"', 'return f"{second} behind {first}"'))
+    assert result.results[0].tool_calls[0].data == "charge behind reserve"
+    assert await story.changes() == () and effects() == TWO
+
+
 @both
 async def test_d22_a_step_that_was_inserted_runs_and_finished_ones_do_not_run_again(story: Story):
     await story.dies("charge")

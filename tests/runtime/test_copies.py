@@ -78,7 +78,9 @@ async def test_r04_a_waiting_and_a_poisoned_run_are_as_they_were_when_the_copy_i
         assert await states(rt) == [("run_0", "waiting", None), ("run_1", "parked", None), ("run_2", "completed", None)]
 
 
-async def test_r04_a_copied_file_is_seen_by_its_place_and_a_moved_one_is_the_same(tmp_path: Path):
+async def test_r04_a_copied_file_is_seen_by_its_place_and_one_that_was_moved_or_overwritten_is_the_same(
+    tmp_path: Path,
+):
     url = f"sqlite:///{tmp_path}/desk.db"
     async with opened(url, workers=False) as rt:
         await rt.container("default").log.accept(desk_run("run_0"), started())
@@ -90,6 +92,9 @@ async def test_r04_a_copied_file_is_seen_by_its_place_and_a_moved_one_is_the_sam
     async with opened(f"sqlite:///{tmp_path}/copied.db", workers=False) as rt:
         assert rt.store_id != store
         assert await states(rt) == [("run_0", "parked", "queued")]
+    (tmp_path / "moved.db").write_bytes((tmp_path / "moved.db").read_bytes())  # a copy of itself, in its place
+    async with opened(f"sqlite:///{tmp_path}/moved.db", workers=False) as rt:
+        assert (rt.store_id, await states(rt)) == (store, [("run_0", "running", None)])
 
 
 async def test_r04_a_copied_database_is_seen_by_its_place(postgres: Any):

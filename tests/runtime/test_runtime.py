@@ -15,6 +15,7 @@ from perdure import (
     Conflict,
     Context,
     DefinitionError,
+    Hooks,
     Network,
     RunCancelled,
     RunError,
@@ -295,10 +296,18 @@ async def test_d23_a_result_that_is_too_large_is_an_error_that_the_model_reads_o
     assert "ask for less" in result.results[0].tool_calls[0].content["error"]["message"]
 
 
-async def test_b50_model_calls_calls_of_mcp_and_ids_are_there_again_and_nothing_is_asked_twice(
+async def test_b50_b51_calls_of_models_and_mcp_hooks_and_ids_are_done_once_when_they_have_their_record(
     url: str, tmp_path: Path
 ):
     calls_made, asked, reached = tmp_path / "calls", list[int](), asyncio.Event()
+    hooked: list[str] = []
+    hooks = Hooks(
+        on_start=lambda ctx, messages: hooked.append("start"),
+        on_response=lambda ctx, result: hooked.append("response"),
+        before_tool=lambda ctx, call: hooked.append("before"),
+        after_tool=lambda ctx, call, result: hooked.append("after"),
+        on_finish=lambda ctx, result: hooked.append("finish"),
+    )
 
     async def says(request: Any) -> Any:
         asked.append(len(request.messages))
@@ -310,7 +319,7 @@ async def test_b50_model_calls_calls_of_mcp_and_ids_are_there_again_and_nothing_
         return say("echoed")
 
     server = mcp("r", command=rude("normal"), env={"RUDE_CALLS": str(calls_made)})
-    agent = Agent("Echo", tools=[server], model=FunctionModel(says))
+    agent = Agent("Echo", tools=[server], model=FunctionModel(says), hooks=hooks)
     async with Runtime(url, [agent]) as rt:
         await rt.start(agent, "go", session_id="s", run_id="job")
         await reached.wait()
@@ -319,6 +328,9 @@ async def test_b50_model_calls_calls_of_mcp_and_ids_are_there_again_and_nothing_
         assert (await rt.run(agent, "go", session_id="s", run_id="job")).output == "echoed"
         assert (await rt.session("s").records())[: len(before)] == before
     assert asked == [1, 3, 3] and calls_made.read_text() == "echo\n"
+    assert hooked == ["start", "response", "before", "after", "start", "start", "response", "finish"], (
+        "only those of the step that had no record run again"
+    )
 
 
 async def test_siblings_share_the_commit_of_their_starts(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,7 +1,7 @@
 """A function that runs every night, here once at once: `python examples/nightly.py [store]`, offline and without a key.
 
-Kill it where you like, and start it again with the same store: the report is there once, because it is written in the
-transaction that says that it is written.
+It needs the extra for schedules: `pip install 'perdure[cron]'`. Kill it where you like, and start it again with the
+same store: the report is there once, because it is written in the transaction that says that it is written.
 """
 
 import asyncio

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from perdure.agents.tool import tool as tool
     from perdure.agents.toolsets import Toolset as Toolset
     from perdure.agents.toolsets import toolset as toolset
+    from perdure.db.database import StoreError as StoreError
     from perdure.db.transaction import AsyncTransaction as AsyncTransaction
     from perdure.db.transaction import Transaction as Transaction
     from perdure.history.log import LogHistory as LogHistory
@@ -67,9 +68,12 @@ if TYPE_CHECKING:
     from perdure.log.policy import Policy as Policy
     from perdure.log.policy import Quota as Quota
     from perdure.log.search import SearchHit as SearchHit
+    from perdure.log.transfer import ImportRefused as ImportRefused
     from perdure.models.model import Model as Model
     from perdure.models.model import ModelRequest as ModelRequest
     from perdure.models.model import ModelSettings as ModelSettings
+    from perdure.runtime.bus import BusClosed as BusClosed
+    from perdure.runtime.requests import RequestTimeout as RequestTimeout
     from perdure.runtime.runtime import Runtime as Runtime
     from perdure.types.attachments import file as file
     from perdure.types.attachments import image as image
@@ -203,6 +207,7 @@ _ROOMS: dict[str, str] = {
     "perdure.agents.stream": "RunStream",
     "perdure.agents.tool": "Tool tool",
     "perdure.agents.toolsets": "Toolset toolset",
+    "perdure.db.database": "StoreError",
     "perdure.db.transaction": "AsyncTransaction Transaction",
     "perdure.history.log": "LogHistory",
     "perdure.history.mongodb": "MongoHistory",
@@ -213,7 +218,10 @@ _ROOMS: dict[str, str] = {
     "perdure.log.erase": "Erasure",
     "perdure.log.policy": "Policy Quota",
     "perdure.log.search": "SearchHit",
+    "perdure.log.transfer": "ImportRefused",
     "perdure.models.model": "Model ModelRequest ModelSettings",
+    "perdure.runtime.bus": "BusClosed",
+    "perdure.runtime.requests": "RequestTimeout",
     "perdure.runtime.runtime": "Runtime",
     "perdure.types.attachments": "file image",
     "perdure.types.concurrency": "Concurrency",

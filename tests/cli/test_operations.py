@@ -98,7 +98,7 @@ def test_a_run_is_shown_as_a_timeline(url: str, perdure: Any):
     lines = out.splitlines()
     assert lines[0] == "job-1  Billing  completed: answer"
     assert "session t-42" in lines[1]
-    assert "2 model calls · 1 tool calls" in lines[1]
+    assert "2 model calls · 1 tool call ·" in lines[1]
     for wanted in (
         "Billing was asked: Why twice? (1)",
         "#0 Billing: calls look",

@@ -133,6 +133,12 @@ def test_every_file_and_test_named_exists(page: Path) -> None:
         assert not test or f"def {test}" in (ROOT / path).read_text(encoding="utf-8"), f"{path}::{test}"
 
 
+def test_every_error_that_is_documented_is_public() -> None:
+    rows = re.findall(r"^\| (`[A-Z].*?) \|", (ROOT / "docs" / "errors.md").read_text(encoding="utf-8"), re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert len(named) > 30 and all(issubclass(getattr(perdure, one), perdure.PerdureError) for one in named)
+
+
 class TestTheTest:
     """The machinery finds what is wrong."""
 

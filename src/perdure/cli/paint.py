@@ -115,8 +115,8 @@ class Painter:
         self.line()
         cost = f" · ${usage.cost:.4f}" if usage.cost else ""
         self.line(
-            f"{_count(len(agents), 'agent')} ({', '.join(agents)}) · {_count(usage.model_calls, 'model call')} · "
-            f"{_count(usage.tool_calls, 'tool call')} · {usage.total_tokens:,} tokens{cost} · {seconds:.2f} s",
+            f"{counted(len(agents), 'agent')} ({', '.join(agents)}) · {counted(usage.model_calls, 'model call')} · "
+            f"{counted(usage.tool_calls, 'tool call')} · {usage.total_tokens:,} tokens{cost} · {seconds:.2f} s",
             "dim",
         )
 
@@ -198,8 +198,8 @@ def shown_result(result: Any) -> str:
         found = cast("list[Any]", data)
         places = [place for one in found if (place := _place(one))]
         if found and len(places) == len(found):
-            return f"{_count(len(places), 'passage')}: {', '.join(places)}"
-        return _count(len(found), "item") if found else "nothing found"
+            return f"{counted(len(places), 'passage')}: {', '.join(places)}"
+        return counted(len(found), "item") if found else "nothing found"
     return _place(data) or _value(data)
 
 
@@ -226,7 +226,8 @@ def shorten(text: str, limit: int) -> str:
     return text + "…"
 
 
-def _count(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """Say how many there are of something."""
     return f"{number} {what}" + ("" if number == 1 else "s")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from perdure.agents.lost import usage_of
 from perdure.agents.rebuild import Prompt, inferences, rebuild
-from perdure.cli.paint import Painter, shorten
+from perdure.cli.paint import Painter, counted, shorten
 from perdure.cli.store import STYLES, find_run, lasted, moment, operate
 from perdure.cli.table import Cell, table
 from perdure.cli.timeline import Line, as_json, timeline
@@ -165,8 +165,8 @@ def _show(painter: Painter, run: RunRow, records: Sequence[Record], lines: Seque
         f"session {run.session_id}",
         moment(run.created_at),
         lasted(records[-1].created_at - records[0].created_at),
-        f"{usage.model_calls} model calls",
-        f"{usage.tool_calls} tool calls",
+        counted(usage.model_calls, "model call"),
+        counted(usage.tool_calls, "tool call"),
         f"{usage.total_tokens:,} tokens",
     ]
     if usage.cost:

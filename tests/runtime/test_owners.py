@@ -114,7 +114,8 @@ async def test_r05_a_process_that_died_is_known_at_once_and_one_that_is_stopped_
         worker.send_signal(signal.SIGSTOP)
         await until(lambda: stopped(worker.pid))
         assert owner not in await watcher.dead(lambda: 1.0), "its lock is still held; the last beat may have come since"
-        assert owner not in await watcher.dead(lambda: 9.9)
+        for now in (4.0, 7.0, 9.9):
+            assert owner not in await watcher.dead(lambda now=now: now)
         assert owner in await watcher.dead(lambda: 11.0), "ten seconds of the watcher's own clock without a beat"
         worker.send_signal(signal.SIGCONT)
         worker.kill()
@@ -123,6 +124,36 @@ async def test_r05_a_process_that_died_is_known_at_once_and_one_that_is_stopped_
         assert owner in await fresh.dead(lambda: 0.0), "its lock is free: no waiting"
         for one in (watcher, fresh):
             await one.close()
+
+
+async def test_r05_time_in_which_nobody_could_look_counts_for_no_death(url: str):
+    clock = [0.0]
+
+    def now() -> float:
+        return clock[0]
+
+    async with Runtime(url, [DESK], workers=False) as rt:
+        other, watcher = rt.worker.owners.id, Owners(rt.db, Timing(death=10))
+        assert await watcher.dead(now) == {}
+        read = rt.db.read
+
+        async def slow(make: Any) -> Any:  # asked before the store went away, answered when it was back
+            rows = await read(make)
+            clock[0] += 13.0
+            return rows
+
+        for gap in (13.0, 100.0):  # the store was away, and the owner could not beat either
+            clock[0] += gap
+            assert await watcher.dead(now) == {}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rt.db, "read", slow)
+            assert await watcher.dead(now) == {}
+        for _ in range(3):
+            clock[0] += 4.0
+            assert await watcher.dead(now) == {}
+        clock[0] += 2.0
+        assert other in await watcher.dead(now), "ten seconds in which it was looked at again and again"
+        await watcher.close()
 
 
 # -- many at once ------------------------------------------------------------------------------------------------------

@@ -259,6 +259,35 @@ async def test_d24_a_server_that_restarts_is_a_pause_for_all_runs(
         assert effects().count(effect) == 6, f"{effect} was not done once for each run"
 
 
+async def test_r05_a_server_that_is_away_for_longer_than_death_costs_no_process_its_runs(
+    postgres: PostgresServer, postgres_url: str, place: Path, monkeypatch: pytest.MonkeyPatch
+):
+    looks = 0
+    async with impatient(postgres_url) as rt, impatient(postgres_url) as other:
+        run = await start_work(rt)
+        dead = other.worker.owners.dead
+
+        async def counted(now: Callable[[], float]) -> dict[str, int]:
+            nonlocal looks
+            found = await dead(now)
+            looks += 1
+            return found
+
+        monkeypatch.setattr(other.worker.owners, "dead", counted)
+        await until(lambda: looks)
+        await asyncio.to_thread(postgres.stop)
+        gone = rt.clock.monotonic()
+        await until(lambda: rt.clock.monotonic() - gone > QUICK.death + 0.5)
+        await asyncio.to_thread(postgres.start)
+        looks = 0
+        await until(lambda: looks > 3)
+        (place / "go").touch()
+        async with asyncio.timeout(60):
+            assert (await run.result()).output == "end"
+        assert not [one for one in await rt.session("s").records() if isinstance(one.payload, rec.Claimed)]
+    assert effects() == ONCE
+
+
 # -- every call of the log fails once ----------------------------------------------------------------------------------
 
 

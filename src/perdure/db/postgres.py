@@ -97,6 +97,7 @@ class PostgresDatabase:
             max_size=self._connections,
             open=False,
             timeout=self._patience,
+            reconnect_timeout=2.0,  # then it begins anew: its pauses double, and a server that is back is seen late
             kwargs=kwargs,
             configure=self._configure,
         )

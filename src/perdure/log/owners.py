@@ -134,6 +134,7 @@ class Owners:
         self._lock = LockFile(self.id)
         self._beats = 0
         self._seen: dict[str, tuple[int, float]] = {}
+        self._looked: float | None = None
 
     async def beat(self) -> None:
         """Show that this process is alive; makes it known if it is not, or not any more."""
@@ -155,22 +156,26 @@ class Owners:
         Args:
             now: this process's monotonic clock, in seconds. It is read on both sides of the look, so that the time in
                 which this process itself was stopped counts for nobody's death.
+
+        Time in which nobody could look counts neither: who is alive could not show it while the store was away. So
+        after a gap between two looks every owner has its whole time again.
         """
 
         def script() -> Script[list[Row]]:
             return (yield Sql("SELECT id, beat, host, lock FROM owners WHERE id <> ?", (self.id,)))
 
         found: dict[str, int] = {}
-        before_look = now()
+        timing, before_look = self._timing, now()
+        gap = self._looked is not None and before_look - self._looked > max(timing.death / 2, 2 * timing.sweep)
         seen: dict[str, tuple[int, float]] = {}
         rows = await self._db.read(script)
         after_look = now()
         for id, beat, host, lock in rows:
-            before = self._seen.get(id)
+            before = None if gap else self._seen.get(id)
             seen[id] = before if before is not None and before[0] == beat else (beat, after_look)
-            if before_look - seen[id][1] >= self._timing.death or (host == self._lock.host and _is_free(Path(lock))):
+            if before_look - seen[id][1] >= timing.death or (host == self._lock.host and _is_free(Path(lock))):
                 found[id] = int(beat)
-        self._seen = seen
+        self._seen, self._looked = seen, before_look  # what a look took belongs to the gap behind it
         return found
 
     async def alone(self) -> bool:

@@ -100,6 +100,15 @@ async def slow() -> str:
     return "at last"
 
 
+@tool(effect="once")
+async def block() -> str:
+    """Block the event loop until there is a file."""
+    note("block")
+    while not (place / gate).exists():
+        time.sleep(0.01)
+    return "free again"
+
+
 @tool(effect="idempotent")
 async def boom() -> str:
     """Kill the process."""
@@ -128,7 +137,7 @@ def desk_says(asked: str, number: int) -> Any:
         return call("charge") if asked == "slow" and number == 1 else say(f"done: {asked}")
     if asked == "go":
         return calls(call("look"), call("fetch"), call("charge"), call("trip"))
-    return call(asked) if asked in ("slow", "boom", "look", "charge") else say(f"answer to {asked}")
+    return call(asked) if asked in ("slow", "boom", "look", "charge", "block") else say(f"answer to {asked}")
 
 
 def helper_says(asked: str, number: int) -> Any:
@@ -165,7 +174,7 @@ def allow(words: int) -> None:
 
 HELPER = Agent("Helper", tools=[look], model=answer(helper_says, "helper"))
 TALKER = Agent("Talker", model=Words())
-DESK = Agent("Desk", tools=[look, fetch, charge, trip, slow, boom], model=answer(desk_says, "desk"))
+DESK = Agent("Desk", tools=[look, fetch, charge, trip, slow, boom, block], model=answer(desk_says, "desk"))
 
 
 @tool(effect="steps")

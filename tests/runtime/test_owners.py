@@ -3,15 +3,18 @@
 import asyncio
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from perdure import Agent, RunCancelled, Runtime, tool
+from perdure.db.database import Script, Sql
 from perdure.log.log import Entry
 from perdure.log.owners import Owners, Timing
 from perdure.log.sql import SqlLog
+from perdure.runtime.pulse import Pulse
 from perdure.testing import FunctionModel, call, say
 from perdure.types import records as rec
 from perdure.types.messages import TextMessage
@@ -124,6 +127,51 @@ async def test_r05_a_process_that_died_is_known_at_once_and_one_that_is_stopped_
         assert owner in await fresh.dead(lambda: 0.0), "its lock is free: no waiting"
         for one in (watcher, fresh):
             await one.close()
+
+
+async def test_r05_who_blocks_its_event_loop_is_alive(url: str, processes: Processes, tmp_path: Path):
+    worker = await processes.start("run", "block", "job")
+    await until(lambda: "block" in effects())
+    async with runtime(url) as rt:
+        owner, begun, seen = (await rt.container("default").log.run("job")).owner, rt.clock.monotonic(), set[int]()
+        while rt.clock.monotonic() - begun < QUICK.death + 0.5 or len(seen) < 3:
+            seen.add(await beat_of(rt, owner))
+            await rt.sweep()
+        assert (await rt.container("default").log.run("job")).owner == owner
+        (tmp_path / "go").touch()
+        assert await ended(worker) == 0
+        records = await rt.session("s").records()
+    assert not [one for one in records if isinstance(one.payload, rec.Claimed)]
+    assert "output done: block" in effects()
+
+
+async def beat_of(rt: Runtime, owner: str | None) -> int:
+
+    def script() -> Script[list[tuple[Any, ...]]]:
+        return (yield Sql("SELECT beat FROM owners WHERE id = ?", (owner,)))
+
+    return int((await rt.db.read(script))[0][0])
+
+
+async def test_r05_a_loop_that_is_blocked_for_minutes_is_stuck(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("perdure.runtime.pulse.LONG", 0.05)
+    count = 0
+
+    async def beat() -> None:
+        nonlocal count
+        count += 1
+
+    pulse = Pulse(Timing(death=2.0, beat=0.02, sweep=0.02, stuck=0.2), lambda: True, beat)
+    while "counts as stuck" not in caplog.text:  # this blocks the loop
+        time.sleep(0.01)
+    before = count
+    time.sleep(0.05)
+    assert 0 < before == count
+    assert "test_r05_a_loop_that_is_blocked_for_minutes_is_stuck (" in caplog.text
+    await until(lambda: "was blocked for" in caplog.text)
+    await pulse.stop()
 
 
 async def test_r05_time_in_which_nobody_could_look_counts_for_no_death(url: str):

@@ -146,6 +146,10 @@ class Database(Protocol):
         """
         ...
 
+    async def write_apart(self, make: Callable[[], Script[T]]) -> T:
+        """Run a script in a transaction, in another event loop than the one in which the database was opened."""
+        ...
+
     async def read(self, make: Callable[[], Script[T]]) -> T:
         """Run a script that only reads, in one snapshot."""
         ...

@@ -151,6 +151,22 @@ class PostgresDatabase:
                 await asyncio.sleep(0.002 * 2**attempt)
         raise AssertionError("unreachable")
 
+    async def write_apart(self, make: Callable[[], Script[T]]) -> T:
+        """Run a script in a transaction, on a connection of its own."""
+        import psycopg
+
+        committing = False
+        try:
+            async with await psycopg.AsyncConnection.connect(self._address, **self._options()) as connection:
+                await self._configure(connection)
+                transaction = _Transaction(connection, "BEGIN", self._guard, self._protected)
+                value = await transaction.run(make())
+                committing = True
+                await transaction.commit([])
+                return value
+        except psycopg.Error as error:
+            raise map_error(error, self.url, unknown=committing) from error
+
     async def read(self, make: Callable[[], Script[T]]) -> T:
         """Run a script that only reads, in one snapshot."""
         for attempt in range(REPEATS):

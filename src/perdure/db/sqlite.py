@@ -111,6 +111,10 @@ class SqliteDatabase:
             return await self._here.submit(make)
         return await self._writer.submit(make)
 
+    async def write_apart(self, make: Callable[[], Script[T]]) -> T:
+        """Run a script in the next group: the writer answers every event loop."""
+        return await self.write(make)
+
     async def read(self, make: Callable[[], Script[T]]) -> T:
         """Run a script that only reads."""
         if self._reader is None:

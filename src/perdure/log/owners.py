@@ -33,12 +33,13 @@ class Timing(NamedTuple):
     """How an owner shows that it lives.
 
     `death` is how many seconds without a new beat mean death, `beat` how often it beats, `sweep` how often it looks for
-    what dead ones have left.
+    what dead ones have left. After `stuck` seconds a process whose event loop is blocked counts as dead.
     """
 
     death: float = 10.0
     beat: float = 2.0
     sweep: float = 1.0
+    stuck: float = 300.0
 
 
 class Left(NamedTuple):
@@ -136,8 +137,12 @@ class Owners:
         self._seen: dict[str, tuple[int, float]] = {}
         self._looked: float | None = None
 
-    async def beat(self) -> None:
-        """Show that this process is alive; makes it known if it is not, or not any more."""
+    async def beat(self, *, apart: bool = False) -> None:
+        """Show that this process is alive; makes it known if it is not, or not any more.
+
+        Args:
+            apart: whether this is another event loop than the one in which the database was opened.
+        """
         self._beats += 1  # counted here: who was forgotten and comes back has not the number it was seen with
         row = (self.id, self._beats, self._lock.host, str(self._lock.path))
 
@@ -148,7 +153,7 @@ class Owners:
                 row,
             )
 
-        await self._db.write(script)
+        await (self._db.write_apart if apart else self._db.write)(script)
 
     async def dead(self, now: Callable[[], float]) -> dict[str, int]:
         """Say which owners are dead, each with its last beat: if it beats after all, nothing may be taken from it.

@@ -431,8 +431,8 @@ class Runtime(Doors, BusDoors):
         task.add_done_callback(self._followers.discard)
 
     def busy(self) -> bool:
-        """Whether this process drives anything, or is about to."""
-        return any(one.live for one in self._containers.values())
+        """Whether this process drives anything, or is about to; a thread may ask, too."""
+        return any(one.live for one in list(self._containers.values()))
 
     def drives(self) -> bool:
         """Whether this process drives anything now; a run that waits for its turn is not driven."""

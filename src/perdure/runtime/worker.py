@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from perdure.db.database import Database, StoreError
-from perdure.durable.kernel import Clock
+from perdure.durable.kernel import Clock, SystemClock
 from perdure.log.events import with_events
 from perdure.log.owners import Left, Owners, Timing, fair
 from perdure.log.policy import read_policies
 from perdure.log.waits import soonest, with_due
+from perdure.runtime.pulse import Pulse
 from perdure.runtime.store_clock import StoreClock
 from perdure.runtime.turns import Turns
 from perdure.runtime.watched import Watched
@@ -75,6 +76,7 @@ class Worker:
         self._listeners = 0
         self._watchers: list[Callable[[], None]] = []
         self._task: asyncio.Task[None] | None = None
+        self._pulse: Pulse | None = None
         self.store = StoreClock(clock)
         self._due: float | None = None
         self._changed: float | None = None
@@ -86,6 +88,8 @@ class Worker:
     def start(self) -> None:
         """Begin to watch."""
         self._task = asyncio.create_task(self._work(), name="perdure-worker")
+        if isinstance(self._clock, SystemClock):  # in a simulation no thread has a place
+            self._pulse = Pulse(self._timing, self._late, lambda: self.beat(apart=True))
 
     async def stop(self) -> None:
         """Stop watching, and leave the runs that were taken over as they are."""
@@ -99,6 +103,8 @@ class Worker:
             self._runtime.leave(id, task)
         if taken:
             await asyncio.wait([task for _, task in taken])
+        if self._pulse is not None:
+            await self._pulse.stop()
 
     # -- the lease ---------------------------------------------------------------------------------------------------
 
@@ -115,13 +121,17 @@ class Worker:
         """Say which owners are dead by now, each with its last beat."""
         return await self.owners.dead(self._clock.monotonic)
 
-    async def beat(self) -> None:
-        """Show that this process is alive."""
+    async def beat(self, *, apart: bool = False) -> None:
+        """Show that this process is alive; `apart` from another event loop, because its own is blocked."""
         now = self._clock.monotonic()
         if self.doubtful():
             self.gaps += 1
-        await self.owners.beat()
+        await self.owners.beat(apart=apart)
         self._beaten = now
+
+    def _late(self) -> bool:
+        """Whether a beat is due since long; a thread asks."""
+        return self._wanted() and self._clock.monotonic() - self._beaten >= 2 * self._timing.beat
 
     # -- watching ----------------------------------------------------------------------------------------------------
 

@@ -204,6 +204,19 @@ async def test_r05_time_in_which_nobody_could_look_counts_for_no_death(url: str)
         await watcher.close()
 
 
+async def test_d27_what_a_dead_process_had_queued_goes_on_without_a_pause(url: str, tmp_path: Path, monkeypatch: Any):
+    monkeypatch.setattr(desk, "place", tmp_path)
+    async with Runtime(url, [DESK], timing=Timing(sweep=600.0)) as rt:
+        container, gone = rt.container("default"), SqlLog(rt.db, rt.clock.now, "gone")
+        for n in range(6):
+            running = container.prepare(DESK, f"{n}", {"session_id": "s", "run_id": f"job{n}"})
+            await gone.accept(container.new_run(running), running.started)
+        await rt.sweep()
+        await until(lambda: desk.nothing_open(rt), 20)  # one look for what is left was enough
+        assert [one.status for one in await rt.runs()] == ["completed"] * 6
+    assert effects() == ["model desk 0"] * 6
+
+
 # -- many at once ------------------------------------------------------------------------------------------------------
 
 

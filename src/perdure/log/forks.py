@@ -76,11 +76,11 @@ class Forks(ABC):
                 head = fork.seq + len(records)
                 yield Sql(
                     "INSERT INTO runs (container, id, session, definition, status, input_hash, position, last, "
-                    "claimed_at, user_id, created_at, lane, event) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
-                    "(SELECT COALESCE(MAX(number), 0) FROM events))",
+                    "claimed_at, user_id, created_at, lane, queuer, event) VALUES "
+                    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT COALESCE(MAX(number), 0) FROM events))",
                     (
                         *(self.container, run.id, fork.id, run.definition, ended or "queued", run.input_hash),
-                        *(fork.position, head, head, run.user_id, now, run.lane),
+                        *(fork.position, head, head, run.user_id, now, run.lane, self.owner),
                     ),
                     blind=True,
                 )

@@ -45,7 +45,8 @@ class Timing(NamedTuple):
 class Left(NamedTuple):
     """A run that nobody alive drives: who had it, how many runs that one had, and how many have died with this one.
 
-    `again` says that it was driven before and is no one's since: a wait has ended, or somebody has resumed it.
+    `again` says that it was driven before and is no one's since: a wait has ended, or somebody has resumed it. `queuer`
+    is the process that waits for its turn, if others know that one.
     """
 
     container: str
@@ -54,6 +55,7 @@ class Left(NamedTuple):
     held: int
     deaths: int
     again: bool = False
+    queuer: str | None = None
 
 
 class LockFile:
@@ -222,7 +224,8 @@ class Owners:
                 f"WHERE r.status = 'running' AND {_ON_TOP} ORDER BY r.created_at, r.id"
             )
             queued = yield Sql(
-                "SELECT container, id, deaths, again, lane, free FROM (SELECT r.container, r.id, r.deaths, "
+                "SELECT container, id, deaths, again, queuer, lane, free FROM (SELECT r.container, r.id, r.deaths, "
+                "(SELECT o.id FROM owners o WHERE o.id = r.queuer) AS queuer, "
                 f"r.epoch + r.detached AS again, r.lane, CASE WHEN r.lane IS NULL THEN 1 ELSE {FREE} END AS free, "
                 "ROW_NUMBER() OVER (PARTITION BY r.container ORDER BY r.created_at, r.id) AS place FROM "
                 "(SELECT * FROM runs WHERE status = 'queued' UNION ALL "
@@ -245,15 +248,32 @@ class Owners:
             if id not in live and (owner in dead or known is None or owner == self.id)
         ]
         lanes: dict[tuple[str, str], int] = {}
-        for container, id, deaths, again, lane, free in queued:
+        for container, id, deaths, again, queuer, lane, free in queued:
             if id in live:
                 continue
             if lane is not None:  # no more of each container than may become active
                 place = lanes[container, lane] = lanes.get((container, lane), 0) + 1
                 if place > max(1, free):
                     continue
-            found.append(Left(container, id, None, 0, int(deaths), again > 0))
+            found.append(Left(container, id, None, 0, int(deaths), again > 0, queuer))
         return found
+
+    async def next_turn(self, container: str, run_id: str) -> Left | None:
+        """Find the queued run that has the turn of a run's session by now, unless it needs a place of its own kind."""
+
+        def script() -> Script[list[Row]]:
+            text = (
+                "SELECT r.id, r.deaths, r.epoch + r.detached, o.id FROM runs one "
+                "JOIN sessions s ON s.container = one.container AND s.id = one.session "
+                "JOIN runs r ON r.container = s.container AND r.id = s.turn LEFT JOIN owners o ON o.id = r.queuer "
+                "WHERE one.container = ? AND one.id = ? AND r.id <> one.id AND r.status = 'queued' AND r.lane IS NULL "
+                f"AND {_ON_TOP}"
+            )
+            return (yield Sql(text, (container, run_id)))
+
+        for id, deaths, again, queuer in await self._db.read(script):
+            return Left(container, id, None, 0, int(deaths), again > 0, queuer)
+        return None
 
     async def turns(self, container: str, run_ids: Sequence[str]) -> set[str]:
         """Say which of these queued runs may have their session's turn, or are not queued any more."""

@@ -83,6 +83,7 @@ MIGRATIONS = (
                 held TEXT,
                 ends_at {real},
                 claimed_at {int} NOT NULL DEFAULT 0,
+                queuer TEXT,
                 created_at {real} NOT NULL,
                 PRIMARY KEY (container, id)
             )""",

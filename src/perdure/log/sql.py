@@ -144,13 +144,14 @@ class SqlLog(Reads, Transactions, Functions, Forks, SessionEvents):
             epoch = 1 if begins else 0
             yield Sql(
                 "INSERT INTO runs (container, id, session, definition, status, input_hash, position, last, epoch, "
-                "nonce, owner, claimed_at, parent, parent_key, user_id, created_at, detached, lane, event) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
+                "nonce, owner, claimed_at, parent, parent_key, user_id, created_at, detached, lane, queuer, event) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
                 "(SELECT COALESCE(MAX(number), 0) FROM events))",
                 (
                     *(container, new.id, new.session_id, new.definition, status, new.input_hash, position, position),
                     *(epoch, nonce if begins else "", owner, position),
                     *(new.parent, new.parent_key, new.user_id, now, int(new.detached), new.lane),
+                    None if begins or new.detached else self.owner,  # who waits for its turn
                 ),
                 blind=True,
             )

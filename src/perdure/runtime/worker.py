@@ -312,7 +312,7 @@ class Worker:
     async def _find(self) -> None:
         await self._runtime.schedule.start_due(self._runtime.container("default").log, self.store)
         now = self._clock.monotonic()
-        dead = await self.owners.dead(self._clock.monotonic)
+        dead = self._dead = await self.owners.dead(self._clock.monotonic)
         many = AHEAD * self._most
         known = self._runtime.registry.names()
         here = self._runtime.live() | {id for _, id in self._taken}
@@ -327,7 +327,7 @@ class Worker:
         self._more = self._got = False
         if self._suspect is None:
             self._more = sum(one.owner is None for one in calm) >= many
-            self._next, self._dead = deque(calm), dead
+            self._next = deque(calm)
             self._fill()
             if suspects and not calm and not self._runtime.drives():
                 self._suspect = suspects[0].run_id
@@ -335,10 +335,10 @@ class Worker:
         await self.owners.forget({id: beat for id, beat in dead.items() if all(run.owner != id for run in left)})
 
     def _may_take(self, one: Left, now: float) -> bool:
-        """Whether a run is to be had: a queued one is left for a while to whoever has queued it."""
+        """Whether a run is to be had: a queued one is left for a while to whoever has queued it and lives."""
         if (one.container, one.run_id) in self._taken:
             return False
-        if one.owner is not None or one.again:
+        if one.owner is not None or one.again or one.queuer is None or one.queuer in self._dead:
             return True
         return now - self._queued.setdefault(one.run_id, now) >= self._timing.beat
 
@@ -372,6 +372,9 @@ class Worker:
         try:
             if await self._runtime.container(one.container).take_over(one, dead):
                 self._got = True
+                now, following = self._clock.monotonic(), await self.owners.next_turn(one.container, one.run_id)
+                if following is not None and following.deaths < SUSPECT and self._may_take(following, now):
+                    self._next.append(following)
         except StoreError as error:
             _log.warning("Run %s could not be taken over; it is tried again: %s", one.run_id, error)
         except Exception:

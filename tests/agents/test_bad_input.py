@@ -368,7 +368,7 @@ async def test_a_tool_that_raises_no_exception_but_worse_ends_the_run_and_not_th
     check_transcript(watched.error.result.messages)
 
 
-@pytest.mark.parametrize("error", [StopIteration("x"), StopAsyncIteration("x")])
+@pytest.mark.parametrize("error", [StopIteration("x"), StopAsyncIteration("x"), GeneratorExit("x")])
 @pytest.mark.parametrize("kind", ["async", "sync"])
 async def test_a_tool_that_raises_what_ends_iterations(error: BaseException, kind: str):
     @tool

@@ -217,6 +217,25 @@ async def test_d27_what_a_dead_process_had_queued_goes_on_without_a_pause(url: s
     assert effects() == ["model desk 0"] * 6
 
 
+async def test_r20_a_worker_outlasts_a_fault_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    looks = 0
+
+    async def see_agents() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise OSError("once")
+
+    rt = Runtime(f"sqlite:///{tmp_path}/desk.db", [DESK], timing=QUICK)
+    monkeypatch.setattr(rt, "see_agents", see_agents)
+    async with rt:
+        await until(lambda: looks > 2)
+    assert "OSError: once" in caplog.text
+    assert caplog.text.count("Watching the store has failed") == 1
+
+
 # -- many at once ------------------------------------------------------------------------------------------------------
 
 

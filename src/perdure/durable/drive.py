@@ -47,9 +47,10 @@ async def drive(program: Program[S], state: S, io: RunIO) -> Waiting | Finish:
     Raises:
         asyncio.CancelledError: the calling task was cancelled from outside; the run is closed as cancelled before.
     """
-    io.opened(asyncio.current_task())
+    task = asyncio.current_task()
+    io.opened(task)
     io.driven = (program, state)
-    driver = _Driver(program, state, io)
+    driver = _Driver(program, state, io, task)
     try:
         return await driver.loop()
     except BaseException as error:
@@ -59,14 +60,15 @@ async def drive(program: Program[S], state: S, io: RunIO) -> Waiting | Finish:
         io.opened(None)
 
 
-_NOT_OURS = (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit, Left, Parked)
+_NOT_OURS = (asyncio.CancelledError, KeyboardInterrupt, Left, Parked)
 """What ends the task or the process and not just a step."""
 
 
 class _Driver:
-    __slots__ = ("ended", "failing", "folded_stop", "io", "parked", "program", "running", "state")
+    __slots__ = ("ended", "failing", "folded_stop", "io", "parked", "program", "running", "state", "task")
 
-    def __init__(self, program: Program[Any], state: Any, io: RunIO) -> None:
+    def __init__(self, program: Program[Any], state: Any, io: RunIO, task: asyncio.Task[Any] | None) -> None:
+        self.task = task
         self.program = program
         self.state = state
         self.io = io
@@ -142,9 +144,9 @@ class _Driver:
             if io.interrupted():
                 return  # the step has nothing to keep; the stop is folded next
             payload = self.failed(do, error)
-        except _NOT_OURS:
-            raise
         except BaseException as error:
+            if self.not_ours(error, self.task):
+                raise
             payload = self.failed(do, error)
         finally:
             io.in_step = False
@@ -162,12 +164,23 @@ class _Driver:
         await self.some()
 
     async def one(self, do: Do) -> Payload | Keep:
+        mine = asyncio.current_task()
         try:
             return await self.program.perform(self.state, do, self.io)
-        except _NOT_OURS:
-            raise
         except BaseException as error:
+            if self.not_ours(error, mine):
+                raise
             return self.failed(do, error)
+
+    def not_ours(self, error: BaseException, mine: asyncio.Task[Any] | None) -> bool:
+        """Whether an error ends the task or the process and not just a step; a coroutine that is closed is in no task,
+        so a `GeneratorExit` in its own one is what the step's code has raised."""
+        if not isinstance(error, GeneratorExit):
+            return isinstance(error, _NOT_OURS)
+        try:
+            return asyncio.current_task() is not mine
+        except RuntimeError:  # no event loop is running
+            return True
 
     def failed(self, do: Do, error: BaseException) -> Payload:
         if self.io.cause is None:

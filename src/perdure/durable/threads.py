@@ -38,8 +38,8 @@ async def in_thread(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         failure: BaseException | None = None
         try:
             result = context.run(fn, *args, **kwargs)
-        except StopIteration as error:  # a future cannot carry it
-            failure = RuntimeError(f"{getattr(fn, '__name__', fn)!r} raised StopIteration")
+        except (StopIteration, GeneratorExit) as error:  # a future cannot carry it
+            failure = RuntimeError(f"{getattr(fn, '__name__', fn)!r} raised {type(error).__name__}")
             failure.__cause__ = error
         except BaseException as error:
             failure = error

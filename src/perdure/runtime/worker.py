@@ -188,6 +188,7 @@ class Worker:
 
     async def _work(self) -> None:
         next_sweep = self._clock.monotonic()
+        faults = 0
         while True:
             try:
                 now = self._clock.monotonic()
@@ -200,9 +201,15 @@ class Worker:
                     await self._runtime.see_agents()
                     next_sweep = self._clock.monotonic() + self._timing.sweep
                 await self._look(self._pause())
+                faults = 0
             except StoreError as error:
                 _log.warning("The store cannot be watched: %s", error)
                 await self._clock.sleep(self._timing.sweep)
+            except Exception:  # nobody would beat any more, nor end waits, nor take runs over
+                faults += 1
+                _log.exception("Watching the store has failed; please report this. It goes on.")
+                next_sweep = self._clock.monotonic() + self._timing.sweep * min(faults, 30)
+                await self._clock.sleep(min(self._timing.sweep, self._timing.beat))
 
     async def _look(self, seconds: float) -> None:
         """Let time pass, and notice what others write as long as somebody here wants to know."""
@@ -358,6 +365,8 @@ class Worker:
             await self.sweep()
         except StoreError as error:
             _log.warning("The store cannot be searched for runs that can go on: %s", error)
+        except Exception:
+            _log.exception("The store cannot be searched for runs that can go on; please report this.")
         finally:
             self._looking = None
         self._fill()

@@ -14,7 +14,7 @@ import pytest
 
 from perdure import Runtime, TextMessage
 from perdure.cli.main import main
-from perdure.db.database import Sql
+from perdure.db.database import Script, Sql
 from perdure.log.log import Entry, NewRun
 from perdure.types import records as rec
 from tests.cli.desk_app import biller, slow
@@ -113,6 +113,18 @@ def test_a_run_is_shown_as_a_timeline(url: str, perdure: Any):
     ]
     assert found["timeline"][2]["place"] == "agent/0/infer/0/tool/0"
     assert perdure("runs", "show", "job-1", "--limit", "2")[1].splitlines()[3] == "(4 lines before these: --limit 6)"
+
+    async def damage(rt: Runtime) -> None:
+        def script() -> Script[None]:
+            yield Sql("UPDATE records SET payload = ? WHERE run = 'job-2' AND kind = 'run_finished'", (b"{}",))
+
+        await rt.db.write(script)
+
+    with_store(url, damage)
+    code, out, _ = perdure("runs", "show", "job-2")
+    assert code == 1
+    assert "'Billing' is completed: The record 6 (run_finished, version 1)" in " ".join(out.split())
+    assert "cannot be read" in json.loads(perdure("runs", "show", "job-2", "--json")[1])["error"]
 
 
 def test_what_a_model_saw_is_shown(url: str, perdure: Any):

@@ -19,6 +19,7 @@ PURE = (
     "types/live.py",
     "types/project.py",
     "types/transcript.py",
+    "types/upcast.py",
     "durable/tail.py",
     "agents/agent_loop.py",
     "agents/history_loop.py",

@@ -14,6 +14,7 @@ from perdure.cli.paint import Painter, counted, shorten
 from perdure.cli.store import STYLES, find_run, lasted, moment, operate
 from perdure.cli.table import Cell, table
 from perdure.cli.timeline import Line, as_json, timeline
+from perdure.db.database import StoreCorrupt
 from perdure.log.log import ENDED, RunRow
 from perdure.runtime.forks import cut_run
 from perdure.runtime.parked import why_parked
@@ -76,7 +77,14 @@ def show_run(given: argparse.Namespace) -> int:
             else:
                 _show_prompt(painter, prompt)
             return 1 if prompt.doubts else 0
-        records = await container.log.read_run(run.id)
+        try:
+            records = await container.log.read_run(run.id)
+        except StoreCorrupt as error:
+            if given.json:
+                print_json({"run": plain(run), "error": str(error)})
+            else:
+                painter.line(f"{run.id} of {run.definition!r} is {run.status}: {error}", "yellow")
+            return 1
         lines = timeline(records)
         if given.json:
             return print_json({"run": plain(run), "timeline": [as_json(one) for one in lines]})

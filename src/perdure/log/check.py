@@ -102,17 +102,18 @@ async def _unreadable(db: Database) -> list[Damage]:
     while len(found) < MOST:
         rows = await db.read(
             lambda slot=slot: _rows(
-                "SELECT r.slot, r.container, r.session, r.seq, COALESCE(r.payload, b.payload) FROM records r "
-                f"LEFT JOIN blobs b ON r.blob = 1 AND b.slot = r.slot WHERE r.slot > ? ORDER BY r.slot LIMIT {_PAGE}",
+                "SELECT r.slot, r.container, r.session, r.seq, r.version, COALESCE(r.payload, b.payload) "
+                "FROM records r LEFT JOIN blobs b ON r.blob = 1 AND b.slot = r.slot WHERE r.slot > ? "
+                f"ORDER BY r.slot LIMIT {_PAGE}",
                 slot,
             )
         )
         if not rows:
             break
         slot = int(rows[-1][0])
-        for _, container, session, seq, payload in rows:
+        for _, container, session, seq, version, payload in rows:
             try:
-                decode_payload(bytes(payload or b"{}"))
+                decode_payload(bytes(payload or b"{}"), int(version))
             except msgspec.MsgspecError as error:
                 where = f"{container}/{session} #{seq} ({error})"
                 found.append(Damage("a record cannot be read: a newer Perdure wrote it, or it is damaged", where))

@@ -31,6 +31,7 @@ class Forks(ABC):
 
     db: Database
     now: Callable[[], float]
+    owner: str
     container: str
 
     @abstractmethod

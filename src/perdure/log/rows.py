@@ -91,7 +91,7 @@ def record_of(row: Row) -> Record:
             "not repeated."
         )
     try:
-        payload = decode_payload(bytes(data))
+        payload = decode_payload(bytes(data), int(version))
     except msgspec.MsgspecError as error:
         raise StoreCorrupt(
             f"The record {seq} ({kind}, version {version}) of session {session_id!r} cannot be read: {error}. If a "

@@ -307,7 +307,7 @@ def _check(source: Path) -> Head:
                     raise ImportRefused(f"{where}: the record {line.seq} does not follow the record {last}.")
                 last = line.seq
                 try:
-                    decode_payload(bytes(line.payload))
+                    decode_payload(bytes(line.payload), line.version)
                 except msgspec.MsgspecError as error:
                     raise ImportRefused(f"{where}: the record cannot be read: {error}.") from error
             else:

@@ -18,7 +18,7 @@ from perdure.agents.in_sync import EachInSync, InSync, Loop
 from perdure.agents.outcome import RunResult
 from perdure.agents.run_options import BOUNDED, read_kept
 from perdure.agents.running import Running
-from perdure.db.database import StoreError
+from perdure.db.database import StoreCorrupt, StoreError
 from perdure.durable.endings import Left as Leaving
 from perdure.durable.endings import Parked
 from perdure.durable.fingerprint import has_changed
@@ -54,7 +54,7 @@ from perdure.types.errors import Conflict, RunError, RunFailed
 from perdure.types.events import AnyEvent
 from perdure.types.ids import check_id
 from perdure.types.live import Cursor
-from perdure.types.records import CancelAsked, Claimed, Erased, ErrorInfo, Forked, Record, RunStarted
+from perdure.types.records import CancelAsked, Claimed, Erased, ErrorInfo, Forked, Record, RunFinished, RunStarted
 from perdure.types.sent_event import SentEvent, new_event
 from perdure.types.session import read_user
 
@@ -505,9 +505,16 @@ class Container(Doors, People, Forks, Searching, Upkeep):
             self.runtime.worker.tell(more=run.lane is not None)
 
     async def _go_on(self, left: Left, run: RunRow, token: Token, head: int, gaps: int) -> None:
-        records = await self.log.read_run(run.id)
         died = left.owner is not None and left.owner != self.log.owner
         claimed = Claimed(token.epoch, died, died and left.held == 1)
+        try:
+            records = await self.log.read_run(run.id)
+        except StoreCorrupt as error:
+            if await self.log.cancelled(run.id):  # of what it has left open nothing can be known
+                await self.log.append(token, [Entry(None, RunFinished("cancelled", "cancelled"))])
+            else:
+                await self._park(token, claimed, str(error).removesuffix("."))
+            return
         if lonely_deaths(records) + claimed.alone >= DEATHS:
             await self._park(
                 token, claimed, f"it was alone in {DEATHS} dying processes, and nothing of it was finished"
@@ -533,9 +540,9 @@ class Container(Doors, People, Forks, Searching, Upkeep):
             claimed = structs.replace(claimed, changes=verdict.differences, fingerprints=verdict.prints)
             running.recall(records, await self.conversations.earlier(running, None, records))
             verdict = await judge(running.env, running.loop, records)
-        except StoreError:
-            raise
         except Exception as error:
+            if isinstance(error, StoreError) and not isinstance(error, StoreCorrupt):
+                raise
             _log.debug("Run %s cannot be gone on with.", run.id, exc_info=True)
             await self._park(token, claimed, f"it cannot be gone on with ({type(error).__name__}: {error})")
             return

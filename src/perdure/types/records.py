@@ -16,6 +16,7 @@ from perdure.types.base import Base
 from perdure.types.chunks import FinishReason
 from perdure.types.messages import Message, ToolResultMessage
 from perdure.types.status import RunStatus, StopReason
+from perdure.types.upcast import upcast
 from perdure.types.usage import Usage
 from perdure.types.waits import Wait, WaitAnswer
 
@@ -443,10 +444,12 @@ def _payload_decoder() -> msgspec.json.Decoder[Payload]:
     return msgspec.json.Decoder(Payload)  # made at first use: it takes milliseconds, and in memory nothing is read
 
 
-def decode_payload(data: bytes) -> Payload:
-    """Read a payload from the bytes in the log.
+def decode_payload(data: bytes, version: int = SCHEMA_VERSION) -> Payload:
+    """Read a payload from the bytes in the log, which were written by this version.
 
     Raises:
         msgspec.ValidationError: the bytes are of no known kind or shape.
     """
+    if version < SCHEMA_VERSION:
+        data = upcast(data, version, SCHEMA_VERSION)
     return _payload_decoder().decode(data)

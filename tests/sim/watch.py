@@ -92,9 +92,9 @@ def watch(world: "World", patch: pytest.MonkeyPatch) -> None:
         await sure(io)
         world.checked[io.kernel.log.owner, io.token.run_id] = began
 
-    async def beating(owners: Any) -> None:
+    async def beating(owners: Any, **given: Any) -> None:
         now = world.turns.now
-        await beat(owners)
+        await beat(owners, **given)
         here().beaten = now
 
     def folded(loop: NetworkLoop, record: Record) -> Any:

@@ -172,15 +172,15 @@ class Owners:
             return (yield Sql("SELECT id, beat, host, lock FROM owners WHERE id <> ?", (self.id,)))
 
         found: dict[str, int] = {}
-        timing, before_look = self._timing, now()
-        gap = self._looked is not None and before_look - self._looked > max(timing.death / 2, 2 * timing.sweep)
+        most, before_look = max(self._timing.death / 2, 2 * self._timing.sweep), now()
+        gap = self._looked is not None and before_look - self._looked > most
         seen: dict[str, tuple[int, float]] = {}
         rows = await self._db.read(script)
         after_look = now()
         for id, beat, host, lock in rows:
             before = None if gap else self._seen.get(id)
             seen[id] = before if before is not None and before[0] == beat else (beat, after_look)
-            if before_look - seen[id][1] >= timing.death or (host == self._lock.host and _is_free(Path(lock))):
+            if before_look - seen[id][1] >= self._timing.death or (host == self._lock.host and _is_free(Path(lock))):
                 found[id] = int(beat)
         self._seen, self._looked = seen, before_look  # what a look took belongs to the gap behind it
         return found

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from functools import wraps
 from types import MethodType
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
+from perdure.agents.by_name import loaded
 from perdure.types.errors import DefinitionError
+
+if TYPE_CHECKING:
+    import asyncio
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,6 +39,8 @@ class Loop:
         Raises:
             DefinitionError: this is the loop's own thread, which would wait for itself; or the loop is over.
         """
+        import asyncio
+
         loop = self._loop
         if loop is None or loop.is_closed():
             raise DefinitionError(f"{name}_sync() comes too late: the event loop that this was made in is over.")
@@ -108,7 +113,7 @@ class InSync(Generic[P, T]):
             return self
         name = self._name
 
-        @wraps(MethodType(self._method, instance))
+        @wraps(MethodType(loaded(self._method), instance))
         def wait(*args: P.args, **kwargs: P.kwargs) -> T:
             return instance.loop_thread().run(lambda: getattr(instance, name)(*args, **kwargs), name)
 
@@ -136,7 +141,7 @@ class EachInSync(Generic[P, T]):
             return self
         name = self._name
 
-        @wraps(MethodType(self._method, instance))
+        @wraps(MethodType(loaded(self._method), instance))
         def read(*args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
             return instance.loop_thread().each(lambda: getattr(instance, name)(*args, **kwargs), name)
 

@@ -17,7 +17,7 @@ from perdure.cli.table import Cell, table
 from perdure.db.database import Row, Script, Sql
 from perdure.db.sqlite import SqliteDatabase
 from perdure.log.owners import Timing
-from perdure.runtime.image_agent import OUTSIDE, PREFIX
+from perdure.runtime.image_names import OUTSIDE, PREFIX
 from perdure.runtime.runtime import Runtime
 from perdure.types.base import plain
 

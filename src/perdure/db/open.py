@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 from perdure.db.database import Database
-from perdure.db.postgres import PostgresDatabase
-from perdure.db.sqlite import SqliteDatabase
 from perdure.types.errors import DefinitionError
 
 
@@ -31,6 +29,8 @@ def open_database(url: str, *, durability: Literal["full", "normal"] = "full") -
         return TemporaryDatabase()
     kind, separator, rest = url.partition("://")
     if kind == "sqlite" and separator:
+        from perdure.db.sqlite import SqliteDatabase
+
         path = rest.removeprefix("/")
         if not path or "\0" in path or "?" in path or path == ":memory:":
             raise DefinitionError(
@@ -39,6 +39,8 @@ def open_database(url: str, *, durability: Literal["full", "normal"] = "full") -
             )
         return SqliteDatabase(path, durability)
     if kind in ("postgresql", "postgres") and separator:
+        from perdure.db.postgres import PostgresDatabase
+
         return PostgresDatabase(url)
     raise DefinitionError(
         f"An address that begins with {kind + '://' if separator else kind.partition(':')[0]!r} is unknown. "

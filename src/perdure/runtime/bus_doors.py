@@ -3,11 +3,13 @@
 # what a property gives is the bus's own method, whose signature says all
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from perdure.runtime.bus import Bus
 from perdure.runtime.requests import Requests
-from perdure.types.envelope import SystemEvent
+
+if TYPE_CHECKING:
+    from perdure.runtime.bus import Bus
+    from perdure.types.envelope import SystemEvent
 
 
 class BusDoors(Requests):

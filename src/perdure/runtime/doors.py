@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from typing_extensions import Unpack
-
-from perdure.agents.agent import Agent
-from perdure.agents.function import Function, Given, Nothing
-from perdure.agents.handle import Run
 from perdure.agents.in_sync import Loop
-from perdure.agents.network import Network
-from perdure.agents.options import FunctionOptions, RunOptions
-from perdure.agents.outcome import RunResult
-from perdure.agents.stream import RunStream
-from perdure.types.messages import Input
 from perdure.types.waits import ChildRun
 
 if TYPE_CHECKING:
+    import asyncio
+
+    from typing_extensions import Unpack
+
+    from perdure.agents.agent import Agent
+    from perdure.agents.function import Function, Given, Nothing
+    from perdure.agents.handle import Run
+    from perdure.agents.network import Network
+    from perdure.agents.options import FunctionOptions, RunOptions
+    from perdure.agents.outcome import RunResult
     from perdure.agents.running import Running
+    from perdure.agents.stream import RunStream
+    from perdure.types.messages import Input
 
 Out = TypeVar("Out")
 S = TypeVar("S")
@@ -66,13 +67,15 @@ class Doors(ABC):
             RunCancelled: the run was cancelled or passed its deadline.
             Conflict: the run id belongs to another input.
         """
+        from asyncio import CancelledError
+
         run = await self.start(definition, input, **options)
         try:
             result = await run.reached()
             while result.status == "waiting" and all(isinstance(wait, ChildRun) for wait in result.waits):
                 result = await run.result()  # what it has invoked itself is nobody outside
             return result
-        except asyncio.CancelledError:
+        except CancelledError:
             await self.left(run)
             raise
 
@@ -90,7 +93,9 @@ class Doors(ABC):
         Raises:
             Conflict: the run id belongs to another input.
         """
-        taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        from asyncio import get_running_loop
+
+        taken: asyncio.Future[None] = get_running_loop().create_future()
         run = self.launch(self.prepare(definition, input, options), taken)
         await taken
         return run
@@ -105,6 +110,8 @@ class Doors(ABC):
     ) -> RunStream[Out, Nothing]: ...
     def stream(self, definition: Any, input: Any = None, **options: Any) -> RunStream[Any, Any]:
         """Run a registered definition and stream its events."""
+        from perdure.agents.stream import RunStream
+
         return RunStream(self.prepare(definition, input, options), self.launch, self.loop_thread)
 
     @overload

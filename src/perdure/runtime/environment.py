@@ -31,8 +31,6 @@ from perdure.types.ids import new_id
 from perdure.types.messages import TextMessage, ToolResultMessage
 from perdure.types.usage import Usage
 
-PATIENCE = 600.0
-"""How many seconds an environment may say nothing in the middle of a turn, unless it is told otherwise."""
 GRACE = 5.0
 """How many seconds an interrupted environment has to say that it has stopped."""
 PARTING = 0.5
@@ -123,7 +121,7 @@ class Hosted:
     """
 
     def __init__(
-        self, factory: EnvironmentFactory, config: EnvironmentConfig, context: EventContext, patience: float = PATIENCE
+        self, factory: EnvironmentFactory, config: EnvironmentConfig, context: EventContext, patience: float
     ) -> None:
         self._bus = Bus(self._failed)
         self._context = context

@@ -11,13 +11,8 @@ from perdure.agents.definition import AgentDefinition
 from perdure.agents.mcp import MCPServer, mcp
 from perdure.log.images import ImageRow
 from perdure.runtime.environment import EnvironmentModel, EnvironmentTools, Hosted
+from perdure.runtime.image_names import OUTSIDE, PREFIX
 from perdure.types.errors import DefinitionError
-
-PREFIX = "image:"
-"""Begins the names of definitions that are made of images."""
-
-OUTSIDE = "environment:"
-"""Begins the names of those whose answers come from an environment; no process without a factory can drive them."""
 
 _MCP_KEYS = frozenset(("type", "command", "args", "env", "url", "headers"))
 

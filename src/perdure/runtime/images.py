@@ -23,9 +23,10 @@ from perdure.durable.tail import Tail
 from perdure.log.images import AgentRow, Entities, ImageRow
 from perdure.runtime.environment import EnvironmentConfig, Hosted
 from perdure.runtime.face import Face, messages_of
-from perdure.runtime.image_agent import OUTSIDE, PREFIX, definition_of, environment_agent
+from perdure.runtime.image_agent import definition_of, environment_agent
 from perdure.runtime.image_config import NAME, RESUMED, check_config, check_names, record_of
 from perdure.runtime.image_forks import ImageForks
+from perdure.runtime.image_names import OUTSIDE, PREFIX
 from perdure.runtime.live_agent import LiveAgent, interrupt
 from perdure.runtime.workdir import make_workdir, workdir
 from perdure.types import commands as c

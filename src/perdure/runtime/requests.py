@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Mapping
-from typing import Any, Generic, Literal, Protocol, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, overload
 
 from typing_extensions import TypeVar
 
-from perdure.types import commands as c
-from perdure.types.envelope import SystemEvent
 from perdure.types.errors import PerdureError
+
+if TYPE_CHECKING:
+    from perdure.types import commands as c
+    from perdure.types.envelope import SystemEvent
 
 D = TypeVar("D", covariant=True)
 

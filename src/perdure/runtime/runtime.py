@@ -3,57 +3,50 @@
 # pyright: reportUnnecessaryIsInstance=false
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import timedelta
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
+from perdure.agents.by_name import ByName
 from perdure.agents.definition import AgentDefinition, Definition
-from perdure.agents.env import resolve
-from perdure.agents.handle import Run
 from perdure.agents.hooks import HooksLike, read_hooks
-from perdure.agents.in_sync import EachInSync, InSync, Loop
-from perdure.agents.outcome import RunResult
-from perdure.agents.running import Running
-from perdure.db.database import Database, StoreError
-from perdure.db.migrate import migrate, tables_of
-from perdure.db.open import open_database
-from perdure.durable.held import Held
-from perdure.durable.kernel import SYSTEM_CLOCK, Clock, Registry, Witness
-from perdure.durable.live import Live
-from perdure.log.backup import backup
-from perdure.log.check import Damage, check
-from perdure.log.copies import open_copy
-from perdure.log.erase import Erasure
-from perdure.log.images import Entities
-from perdure.log.live import LiveTable
-from perdure.log.owners import Timing
-from perdure.log.policy import Policy
-from perdure.log.schema import MIGRATIONS
-from perdure.log.search import search_part
-from perdure.log.sql import SqlLog
-from perdure.models.model import Model
-from perdure.runtime.bus import Bus
+from perdure.agents.in_sync import EachInSync, InSync
+from perdure.db.database import StoreError
 from perdure.runtime.bus_doors import BusDoors
-from perdure.runtime.commands import Commands
-from perdure.runtime.container import Container
 from perdure.runtime.doors import Doors
-from perdure.runtime.environment import PATIENCE, EnvironmentFactory
-from perdure.runtime.image_agent import OUTSIDE, PREFIX
-from perdure.runtime.images import Images
-from perdure.runtime.loop_thread import LoopThread
+from perdure.runtime.image_names import OUTSIDE, PREFIX
 from perdure.runtime.of_default import OfDefault
-from perdure.runtime.publish import Publisher
-from perdure.runtime.schedule import Schedule
-from perdure.runtime.sessions import Sessions
-from perdure.runtime.upkeep import read_retention
-from perdure.runtime.worker import Worker
 from perdure.types.errors import DefinitionError, InvalidId, UnknownName
 from perdure.types.ids import check_id, new_id
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Mapping, Sequence
+    from datetime import timedelta
+    from pathlib import Path
+    from types import TracebackType
+
+    from perdure.agents.handle import Run
+    from perdure.agents.in_sync import Loop
+    from perdure.agents.outcome import RunResult
+    from perdure.agents.running import Running
+    from perdure.db.database import Database
+    from perdure.durable.kernel import Clock, Witness
+    from perdure.durable.live import Live
+    from perdure.log.check import Damage
+    from perdure.log.erase import Erasure
+    from perdure.log.owners import Timing
+    from perdure.log.policy import Policy
+    from perdure.models.model import Model
+    from perdure.runtime.commands import Commands
+    from perdure.runtime.container import Container
+    from perdure.runtime.environment import EnvironmentFactory
+    from perdure.runtime.images import Images
+    from perdure.runtime.publish import Publisher
+    from perdure.runtime.sessions import Sessions
+    from perdure.runtime.worker import Worker
+
+else:
+    Container = ByName("perdure.runtime.container", "Container")
 
 Out = TypeVar("Out")
 S = TypeVar("S")
@@ -61,7 +54,6 @@ _HELD = (
     "Its {count} open runs are held, because the original may go on with them. If this copy takes its place, open it "
     "once with Runtime(…, take_over=True) or --take-over."
 )
-_log = logging.getLogger("perdure")
 
 
 WORKERS = 100
@@ -109,10 +101,23 @@ class Runtime(Doors, BusDoors):
         base_path: str | Path | None = None,
         default_agent: AgentDefinition | Mapping[str, Any] | None = None,
         environment_factory: EnvironmentFactory | None = None,
-        environment_timeout: float = PATIENCE,
+        environment_timeout: float = 600.0,
         idle: float | None = 600.0,
         retention: timedelta | float | None = None,
     ) -> None:
+        from pathlib import Path
+
+        from perdure.agents.env import resolve
+        from perdure.db.open import open_database
+        from perdure.durable.held import Held
+        from perdure.durable.kernel import SYSTEM_CLOCK, Registry
+        from perdure.log.live import LiveTable
+        from perdure.log.owners import Timing
+        from perdure.runtime.bus import Bus
+        from perdure.runtime.loop_thread import LoopThread
+        from perdure.runtime.schedule import Schedule
+        from perdure.runtime.upkeep import read_retention
+
         self.db: Database = open_database(url, durability=durability)
         self.clock: Clock = SYSTEM_CLOCK
         self.witness: Witness | None = None
@@ -153,6 +158,17 @@ class Runtime(Doors, BusDoors):
     async def __aenter__(self) -> Self:
         if self._worker is not None:
             raise StoreError("This runtime is open already; close it first, or make another one.")
+        from perdure.db.migrate import migrate, tables_of
+        from perdure.log.copies import open_copy
+        from perdure.log.images import Entities
+        from perdure.log.schema import MIGRATIONS
+        from perdure.log.search import search_part
+        from perdure.runtime.bus import Bus
+        from perdure.runtime.commands import Commands
+        from perdure.runtime.images import Images
+        from perdure.runtime.publish import Publisher
+        from perdure.runtime.worker import Worker
+
         await self.db.open()
         self.closing = False
         self.loop.begin()
@@ -162,7 +178,11 @@ class Runtime(Doors, BusDoors):
             opened = await open_copy(self.db, new_id("store"), take_over=self._take_over)
             self.store_id = opened.id
             if opened.held and not self._take_over:
-                _log.warning("%s is a copy of another store. %s", self.db.url, _HELD.format(count=opened.held))
+                import logging
+
+                logging.getLogger("perdure").warning(
+                    "%s is a copy of another store. %s", self.db.url, _HELD.format(count=opened.held)
+                )
             worker = Worker(self, self.db, self.clock, self._timing, self._workers)
             await worker.beat()
             self._worker = worker
@@ -189,6 +209,8 @@ class Runtime(Doors, BusDoors):
         """Stop what still runs here without ending it: whoever opens the store next takes it over."""
         if self._worker is None:
             return
+        import asyncio
+
         if self._commands is not None:
             await self._commands.stop()
         self.images.leave()
@@ -280,10 +302,16 @@ class Runtime(Doors, BusDoors):
         Raises:
             StoreError: the file is there already, its folder is not, or the copy is not whole.
         """
+        from pathlib import Path
+
+        from perdure.log.backup import backup
+
         return await backup(self.db, Path(path))
 
     async def check(self, *, deep: bool = False) -> list[Damage]:
         """Look whether the store is whole; `deep` reads every payload too."""
+        from perdure.log.check import check
+
         return await check(self.db, deep=deep)
 
     # -- bus, images and live agents ---------------------------------------------------------------------------------
@@ -325,6 +353,10 @@ class Runtime(Doors, BusDoors):
         """
         found = self._containers.get(name)
         if found is None:
+            from perdure.log.policy import Policy
+            from perdure.log.sql import SqlLog
+            from perdure.runtime.container import Container
+
             owner = self.worker.owners.id
             log = SqlLog(self.db, self.clock.now, owner, check_id(name, "container"), self._table, self.worker)
             log.quota = self.policies.get(name, Policy()).quota
@@ -333,6 +365,8 @@ class Runtime(Doors, BusDoors):
 
     def hold(self, policies: Mapping[str, Policy]) -> None:
         """Let policies hold from now on, in this process."""
+        from perdure.log.policy import Policy
+
         self.policies = policies
         for name, one in self._containers.items():
             one.log.quota = policies.get(name, Policy()).quota
@@ -390,6 +424,8 @@ class Runtime(Doors, BusDoors):
 
     def simulate(self, db: Database, clock: Clock, witness: Witness) -> None:
         """Put another database and clock in the place of the machine's, and let somebody see what steps do."""
+        from perdure.log.live import LiveTable
+
         self.db, self.clock, self.witness = db, clock, witness
         self._table = LiveTable(db)
 

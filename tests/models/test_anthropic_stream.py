@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from perdure.agents.result import final_text
 from perdure.models.anthropic_stream import AnthropicDecoder
 from perdure.types.assemble import Assembler
 from perdure.types.chunks import Finished, ModelEvent, TextChunk
@@ -22,7 +23,6 @@ from perdure.types.messages import (
     TextMessage,
     ToolCall,
     ToolCallMessage,
-    messages_text,
 )
 from perdure.types.usage import Usage
 
@@ -209,7 +209,7 @@ def test_unknown_blocks_and_events_never_crash() -> None:
         found,
         {"type": "block_of_tomorrow", "y": 2, "input": "{broken"},
     ]
-    assert messages_text(messages) == "Found."
+    assert final_text(messages) == "Found."
 
 
 def test_an_answer_that_breaks_off_is_an_error() -> None:

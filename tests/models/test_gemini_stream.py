@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from google.genai.types import GenerateContentResponse
 
+from perdure.agents.result import final_text
 from perdure.models.gemini_stream import GeminiDecoder
 from perdure.types.assemble import Assembler
 from perdure.types.chunks import Finished, ModelEvent, ReasoningChunk, TextChunk
@@ -19,7 +20,6 @@ from perdure.types.messages import (
     ToolCallMessage,
     dump_messages,
     load_messages,
-    messages_text,
 )
 from perdure.types.usage import Usage
 
@@ -146,7 +146,7 @@ def test_unknown_parts_never_crash() -> None:
     messages, _ = read(piece(code, {"partOfTomorrow": 1}, {}), piece({"text": "One."}, reason="STOP"))
     kept = [one.opaque.data["part"] for one in messages if isinstance(one, TextMessage) and one.opaque]
     assert kept == [code, {"partOfTomorrow": 1}, {}]
-    assert messages_text(messages) == "One."
+    assert final_text(messages) == "One."
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ from perdure.types.messages import (
     assistant,
     dump_messages,
     load_messages,
-    messages_text,
     parse_arguments,
     read_input,
     result_text,
@@ -108,7 +107,6 @@ def test_views_of_a_text_message():
     assert said.text == "ab"
     assert said.parts == (TextPart("a"), image(PNG), TextPart("b"))
     assert user("a").parts == (TextPart("a"),)
-    assert messages_text([user("no"), assistant("yes, "), system("no"), assistant("and no")]) == "yes, and no"
 
 
 @pytest.mark.parametrize(

@@ -84,11 +84,6 @@ class Library:
                 indexed.append([*terms(passage.text), *terms(heading), *terms(path)])
         self._ranking = Ranking(indexed)
 
-    @property
-    def passage_count(self) -> int:
-        """How many passages can be found."""
-        return len(self._passages)
-
     @classmethod
     def open(cls, path: Path, *, name: str = "", only: Sequence[str] = ()) -> Library:
         """Read a file, or the text files below a folder.

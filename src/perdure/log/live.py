@@ -7,6 +7,7 @@ row that comes too late, of a step that is closed or of an owner that is none an
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import cache
 
 import msgspec
 
@@ -21,7 +22,11 @@ _INSERT = (
     f"SELECT ?, ?, ?, ?, ?, ?, ? WHERE EXISTS ({_OWNED}) ON CONFLICT DO NOTHING"
 )
 _encode = msgspec.json.Encoder().encode
-_decoder = msgspec.json.Decoder(Part)
+
+
+@cache
+def _decoder() -> msgspec.json.Decoder[Part]:
+    return msgspec.json.Decoder(Part)
 
 
 class LiveTable:
@@ -98,7 +103,7 @@ class LiveTable:
             text = f"SELECT payload FROM live WHERE container = ? AND session = ?{known} ORDER BY run, step, epoch, n"
             return (yield Sql(text, (container, session_id, *params)))
 
-        return joined([_decoder.decode(bytes(row[0])) for row in await self.db.read(script)])
+        return joined([_decoder().decode(bytes(row[0])) for row in await self.db.read(script)])
 
 
 def _delete(late: Sequence[tuple[tuple[str, str], Part]]) -> Script[None]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from perdure.agents.agent import Agent
 from perdure.agents.definition import AgentDefinition
-from perdure.agents.mcp import MCPServer, mcp
 from perdure.log.images import ImageRow
 from perdure.runtime.environment import EnvironmentModel, EnvironmentTools, Hosted
 from perdure.runtime.image_names import OUTSIDE, PREFIX
 from perdure.types.errors import DefinitionError
+
+if TYPE_CHECKING:
+    from perdure.agents.mcp import MCPServer
 
 _MCP_KEYS = frozenset(("type", "command", "args", "env", "url", "headers"))
 
@@ -63,6 +65,8 @@ def _server(name: str, config: Any, cwd: Path | None) -> MCPServer:
     unknown = sorted(set(given) - _MCP_KEYS)
     if unknown:
         raise DefinitionError(f"{where} has {', '.join(unknown)}; known are {', '.join(sorted(_MCP_KEYS))}.")
+    from perdure.agents.mcp import mcp
+
     kind = given.get("type") or ("stdio" if "command" in given else "http")
     if kind == "stdio":
         command, args = given.get("command"), given.get("args", [])

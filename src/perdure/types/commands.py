@@ -5,7 +5,7 @@ A request's data carry a `request_id`, which its response repeats. A failure is 
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
+from typing import Any, NotRequired, TypeAlias, TypedDict
 
 Content: TypeAlias = "str | list[dict[str, Any]]"
 """What a message says: a text, or parts of text, image and file."""
@@ -244,26 +244,3 @@ class ImageMessagesResponse(_Answered):
 
     image_id: str
     messages: list[dict[str, Any]]
-
-
-CommandName: TypeAlias = Literal[
-    "container_create",
-    "container_get",
-    "container_list",
-    "agent_get",
-    "agent_list",
-    "agent_destroy",
-    "agent_destroy_all",
-    "message_send",
-    "agent_interrupt",
-    "image_create",
-    "image_run",
-    "image_stop",
-    "image_update",
-    "image_list",
-    "image_get",
-    "image_delete",
-    "image_messages",
-    "image_fork",
-    "image_rewind",
-]

@@ -7,7 +7,7 @@ it said it: reasoning, text, tool calls. A tool call is followed by one `ToolRes
 # pyright: reportUnnecessaryIsInstance=false
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Literal, TypeAlias, cast
 
@@ -247,11 +247,6 @@ def _check(messages: tuple[Message, ...]) -> None:
         f"The input is {len(data) / 1e6:.1f} MB and at most {MAX_MESSAGE_BYTES / 1e6:.1f} MB are accepted; "
         "give large files by address, or in pieces."
     )
-
-
-def messages_text(messages: Iterable[Message]) -> str:
-    """Join the text that assistants said in these messages."""
-    return "".join(one.text for one in messages if isinstance(one, TextMessage) and one.role == "assistant")
 
 
 def dump_messages(messages: Sequence[Message]) -> bytes:

@@ -52,7 +52,7 @@ async def test_a_timed_out_tool_is_closed_by_its_effect(effect: Any, outcome: st
     assert watched.result.output == "ok"
 
 
-async def test_a_timed_out_sync_tool_that_is_not_pure_is_not_tried_again_and_its_late_return_is_dropped():
+async def test_r09_a_timed_out_sync_tool_that_is_not_pure_is_not_tried_again_and_its_late_return_is_dropped():
     release = threading.Event()
     ended = threading.Event()
     entered: list[int] = []
@@ -103,7 +103,9 @@ async def test_a_tool_s_own_inner_time_limit_is_not_taken_for_ours():
         ("pure", ModelRetry, 1),
     ],
 )
-async def test_retries_follow_the_effect(effect: Any, error: type[Exception], attempts: int, no_waiting: list[float]):
+async def test_r09_retries_follow_the_effect(
+    effect: Any, error: type[Exception], attempts: int, no_waiting: list[float]
+):
     keys: list[str] = []
 
     @tool(effect=effect, retries=2)
@@ -137,7 +139,7 @@ async def test_a_retry_that_succeeds_is_told_as_success(no_waiting: list[float])
     assert [one.payload.wait for one in await watched.records() if one.kind == "attempt"] == no_waiting
 
 
-async def test_a_failed_attempt_leaves_no_trace_in_the_state(no_waiting: list[float]):
+async def test_r12_a_failed_attempt_leaves_no_trace_in_the_state(no_waiting: list[float]):
     @tool(effect="pure", retries=1)
     def count(ctx: Context[Any]) -> str:
         ctx.state.data["n"] = ctx.state.data.get("n", 0) + 1

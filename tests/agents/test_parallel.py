@@ -55,7 +55,7 @@ def board(*tools: Any, **options: Any) -> Network[Board, str]:
 # -- tools ------------------------------------------------------------------------------------------------------------
 
 
-async def test_reducers_merge_what_parallel_tools_wrote():
+async def test_r12_reducers_merge_what_parallel_tools_wrote():
     round_ = calls(call("count"), call("count", by=2), call("note", text="a"), call("note", text="b"))
     watched = await watch(board(count, note), model=ScriptedModel(round_, "ok"), state=Board(10, ["start"]))
     assert watched.result.state.data == Board(13, ["start", "a", "b"])
@@ -71,7 +71,7 @@ async def test_writes_to_different_paths_are_both_kept():
     assert not watched.of(StateConflict)
 
 
-async def test_without_a_reducer_the_later_call_wins_and_says_so():
+async def test_r12_without_a_reducer_the_later_call_wins_and_says_so():
     round_ = calls(call("own", who="ada"), call("own", who="bob"))
     watched = await watch(board(own), model=ScriptedModel(round_, "ok"))
     assert watched.result.state.data.owner == "bob"

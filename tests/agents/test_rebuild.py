@@ -55,7 +55,7 @@ def same(seen: Seen, found: list[Record]) -> None:
     assert sent == []
 
 
-async def test_an_agents_prompts_are_rebuilt(tmp_path: Path):
+async def test_r13_an_agents_prompts_are_rebuilt(tmp_path: Path):
     seen = Seen()
     agent = Agent("A", system="Be brief.", tools=[look], model=seen.model)
     async with Runtime(f"sqlite:///{tmp_path}/desk.db", [agent]) as rt:
@@ -70,7 +70,7 @@ async def test_a_networks_prompts_are_rebuilt(tmp_path: Path):
         same(seen, await records(rt, network))
 
 
-async def test_a_prompt_that_hooks_have_changed_is_rebuilt(tmp_path: Path):
+async def test_r13_a_prompt_that_hooks_have_changed_is_rebuilt(tmp_path: Path):
     seen = Seen()
 
     def on_start(_: Context[Any], messages: list[Message]) -> list[Message]:

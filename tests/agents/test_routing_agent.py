@@ -143,7 +143,7 @@ async def test_b25_a_code_router_may_hand_over_to_a_routing_agent():
     ]
 
 
-async def test_b32_what_a_routing_agent_says_is_recorded_but_no_part_of_the_transcript():
+async def test_b32_r06_what_a_routing_agent_says_is_recorded_but_no_part_of_the_transcript():
     model = ScriptedModel(call("select_agent", name="Writer"), "hi", call("done"))
     watched = await watch(desk(model=model))
     result = watched.result

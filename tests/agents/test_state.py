@@ -182,7 +182,7 @@ def test_a_clone_shares_nothing():
 # -- who sees what ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_step_sees_a_private_copy_and_its_changes_count_when_it_succeeds():
+async def test_r12_a_step_sees_a_private_copy_and_its_changes_count_when_it_succeeds():
     @tool
     async def good(ctx: Context[Any]) -> None:
         ctx.state.data["good"] = True
@@ -298,7 +298,7 @@ async def test_state_of_another_type_is_an_error_of_the_step():
     assert result.state.data == Support()
 
 
-async def test_the_first_record_holds_the_whole_state_and_steps_hold_patches():
+async def test_r12_r13_the_first_record_holds_the_whole_state_and_steps_hold_patches():
     @tool
     async def note(ctx: Context[Support]) -> None:
         ctx.state.data.tags.append("a")

@@ -42,7 +42,7 @@ async def test_a_step_s_key_is_its_place_below_the_call():
     assert [one.name for one in watched.of(ev.StepFinished)] == ["first", "second"]
 
 
-async def test_repeats_in_sequence_are_numbered():
+async def test_r07_repeats_in_sequence_are_numbered():
     @tool(effect="steps")
     async def work(ctx: Context[Any]) -> list[int]:
         return [await ctx.step.run("fetch", lambda n: n, n) for n in range(3)]
@@ -52,7 +52,7 @@ async def test_repeats_in_sequence_are_numbered():
     assert steps_of(watched, await watched.records()) == ["fetch", "fetch#2", "fetch#3"]
 
 
-async def test_a_repeat_at_the_same_time_is_refused():
+async def test_r07_a_repeat_at_the_same_time_is_refused():
     @tool(effect="steps")
     async def work(ctx: Context[Any]) -> Any:
         async def fetch() -> None:
@@ -65,7 +65,7 @@ async def test_a_repeat_at_the_same_time_is_refused():
     assert "ctx.step.scope(name).run" in content["error"]["message"]
 
 
-async def test_a_repeat_after_two_were_open_at_once_is_refused():
+async def test_r07_a_repeat_after_two_were_open_at_once_is_refused():
     @tool(effect="steps")
     async def work(ctx: Context[Any]) -> Any:
         async def fetch() -> None:
@@ -78,7 +78,7 @@ async def test_a_repeat_after_two_were_open_at_once_is_refused():
     assert content["error"]["name"] == "AmbiguousStep"
 
 
-async def test_scopes_tell_branches_apart():
+async def test_r07_scopes_tell_branches_apart():
     @tool(effect="steps")
     async def work(ctx: Context[Any]) -> Any:
         async def fetch(n: int) -> int:
@@ -104,7 +104,7 @@ async def test_a_scope_that_is_used_again_goes_on_counting():
     assert steps_of(watched, await watched.records()) == ["a/next", "a/next#2", "a/next#3"]
 
 
-async def test_a_body_ends_only_when_all_that_is_open_waits_in_scopes_too():
+async def test_r16_a_body_ends_only_when_all_that_is_open_waits_in_scopes_too():
     finished: list[str] = []
     helper = Agent("Helper", tools=[tool(lambda: "paid", name="pay", requires_approval=True)])
 

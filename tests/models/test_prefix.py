@@ -112,7 +112,7 @@ def same_bytes(known: Prefixes, said: tuple[Message, ...], agent: tuple[Any, ...
     st.lists(agents, min_size=2, max_size=2),
     st.sampled_from([2**30, 2**30, 2000, 0]),
 )
-def test_a_request_is_the_same_with_and_without_what_is_remembered(
+def test_r19_a_request_is_the_same_with_and_without_what_is_remembered(
     steps: list[tuple[Any, int]], two: list[tuple[Any, ...]], limit: int
 ) -> None:
     known = Prefixes(limit, least=1)
@@ -185,7 +185,7 @@ def turn(number: int) -> tuple[Message, ...]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_only_what_is_new_is_mapped(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_r19_only_what_is_new_is_mapped(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mapped: list[int] = []
 
     class Counting(Arranged):

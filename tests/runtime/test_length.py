@@ -159,7 +159,7 @@ def answer(request: ModelRequest) -> Any:
     return call("look", page=len(request.messages)) if getattr(last, "text", "").startswith("look") else say("Done.")
 
 
-async def test_whatever_the_length_only_what_is_new_is_mapped_and_nothing_is_read(
+async def test_r19_whatever_the_length_only_what_is_new_is_mapped_and_nothing_is_read(
     url: str, monkeypatch: pytest.MonkeyPatch
 ):
     wires = Wires(monkeypatch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import tempfile
 import time
 from contextlib import AsyncExitStack
 from typing import NamedTuple
@@ -67,15 +66,11 @@ class Conversation:
         Raises:
             StoreError: it cannot be opened.
         """
-        url = self.store
-        if url is None:
-            url = f"sqlite:///{self._stack.enter_context(tempfile.TemporaryDirectory(prefix='perdure-'))}/chat.db"
         made = Runtime(
-            url,
+            self.store or "memory:",
             [library_desk],
             model=self._chosen.model,
             resources=[self._library],
-            durability="full" if self.store else "normal",
             workers=False,  # what others have left may be about other files
         )
         self._runtime = await self._stack.enter_async_context(made)

@@ -125,7 +125,8 @@ async def test_r18_a_user_is_erased_from_every_table_and_others_stay(url: str, t
         receipt = await rt.erase(user_id="ada-id")
         assert set(receipt.sessions) >= {"s1", "s2", "shared"}
         assert len(receipt.sessions) == 6, "with those of the child run and of what events have started"
-        assert (receipt.runs, receipt.blobs, receipt.waits, receipt.events) == (7, 1, 1, 3)
+        assert (receipt.runs, receipt.blobs, receipt.waits, receipt.events) == (8, 1, 1, 3)
+        assert receipt.containers == ("default", "acme")
         assert receipt.records > 15
         assert receipt.texts >= 6
         assert receipt.complete == (rt.db.dialect == "sqlite")
@@ -139,13 +140,15 @@ async def test_r18_a_user_is_erased_from_every_table_and_others_stay(url: str, t
         kept = await rt.container("default").log.event("outside")
         assert kept is not None
         assert (kept.data, kept.user_id) == ({}, None)
-        assert left.count("ada-id") == len([1 for one in await rt.container("acme").runs() if one]) * 3
-        assert "Ada elsewhere" in left
+        assert "ada-id" not in left
+        assert "Ada elsewhere" not in left
         if rt.db.dialect == "sqlite":
             assert in_files(tmp_path) == []
         assert await rt.check(deep=True) == []
         again = await rt.erase(user_id="ada-id")
-        assert again == Erasure((), 0, receipt.complete, at=again.at), "nothing is left to be erased"
+        assert again == Erasure((), 0, receipt.complete, containers=receipt.containers, at=again.at), (
+            "nothing is left to be erased"
+        )
         assert (await rt.run(echo, "back", session_id="s1", user_id="ada-id")).output == "You said: back"
 
 
@@ -330,7 +333,9 @@ async def test_a_quota_of_sessions_and_open_runs_is_exact_and_refuses_before_any
         )
         refused = [one for one in results if isinstance(one, QuotaExceeded)]
         assert len(refused) == 1
-        assert str(refused[0]).startswith("The container 'acme' has 2 of at most 2 open runs, so no run is taken in.")
+        assert str(refused[0]).startswith(
+            "The container 'acme' has 2 of at most 2 open runs, so nothing new is taken in."
+        )
         assert asked == 2, "nothing was paid for the one that was refused"
         known = next(one for one in results if not isinstance(one, BaseException))
         assert (await here.run(payer, "go", run_id=known.run_id)).status == "waiting", "a repetition is let in"
@@ -413,6 +418,97 @@ def _tidied(here: Any) -> Callable[[], Any]:
         return (await here.usage()).records == len(await here.sessions(limit=1000))
 
     return gone
+
+
+async def test_a_quota_of_sessions_holds_at_every_door_and_is_free_again(url: str, tmp_path: Path):
+    async with opened(url) as rt:
+        here = rt.container("acme")
+        await here.run(echo, "x", session_id="first")
+        await here.session("first").export(tmp_path / "first.jsonl")
+        await here.configure(quota=Quota(sessions=1))
+        doors: list[Callable[[], Any]] = [
+            lambda: here.run(echo, "y", session_id="second"),
+            lambda: here.session("second").open(),
+            lambda: here.session("first").fork(id="second"),
+            lambda: rt.images.create("acme"),
+        ]
+        for door in doors:
+            with pytest.raises(QuotaExceeded, match="1 of at most 1 sessions"):
+                await door()
+        await here.session("first").open()
+        await here.run(echo, "again", session_id="first")
+        assert [one.id for one in await here.sessions()] == ["first"]
+        await here.erase("first")
+        assert (await here.usage()).sessions == 0
+        await here.run(echo, "y", session_id="second")
+        with pytest.raises(QuotaExceeded):
+            await here.run(echo, "x", session_id="first")
+        await here.configure(retention=timedelta(milliseconds=1))
+        await until(_tidied(here))
+        assert (await here.usage()).sessions == 0
+        await here.run(echo, "x", session_id="second")
+        assert (await here.usage()).sessions == 1
+        with pytest.raises(QuotaExceeded):
+            await here.run(echo, "x", session_id="third")
+        await rt.container("other").configure(quota=Quota(sessions=0))
+        with pytest.raises(QuotaExceeded):
+            await rt.container("other").import_session(tmp_path / "first.jsonl")
+
+
+async def test_a_quota_of_bytes_holds_for_events_and_lets_repetitions_in(url: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(upkeep, "_MEASURED", 0)
+    async with opened(url) as rt:
+        here = rt.container("acme")
+        said = here.session("s")
+        await said.open()
+        first = await said.event("note", "x" * 1000, event_id="e1")
+        await here.configure(quota=Quota(bytes=1000))
+        with pytest.raises(QuotaExceeded, match="of at most 1,000 bytes"):
+            await said.event("note", "more")
+        assert await said.event("note", "x" * 1000, event_id="e1") == first
+        await said.open()
+        for refused in (here.session("t").open(), said.fork(), rt.images.create("acme"), here.run(echo, "x")):
+            with pytest.raises(QuotaExceeded, match="of at most 1,000 bytes"):
+                await refused
+        assert [one.event_id for one in await said.replay()] == ["e1"]
+
+
+async def test_a_user_is_erased_in_every_container_with_images_and_their_folders(url: str, tmp_path: Path):
+    async with opened(url, base_path=tmp_path / "files", default_agent=echo) as rt:
+        kept = await rt.images.create("acme", name="kept")
+        await rt.images.ask(kept["image_id"], "hello", user_id="bob")
+        folders = {}
+        for container in ("default", "acme"):
+            image = await rt.images.create(container, name=MARK, system_prompt=MARK, metadata={"of": MARK})
+            await rt.images.ask(image["image_id"], MARK, user_id="ada")
+            folder = tmp_path / "files/containers" / container / "workdirs" / image["image_id"]
+            (folder / "notes.txt").write_text(MARK)
+            folders[image["image_id"]] = folder
+        gone = await rt.erase(user_id="ada")
+        assert gone.containers == ("default", "acme")
+        assert (gone.images, len(gone.sessions)) == (2, 2)
+        assert [one["image_id"] for one in await rt.images.list()] == [kept["image_id"]]
+        assert not any(folder.exists() for folder in folders.values())
+        assert (await rt.images.ask(kept["image_id"], "again", user_id="bob")).status == "completed"
+        for odd in ("", "x" * 201):
+            with pytest.raises(DefinitionError, match="user_id"):
+                await rt.erase(user_id=odd)
+        rows_left = await rows(rt, "SELECT name, system_prompt, metadata FROM images")
+        assert MARK not in str(rows_left)
+
+
+async def test_an_image_that_is_deleted_takes_its_folder_with_it_and_not_what_a_link_leads_to(url: str, tmp_path: Path):
+    async with opened(url, base_path=tmp_path / "files", default_agent=echo) as rt:
+        image = (await rt.images.create())["image_id"]
+        await rt.images.ask(image, "hello")
+        folder = tmp_path / "files/containers/default/workdirs" / image
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        (outside / "kept.txt").write_text("kept")
+        (folder / "link").symlink_to(outside)
+        await rt.images.delete(image)
+        assert not folder.exists()
+        assert (outside / "kept.txt").read_text() == "kept"
 
 
 @pytest.mark.parametrize("quota", [Quota(sessions=-1), Quota(bytes=True), Quota(records="many")])  # type: ignore[arg-type]

@@ -31,6 +31,11 @@ from perdure.types.errors import Conflict, UnknownName
 from perdure.types.records import Erased, RunFinished, encode_payload
 
 _TRIES = 50
+_FORGET_IMAGE = (
+    "UPDATE images SET session = '', name = '', description = NULL, system_prompt = NULL, model = NULL, "
+    "mcp_servers = NULL, definition = NULL, metadata = '{}' WHERE container = ? AND session = ? RETURNING 1"
+)
+"""Nothing of an image is left but its id, until its folder is gone too."""
 _EMPTY = b"{}"
 
 
@@ -38,7 +43,8 @@ class Erasure(Base):
     """What was erased, as ids and counts; nothing of what was said is in it.
 
     `sessions` are those that were asked for, those of their child runs and their forks; `records`, `runs`, `blobs`,
-    `waits`, `answers`, `events` and `texts` (of the search index) say how many were. `complete` says that the bytes are
+    `waits`, `answers`, `events`, `texts` (of the search index) and `images` (with their folders) say how many were, and
+    `containers` in which containers it was looked for. `complete` says that the bytes are
     gone from the store's files too; on PostgreSQL they go when it vacuums. `at` is in seconds since the epoch.
     """
 
@@ -51,16 +57,20 @@ class Erasure(Base):
     answers: int = 0
     events: int = 0
     texts: int = 0
+    images: int = 0
+    containers: tuple[str, ...] = ()
     at: float = 0.0
 
     def and_(self, other: Erasure) -> Erasure:
         """Both of them, as of the later one."""
         both = {name: getattr(self, name) + getattr(other, name) for name in _COUNTS}
         sessions = tuple(dict.fromkeys([*self.sessions, *other.sessions]))
-        return Erasure(sessions, complete=self.complete and other.complete, at=max(self.at, other.at), **both)
+        where = tuple(dict.fromkeys([*self.containers, *other.containers]))
+        complete, at = self.complete and other.complete, max(self.at, other.at)
+        return Erasure(sessions, complete=complete, containers=where, at=at, **both)
 
 
-_COUNTS = ("records", "runs", "blobs", "waits", "answers", "events", "texts")
+_COUNTS = ("records", "runs", "blobs", "waits", "answers", "events", "texts", "images")
 
 
 class _Open(NamedTuple):
@@ -70,7 +80,9 @@ class _Open(NamedTuple):
     number: int
 
 
-async def erase_session(log: SqlLog, session_id: str, *, end: bool = False, settled: bool = True) -> Erasure:
+async def erase_session(
+    log: SqlLog, session_id: str, *, end: bool = False, settled: bool = True, wholly: bool = False
+) -> Erasure:
     """Erase a session, those of its child runs, and its forks.
 
     Args:
@@ -78,6 +90,7 @@ async def erase_session(log: SqlLog, session_id: str, *, end: bool = False, sett
         session_id: the session.
         end: whether runs that nobody drives (queued, waiting, parked) are cancelled with it.
         settled: whether it is also seen to that the bytes are gone; else `settle` is called later.
+        wholly: whether images of these sessions go too.
 
     Raises:
         UnknownName: there is no such session.
@@ -106,7 +119,11 @@ async def erase_session(log: SqlLog, session_id: str, *, end: bool = False, sett
             woken.extend((yield from log.tell_above(one.id, now)))
         for id, number in found.items():
             gone = gone.and_((yield from _erase_one(log, id, number)))
-            yield from add_record(log, number, id, "", Erased(), now)
+            if wholly:
+                images = yield Sql(_FORGET_IMAGE, (container, id))
+                gone = gone.and_(Erasure((), 0, False, images=len(images)))
+            last = yield from add_record(log, number, id, "", Erased(), now)
+            yield Sql("UPDATE sessions SET gone = ? WHERE number = ?", (last, number))
         return gone
 
     erased = await log.db.write(script, notify=True)

@@ -19,6 +19,7 @@ from perdure.log.log import (
     written_since,
 )
 from perdure.log.parts import Part, parts_of
+from perdure.log.policy import Quota, check_sessions
 from perdure.log.rows import LAST_SLOT, RECORD, Coded, record_of
 from perdure.log.schema import ROOM
 from perdure.log.session_events import posted_before
@@ -33,6 +34,7 @@ class Forks(ABC):
     now: Callable[[], float]
     owner: str
     container: str
+    quota: Quota | None
 
     @abstractmethod
     def _insert(self, last: int, session: str, run_id: str, coded: Sequence[Coded], now: float) -> Script[None]: ...
@@ -72,6 +74,7 @@ class Forks(ABC):
                     *(base.session, fork.seq, origin, run.id if run is not None else None, now, posted, base.number),
                 ),
             )
+            yield from check_sessions(self.db, self.container, self.quota)
             last = int(rows[0][0]) * ROOM + fork.seq
             if run is not None:
                 head = fork.seq + len(records)

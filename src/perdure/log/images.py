@@ -231,6 +231,10 @@ class Entities:
 
         return await self._db.write(script, notify=True)
 
+    async def forgotten(self, container: str) -> list[ImageRow]:
+        """List images of which all was erased but their folders."""
+        return [_image(row) for row in await self._rows(f"{_IMAGE} WHERE container = ? AND session = ''", (container,))]
+
     async def delete_image(self, id: str) -> ImageRow | None:
         """Remove an image and its live agent's row; gives what it was, None if there is none."""
 

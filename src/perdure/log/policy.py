@@ -20,9 +20,9 @@ _PAGE = 500
 class Quota(Base):
     """How much a container may hold; what is None has no limit.
 
-    `sessions` counts conversations, without those of child runs, `open_runs` runs that have not ended, without child
-    runs. They are counted when a run is taken in. `records` and `bytes` (of payloads) are measured from time to time,
-    so that a little more may come in.
+    `sessions` counts conversations, without those of child runs and those of which all was erased or removed;
+    `open_runs` runs that have not ended, without child runs. They are counted when one is taken in. `records` and
+    `bytes` (of payloads) are measured from time to time, so that a little more may come in.
     """
 
     sessions: int | None = None
@@ -107,11 +107,41 @@ def check_quota(db: Database, container: str, new: NewRun, quota: Quota) -> Scri
         if int(rows[0][0]) >= quota.open_runs:
             raise exceeded(container, "open runs", int(rows[0][0]), quota.open_runs)
     if quota.sessions is not None:
-        if (yield Sql("SELECT 1 FROM sessions WHERE container = ? AND id = ?", (container, new.session_id))):
+        if (
+            yield Sql(
+                f"SELECT 1 FROM sessions s WHERE container = ? AND id = ? AND {_HAS}", (container, new.session_id)
+            )
+        ):
             return
-        rows = yield Sql("SELECT COUNT(*) FROM sessions WHERE container = ? AND parent IS NULL", (container,))
-        if int(rows[0][0]) >= quota.sessions:
-            raise exceeded(container, "sessions", int(rows[0][0]), quota.sessions)
+        held = yield from _sessions(container)
+        if held >= quota.sessions:
+            raise exceeded(container, "sessions", held, quota.sessions)
+
+
+def check_sessions(db: Database, container: str, quota: Quota | None, more: int = 0) -> Script[None]:
+    """Refuse a session that was just made, or `more` that are to be, if that are more than there may be.
+
+    Raises:
+        QuotaExceeded: there are.
+    """
+    if quota is None or quota.sessions is None:
+        return
+    yield from lock_quota(db, container)
+    held = yield from _sessions(container)
+    if held + more > quota.sessions:
+        raise exceeded(container, "sessions", held + more - 1, quota.sessions)
+
+
+_HAS = (
+    "(s.gone = 0 OR EXISTS (SELECT 1 FROM records WHERE "
+    f"slot > s.number * {ROOM} + s.gone AND slot < (s.number + 1) * {ROOM}))"
+)
+"""Whether a session has anything that was not erased or removed."""
+
+
+def _sessions(container: str) -> Script[int]:
+    rows = yield Sql(f"SELECT COUNT(*) FROM sessions s WHERE container = ? AND parent IS NULL AND {_HAS}", (container,))
+    return int(rows[0][0])
 
 
 def lock_quota(db: Database, container: str) -> Script[None]:
@@ -123,13 +153,13 @@ def lock_quota(db: Database, container: str) -> Script[None]:
 def exceeded(container: str, what: str, held: int, limit: int) -> QuotaExceeded:
     """Make the error of a container that has no room."""
     return QuotaExceeded(
-        f"The container {container!r} has {held:,} of at most {limit:,} {what}, so no run is taken in. Wait for open "
-        "ones to end, erase some, shorten its retention, or raise its quota: container.configure(quota=…)."
+        f"The container {container!r} has {held:,} of at most {limit:,} {what}, so nothing new is taken in. Wait for "
+        "open ones to end, erase some, shorten its retention, or raise its quota: container.configure(quota=…)."
     )
 
 
 class Usage(Base):
-    """What a container holds: sessions without those of child runs, open runs, records, and bytes of payloads."""
+    """What a container holds: sessions as a quota counts them, open runs, records, and bytes of payloads."""
 
     sessions: int
     open_runs: int
@@ -174,16 +204,17 @@ class Meter:
 
     def _some(self, after: int) -> Script[tuple[dict[int, tuple[int, int, int]], int, int | None]]:
         rows = yield Sql(
-            "SELECT s.number, s.base_seq, s.parent, (SELECT MAX(slot) FROM records WHERE "
+            "SELECT s.number, s.base_seq, s.parent, s.gone, (SELECT MAX(slot) FROM records WHERE "
             f"slot > s.number * {ROOM} AND slot < (s.number + 1) * {ROOM}) FROM sessions s "
             "WHERE s.container = ? AND s.number > ? ORDER BY s.number LIMIT ?",
             (self._container, after, _PAGE),
         )
         sizes: dict[int, tuple[int, int, int]] = {}
-        for number, base, _, last in rows:
+        top = 0
+        for number, base, parent, gone, last in rows:
             head = int(last) % ROOM if last is not None else int(base)
+            top += parent is None and (not gone or head > gone)
             sizes[int(number)] = (head, int(base), (yield from self._size(int(number), head, int(base))))
-        top = sum(row[2] is None for row in rows)
         return sizes, top, int(rows[-1][0]) if len(rows) == _PAGE else None
 
     def _size(self, number: int, head: int, base: int) -> Script[int]:

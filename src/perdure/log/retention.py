@@ -123,6 +123,6 @@ def _remove(log: SqlLog, session: Old, now: float) -> Script[None]:
     yield Sql("DELETE FROM runs WHERE container = ? AND session = ?", mine)
     yield Sql(
         "UPDATE sessions SET base = NULL, base_seq = ?, base_run = NULL, fork_run = NULL, user_id = NULL, "
-        "title = NULL, metadata = NULL WHERE number = ?",
-        (seq - 1, session.number),
+        "title = NULL, metadata = NULL, gone = ? WHERE number = ?",
+        (seq - 1, seq, session.number),
     )

@@ -11,6 +11,7 @@ names the status as they do; runs that are over are in none of them.
 A session that is a fork reads the records of its `base` up to `base_seq` as its own first ones, and has only what
 follows; what the run `base_run` did there it reads as done by `fork_run`.
 
+What is up to the record `gone` of a session was erased or removed: one with nothing behind it takes no room of a quota.
 `status` is the state of a session that was started as one, with `metadata`; one that only has runs has none. `events`
 counts the events that were posted in it, and `retain_context` is what was said at its end. The index of these events is
 made with the first one of a store.
@@ -55,6 +56,7 @@ MIGRATIONS = (
                 base_seq {int} NOT NULL DEFAULT 0,
                 base_run TEXT,
                 fork_run TEXT,
+                gone {int} NOT NULL DEFAULT 0,
                 created_at {real} NOT NULL,
                 UNIQUE (container, id)
             )""",

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple, cast
 from perdure.db.database import Database, Exists, Row, Script, Sql
 from perdure.db.migrate import add_part
 from perdure.log.parts import Part, parts_of
+from perdure.log.policy import Quota, check_sessions
 from perdure.log.rows import LAST_SLOT, RECORD, Coded, record_of
 from perdure.log.schema import EVENTS, ROOM
 from perdure.types.base import decode_json
-from perdure.types.errors import Conflict, SessionNotFound
+from perdure.types.errors import Conflict, QuotaExceeded, SessionNotFound
 from perdure.types.records import Payload, Record, SessionEvent, StateSet, decode_payload, encode_payload, kind_of
 from perdure.types.session import (
     LIVELY,
@@ -57,6 +58,7 @@ class SessionEvents(ABC):
     db: Database
     now: Callable[[], float]
     container: str
+    quota: Quota | None
     _indexed = False
 
     @abstractmethod
@@ -67,13 +69,16 @@ class SessionEvents(ABC):
 
     # -- what becomes of a session -----------------------------------------------------------------------------------
 
-    async def start_session(self, session_id: str, user_id: str | None, metadata: str | None) -> SessionInfo:
+    async def start_session(
+        self, session_id: str, user_id: str | None, metadata: str | None, full: QuotaExceeded | None = None
+    ) -> SessionInfo:
         """Start a session, unless it is started; one that only has runs so far goes on as one that is.
 
         Args:
             session_id: the session.
             user_id: whose it is.
             metadata: what is said of it, as a JSON object.
+            full: what is raised if it is new, because there is no room for it.
 
         Raises:
             Conflict: it is another user's, or was started with other metadata.
@@ -86,7 +91,11 @@ class SessionEvents(ABC):
                 f"ON CONFLICT (container, id) DO NOTHING RETURNING {_INFO}",
                 (*mine, user_id, metadata, now),
             )
-            if not rows:
+            if rows:
+                if full is not None:
+                    raise full
+                yield from check_sessions(self.db, self.container, self.quota)
+            else:
                 rows = yield from self._found(session_id)
             info = _info(rows[0])
             _, state, _, owner, said, _, _, number = rows[0]
@@ -175,8 +184,13 @@ class SessionEvents(ABC):
 
     # -- events ------------------------------------------------------------------------------------------------------
 
-    async def post_event(self, session_id: str, event: SessionEvent) -> PostedEvent:
+    async def post_event(self, session_id: str, event: SessionEvent, full: QuotaExceeded | None = None) -> PostedEvent:
         """Write an event behind what is in a session; the same one again is the one that is there.
+
+        Args:
+            session_id: the session.
+            event: the event.
+            full: what is raised if the event is new, because there is no room for it.
 
         Raises:
             SessionNotFound: there is no such session.
@@ -203,11 +217,13 @@ class SessionEvents(ABC):
             count, base, owner, last = rows[0]
             if event.user_id is not None and owner not in (None, event.user_id):
                 raise of_another(session_id, event.user_id)
-            if base is not None:  # where what was posted before is another session's record
+            if base is not None or full is not None:  # what was posted before may be another session's record
                 known = yield from self._known_event(session_id, event)
                 if known is not None:
                     yield Sql("UPDATE sessions SET events = events - 1 WHERE container = ? AND id = ?", mine)
                     return known
+            if full is not None:
+                raise full
             if last is None:  # where the update had to wait for a lock, it did not see what was written meanwhile
                 last = (yield Sql(f"SELECT {LAST_SLOT} FROM sessions WHERE container = ? AND id = ?", mine))[0][0]
             parts = (event.event_type, event.content, event.event_id, int(count), event.event_data, event.metadata)

@@ -21,6 +21,7 @@ import msgspec
 from perdure.db.database import Exists, Script, Sql
 from perdure.log.log import ENDED
 from perdure.log.parts import parts_of
+from perdure.log.policy import check_sessions
 from perdure.log.rows import INLINE
 from perdure.log.schema import ROOM
 from perdure.log.sessions import insertion
@@ -344,6 +345,7 @@ def _take_in(log: SqlLog, lines: Iterable[Line]) -> Script[None]:
                 (container, *msgspec.structs.astuple(line)),
             )
             number = int(rows[0][0])
+            yield from check_sessions(log.db, container, log.quota)
         elif isinstance(line, RunLine):
             row = {"container": container, "session": session, **msgspec.structs.asdict(line)}
             yield insertion("runs", _held(row))

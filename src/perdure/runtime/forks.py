@@ -60,6 +60,7 @@ class Forks:
             Conflict: it had not begun or had ended there, was erased, or an id belongs to something else.
         """
         container = cast("Container", self)
+        await container.check_size()
         return await fork_run(container, await cut_run(container, run_id, at, id, session_id, title))
 
     fork_sync = InSync(fork)
@@ -75,6 +76,7 @@ class Cut(NamedTuple):
 
 async def fork_session(container: Container, session_id: str, at: int | None, id: str | None, title: str | None) -> str:
     """Make a session that goes on from a place in another one; a turn that is open there is ended in the new one."""
+    await container.check_size()
     log = container.log
     head = await _head(container, session_id)
     seq = head if at is None else _number(at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
@@ -16,6 +17,7 @@ from perdure.log.log import ENDED
 from perdure.runtime.conversations import seen
 from perdure.runtime.image_config import RESUMED, check_config, check_names
 from perdure.runtime.messages import user_id
+from perdure.runtime.workdir import remove_workdir
 from perdure.types import commands as c
 from perdure.types.envelope import EventContext
 from perdure.types.errors import Conflict, DefinitionError, UnknownName
@@ -159,11 +161,17 @@ class ImageForks(ABC):
         else:
             with suppress(UnknownName):  # nobody has ever said anything in it
                 await container.erase(row.session, cancel=True)
+        await self._clear(row)
         await self.entities.delete_image(row.id)
         for base in bases:
             if await self.entities.shown(row.container, [base]) or await self._goes_on(container, base):
                 return
             await container.erase(base, cancel=True)
+
+    async def _clear(self, row: ImageRow) -> None:
+        base = self._runtime.base_path
+        if base is not None:
+            await asyncio.to_thread(remove_workdir, base, row.container, row.id)
 
     async def _goes_on(self, container: Container, session_id: str) -> bool:
         """Whether an image goes on from a session."""

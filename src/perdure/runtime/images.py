@@ -91,6 +91,7 @@ class Images(ImageForks):
         Raises:
             InvalidId: the container's name has a shape that is not allowed.
             DefinitionError: something in the configuration is wrong.
+            QuotaExceeded: the container has no room.
         """
         check_id(container_id, "container_id")
         check_names(config, c.ImageConfig.__annotations__, "config")
@@ -103,6 +104,7 @@ class Images(ImageForks):
                 if own.get(name) is not None:
                     raise DefinitionError(f"config: {name} does not go with a definition, which has its own.")
                 given.pop(name, None)
+        await self._runtime.container(container_id).check_new()
         id = new_id("img")
         row = ImageRow(
             id,
@@ -196,7 +198,7 @@ class Images(ImageForks):
         return row is not None and await self.destroy(row.id)
 
     async def delete(self, image_id: str) -> None:
-        """Delete an image, with its session and what was said in it; what goes on is cancelled first."""
+        """Delete an image with its folder, its session and what was said in it; what goes on is cancelled first."""
         try:
             row = await self.entities.image(image_id)
         except UnknownName:
@@ -206,6 +208,16 @@ class Images(ImageForks):
             await self.destroy(online.id)
         await self._remove(row)
         self._forget(image_id)
+
+    async def discard(self, container_id: str) -> None:
+        """Take away what is left of images that were erased with their user: live agents, folders, ids."""
+        for row in await self.entities.forgotten(container_id):
+            online = await self._online(row.id)
+            if online is not None:
+                await self.destroy(online.id)
+            await self._clear(row)
+            await self.entities.delete_image(row.id)
+            self._forget(row.id)
 
     async def messages(self, image_id: str) -> list[dict[str, Any]]:
         """What was said in an image, whole messages turn by turn, whether it is online or not.

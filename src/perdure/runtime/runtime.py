@@ -291,8 +291,15 @@ class Runtime(Doors, BusDoors):
     import_session = OfDefault(Container.import_session)
 
     async def erase(self, *, user_id: str) -> Erasure:
-        """Erase all that was said by a user and to them, in the default container; see `Container.erase`."""
-        return await self.container("default").erase(user_id=user_id)
+        """Erase all that was said by a user and to them, in all containers; see `Container.erase`.
+
+        The receipt names the containers in which it was looked for.
+        """
+        gone = await self.container("default").erase(user_id=user_id)
+        for name in await self.images.entities.containers():
+            if name != "default":
+                gone = gone.and_(await self.container(name).erase(user_id=user_id))
+        return gone
 
     async def backup(self, path: str | Path) -> int:
         """Copy the store to a new SQLite file while it is in use; gives the size in bytes.

@@ -59,9 +59,13 @@ class Sessions:
             Conflict: it is another user's, or was started with other metadata.
             InvalidId: the id has a shape that is not allowed.
             DefinitionError: the metadata are too large, or no object.
+            QuotaExceeded: the container has no room.
         """
+        full = await self._container.full()
         id = new_id("session") if session_id is None else check_id(session_id, "session_id")
-        return self._told(await self._container.log.start_session(id, read_user(user_id), read_metadata(metadata)))
+        return self._told(
+            await self._container.log.start_session(id, read_user(user_id), read_metadata(metadata), full)
+        )
 
     async def event(
         self,
@@ -97,6 +101,7 @@ class Sessions:
             Conflict: the id was used for another event, or the session is another user's.
             InvalidId: an id has a shape that is not allowed.
             DefinitionError: something is not of its kind, or it is too large.
+            QuotaExceeded: the container has no room.
         """
         made = new_event(
             type,
@@ -107,7 +112,8 @@ class Sessions:
             parent_event_id=parent_event_id,
             user_id=user_id,
         )
-        posted = await self._container.log.post_event(check_id(session_id, "session_id"), made)
+        full = await self._container.full()
+        posted = await self._container.log.post_event(check_id(session_id, "session_id"), made, full)
         self._container.live_here.posted(session_id)
         return posted
 

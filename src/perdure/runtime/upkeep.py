@@ -15,12 +15,13 @@ import msgspec
 from perdure.agents.in_sync import InSync, Loop
 from perdure.log.erase import Erasure, erase_events, erase_session, sessions_of, settle
 from perdure.log.log import RunRow
-from perdure.log.policy import Meter, Policy, Quota, Usage, change_policy, exceeded, read_policies
+from perdure.log.policy import Meter, Policy, Quota, Usage, change_policy, check_sessions, exceeded, read_policies
 from perdure.log.retention import old_sessions, prune
 from perdure.log.search import merge
 from perdure.log.sql import SqlLog
 from perdure.runtime.conversations import Conversations
-from perdure.types.errors import Conflict, DefinitionError, UnknownName
+from perdure.types.errors import Conflict, DefinitionError, QuotaExceeded, UnknownName
+from perdure.types.session import read_user
 
 if TYPE_CHECKING:
     from perdure.runtime.runtime import Runtime
@@ -59,9 +60,9 @@ class Upkeep(ABC):
         """Erase a session (see `Session.erase`), or all that was said by a user and to them.
 
         A user's sessions, and those of others in which a run was for this user, are erased whole, with the sessions of
-        their child runs and their forks; and the events that were sent for this user. Runs that are open there are
-        cancelled first. A call that was interrupted, by a crash too, is repeated; of what is erased already nothing is
-        counted. Backups, copies and exports are out of reach.
+        their child runs, their forks, and their images with the folders of these; and the events that were sent for
+        this user. Runs that are open there are cancelled first. A call that was interrupted, by a crash too, is
+        repeated; of what is erased already nothing is counted. Backups, copies and exports are out of reach.
 
         Args:
             session_id: the session.
@@ -75,13 +76,14 @@ class Upkeep(ABC):
             UnknownName: there is no such session.
             Conflict: a run is open, or one that was cancelled does not end.
             StoreBusy: it is erased, but a reader keeps the old bytes in the file's write-ahead log.
-            DefinitionError: neither or both were given.
+            DefinitionError: neither or both were given, or the user's id is none.
         """
         if (session_id is None) == (user_id is None):
             raise DefinitionError("erase() takes a session's id, or user_id=.")
         if session_id is not None:
             return await self._erase_session(session_id, cancel=cancel)
-        gone = Erasure((), 0, True, at=self.log.now())
+        read_user(user_id)
+        gone = Erasure((), 0, True, containers=(self.name,), at=self.log.now())
         for _ in range(_ROUNDS):
             found = await sessions_of(self.log, user_id or "")
             if not found:
@@ -89,12 +91,13 @@ class Upkeep(ABC):
             erased = set[str]()
             for one in found:
                 if one not in erased:  # with another one
-                    more = await self._erase_session(one, cancel=True, settled=False)
+                    more = await self._erase_session(one, cancel=True, settled=False, wholly=True)
                     erased.update(more.sessions)
                     gone = gone.and_(more)
         else:
             raise Conflict(f"The user {user_id!r} begins runs all the time. Stop that, then erase again.")
         gone = gone.and_(await erase_events(self.log, user_id or ""))
+        await self.runtime.images.discard(self.name)
         complete = await settle(self.log.db)  # also for what a call before this one has left
         return msgspec.structs.replace(gone, complete=complete)
 
@@ -106,12 +109,14 @@ class Upkeep(ABC):
         """Erase a session, or all that was said by a user and to them, from sync code; see `erase`."""
         return self.loop_thread().run(lambda: self.erase(*args, **options), "erase")
 
-    async def _erase_session(self, session_id: str, *, cancel: bool, settled: bool = True) -> Erasure:
-        erased = await self._erased(session_id, cancel=cancel, settled=settled)
+    async def _erase_session(
+        self, session_id: str, *, cancel: bool, settled: bool = True, wholly: bool = False
+    ) -> Erasure:
+        erased = await self._erased(session_id, cancel=cancel, settled=settled, wholly=wholly)
         self.conversations.forget(erased.sessions)
         return erased
 
-    async def _erased(self, session_id: str, *, cancel: bool, settled: bool) -> Erasure:
+    async def _erased(self, session_id: str, *, cancel: bool, settled: bool, wholly: bool) -> Erasure:
         asked: set[str] = set()
         with suppress(TimeoutError):  # whatever still runs then is named when it is refused
             async with asyncio.timeout(PATIENCE):
@@ -119,9 +124,9 @@ class Upkeep(ABC):
                     change = self.runtime.worker.listen()
                     end = not await self._stop(session_id, asked)
                     with suppress(Conflict):
-                        return await erase_session(self.log, session_id, end=end, settled=settled)
+                        return await erase_session(self.log, session_id, end=end, settled=settled, wholly=wholly)
                     await self.runtime.worker.until(change)
-        return await erase_session(self.log, session_id, settled=settled)
+        return await erase_session(self.log, session_id, settled=settled, wholly=wholly)
 
     async def _stop(self, session_id: str, asked: set[str]) -> bool:
         """Cancel what goes on in a session and its forks, each run once, and say whether somebody still drives some."""
@@ -180,6 +185,33 @@ class Upkeep(ABC):
         return Meter(self.log.db, self.name)
 
     _measured: tuple[float, Usage] | None = None
+
+    async def check_size(self) -> None:
+        """Refuse what is new if there is more than the quota says, as `check_room` does.
+
+        Raises:
+            QuotaExceeded: there is.
+        """
+        if self.log.quota is not None:
+            await self.check_room(self.log.quota, "")
+
+    async def full(self) -> QuotaExceeded | None:
+        """What to say to something new if there is no room for it."""
+        try:
+            await self.check_size()
+        except QuotaExceeded as full:
+            return full
+        return None
+
+    async def check_new(self) -> None:
+        """Refuse what will have a session, if there is no room for one more.
+
+        Raises:
+            QuotaExceeded: there is none.
+        """
+        await self.check_size()
+        if self.log.quota is not None:
+            await self.log.db.write(lambda: check_sessions(self.log.db, self.name, self.log.quota, 1))
 
     async def check_room(self, quota: Quota, run_id: str) -> None:
         """Refuse a new run if there are more records or bytes than the quota says, as of when they were measured last.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from perdure.types.errors import InvalidId
@@ -31,3 +32,15 @@ def make_workdir(base: Path, container: str, image: str) -> Path:
     path = workdir(base, container, image)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
+
+
+def remove_workdir(base: Path, container: str, image: str) -> None:
+    """Remove an image's folder with all that is in it; links in it are removed, and not what they lead to.
+
+    Raises:
+        InvalidId: see `workdir`.
+        OSError: it cannot be removed.
+    """
+    path = workdir(base, container, image)
+    if path.exists():
+        shutil.rmtree(path)

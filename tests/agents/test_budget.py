@@ -6,8 +6,23 @@ from typing import Any
 
 import pytest
 
-from perdure import Agent, Budget, BudgetExceeded, Context, DefinitionError, Network, Prices, Usage, sequence, tool
-from perdure.testing import ScriptedModel, call, calls, hang, say
+from perdure import (
+    Agent,
+    Budget,
+    BudgetExceeded,
+    Context,
+    DefinitionError,
+    Hooks,
+    Network,
+    Prices,
+    RateLimited,
+    RunFailed,
+    Usage,
+    sequence,
+    tool,
+)
+from perdure.models import TextChunk, Used, fallback
+from perdure.testing import ScriptedModel, call, calls, fail, hang, say
 from tests.agents.watching import check_transcript, watch
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -33,6 +48,41 @@ async def test_a_budget_of_model_calls_is_a_result():
     assert result.usage.model_calls == 2
     check_transcript(result.messages)
     assert [one.detail for one in watched.events if isinstance(one, BudgetExceeded)] == [result.stop_detail]
+
+
+async def broken(request: Any) -> Any:
+    """An attempt of which the provider says what it uses, and that breaks off."""
+    yield Used(Usage(60, 1))
+    yield TextChunk("ha")
+    raise RateLimited("slow down", retry_after=0.001)
+
+
+async def test_b20_what_failed_attempts_have_used_is_counted_once_where_the_provider_says_it():
+    model = ScriptedModel(broken, fail(RateLimited("slow", retry_after=0.001)), say("fine", usage=Usage(10, 2)))
+    result = await Agent("A", model=model).run("x")
+    assert result.usage == Usage(70, 3, model_calls=2), "of the one that was refused nothing was said"
+    model = ScriptedModel(broken, "never")
+    result = await Agent("A", model=model).run("x", budget=Budget(tokens=61))
+    assert (result.stop_reason, result.usage) == ("budget", Usage(60, 1, model_calls=1))
+    assert result.stop_detail == "61 of 61 tokens are used, so attempt 2 was not made"
+    assert len(model.requests) == 1
+
+
+async def test_b20_an_answer_that_is_not_taken_was_paid_for():
+    first = ScriptedModel(broken, prices=Prices(Decimal(1_000_000), Decimal(0)))
+    result = await Agent("A", model=fallback(first, ScriptedModel(say("fine", usage=Usage(10, 2))))).run("x")
+    assert (result.usage.total_tokens, result.usage.cost) == (73, Decimal(60)), "by the prices of the one that failed"
+
+    def refuse(ctx: Any, result: Any) -> None:
+        raise ValueError("not this")
+
+    wrong = say("no number", usage=Usage(10, 2))
+    for options in ({"hooks": Hooks(on_response=refuse)}, {"output_type": int}):
+        model = ScriptedModel(wrong, repeat=True)
+        with pytest.raises(RunFailed) as failed:
+            await Agent("A", model=model, **options).run("x")
+        assert failed.value.result is not None
+        assert failed.value.result.usage.total_tokens == 12 * len(model.requests)
 
 
 async def test_a_budget_of_tokens():

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from perdure import Agent, Hooks, Network, RunFailed, Runtime, events
+from perdure import Agent, Budget, Hooks, Network, RateLimited, RunFailed, Runtime, Usage, events
 from perdure.agents.agent import Agent as AnyAgent
+from perdure.models import TextChunk, Used
 from perdure.testing import FunctionModel, ScriptedModel, fail, say
 from perdure.testing.environment import ScriptedEnvironments
 from perdure.types.messages import TextMessage
@@ -48,6 +49,31 @@ async def test_x31_what_was_said_before_a_failure_is_kept_once_and_marked(url: s
         assert texts(result.messages) == ["Half of it", "Whole."]
     async with Runtime(url, timing=QUICK, durability="normal") as later:  # folded from the records
         assert texts([each async for each in later.session("s").messages()]) == ["Half of it", "Whole."]
+
+
+async def broken(request: Any) -> Any:
+    yield Used(Usage(60, 1))
+    yield TextChunk("Half of it")
+    raise RateLimited("slow down", retry_after=0.001)
+
+
+async def test_d20_what_a_failed_attempt_has_used_is_counted_once_in_whatever_process(url: str):
+    def agent(*answers: Any) -> AnyAgent[str, Any]:
+        return Agent("A", model=ScriptedModel(*answers))
+
+    whole, limit = say("Whole.", usage=Usage(10, 2)), Budget(tokens=140)
+    first = agent(broken, whole)
+    async with Runtime(url, [first], timing=QUICK, durability="normal") as runtime:
+        result = await runtime.run(first, "x", session_id="s", run_id="r", session_budget=limit)
+        assert (result.text, result.usage) == ("Whole.", Usage(70, 3, model_calls=2))
+    second = agent(broken, whole, "never")
+    async with Runtime(url, [second], timing=QUICK, durability="normal") as later:
+        again = await later.run(second, "x", session_id="s", run_id="r", session_budget=limit)
+        assert again.usage == result.usage
+        last = await later.run(second, "y", session_id="s", session_budget=limit)
+        assert (last.text, last.usage) == ("Whole.", Usage(70, 3, model_calls=2))
+        over = await later.run(second, "z", session_id="s", session_budget=limit)
+        assert (over.stop_reason, over.stop_detail) == ("budget", "146 of 140 tokens are used")
 
 
 async def test_x31_a_hook_that_fails_keeps_what_the_model_has_said():

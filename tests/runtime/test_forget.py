@@ -27,6 +27,7 @@ from perdure import (
 )
 from perdure.db.database import Sql
 from perdure.durable.kernel import SYSTEM_CLOCK
+from perdure.log.policy import read_policies
 from perdure.runtime import upkeep
 from perdure.runtime import worker as working
 from perdure.testing import FunctionModel, ScriptedModel, call, say
@@ -345,6 +346,27 @@ async def test_a_quota_of_sessions_and_open_runs_is_exact_and_refuses_before_any
         await here.configure(quota=None)
         assert (await here.run(payer, "another")).output == "done"
         assert (await rt.run(payer, "in another container")).output == "done"
+
+
+async def test_a_quota_that_is_set_while_the_worker_reads_what_holds_is_not_undone(
+    url: str, monkeypatch: pytest.MonkeyPatch
+):
+    async with opened(url, workers=False) as rt:
+        here = rt.container("acme")
+        await rt.worker.stop()
+
+        async def read_slowly(db: Any) -> Any:
+            found = await read_policies(db)
+            if here.log.quota is None:
+                await here.configure(quota=Quota(open_runs=0))
+            return found
+
+        monkeypatch.setattr(working, "read_policies", read_slowly)
+        rt.worker._changed = None
+        await rt.worker.end_due()
+        assert here.log.quota == Quota(open_runs=0)
+        await rt.worker.end_due()
+        assert here.log.quota == Quota(open_runs=0)
 
 
 async def test_a_quota_holds_for_what_events_and_schedules_start_too(url: str):

@@ -78,7 +78,7 @@ PAYLOADS: dict[str, list[rec.Payload]] = {
     "wait": [rec.WaitOpened("A", (APPROVAL,), {"amount": 5}, PATCH, ("B",))],
     "failed": [rec.StepFailed("agent/0/infer/0", ERROR), rec.StepFailed("agent/0/infer/0", ERROR, True, CUT)],
     "attempt": [rec.AttemptFailed("agent/0/infer/0", 2, ERROR, 1.5, "openai:gpt-5")],
-    "attempt_lost": [rec.AttemptLost("agent/0/infer/0", USAGE)],
+    "attempt_lost": [rec.AttemptLost("agent/0/infer/0", USAGE, told=True)],
     "run_finished": [
         rec.RunFinished("completed", "answer"),
         rec.RunFinished("failed", "error", True, {"a": 1}, USAGE, ERROR),

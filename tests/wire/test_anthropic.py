@@ -7,7 +7,17 @@ from typing import Any, cast
 
 import pytest
 
-from perdure.models import ModelEvent, ModelRequest, ModelSettings, OutputSpec, TextChunk, ToolSpec, anthropic
+from perdure.models import (
+    ModelEvent,
+    ModelRequest,
+    ModelSettings,
+    OutputSpec,
+    TextChunk,
+    ToolSpec,
+    Usage,
+    Used,
+    anthropic,
+)
 from perdure.types.attachments import image
 from perdure.types.errors import (
     AuthenticationFailed,
@@ -239,7 +249,7 @@ async def test_b56_an_error_inside_a_stream_is_an_error_of_its_kind(
             got.append(event)  # noqa: PERF401 — what came before the failure counts
     assert type(raised.value) is expected
     assert raised.value.retryable
-    assert got == [TextChunk("Hel")]
+    assert got == [Used(Usage(3)), TextChunk("Hel")], "the prompt is paid for"
     await model.aclose()
 
 
@@ -355,7 +365,7 @@ async def test_walking_away_closes_the_connection(server: RawServer) -> None:
     model = anthropic(NAME, api_key="k", base_url=server.url)
     stream = cast("AsyncGenerator[ModelEvent]", model.stream(ModelRequest((user("Hi"),), settings=QUICK)))
     async with aclosing(stream):
-        assert await anext(stream) == TextChunk("Hel")
+        assert [await anext(stream), await anext(stream)] == [Used(Usage(3)), TextChunk("Hel")]
     await asyncio.wait_for(server.left.wait(), 10)
     await model.aclose()
 

@@ -28,7 +28,15 @@ from perdure.types import events as ev
 from perdure.types.assemble import Assembler
 from perdure.types.base import Json
 from perdure.types.chunks import ModelEvent, ReasoningChunk, Restarted, TextChunk, ToolCallChunk
-from perdure.types.errors import BadResponse, DefinitionError, ModelError, ModelRetry, ModelTimeout, OutputInvalid
+from perdure.types.errors import (
+    BadResponse,
+    DefinitionError,
+    ModelError,
+    ModelRetry,
+    ModelTimeout,
+    OutputInvalid,
+    OverBudget,
+)
 from perdure.types.messages import Message, TextMessage, ToolCallMessage, ToolResultMessage
 from perdure.types.records import AttemptFailed, AttemptLost, ErrorInfo, InferenceDone
 from perdure.types.usage import Usage
@@ -71,7 +79,7 @@ async def infer(env: Env, loop: AgentLoop, key: str, io: RunIO) -> InferenceDone
             changed = True
 
     request = _request(env, plan, toolbox, loop, prompt)
-    answer = Answer(io, key, agent.name, plan.model)
+    answer = Answer(env, io, key, agent.name, plan.model)
     io.reached[key] = None
     ledger = env.ledger
     if ledger is not UNLIMITED:
@@ -84,9 +92,11 @@ async def infer(env: Env, loop: AgentLoop, key: str, io: RunIO) -> InferenceDone
                 raise
         except Left:
             if answer.asked:
-                io.hold(None, AttemptLost(key, estimate(prompt, answer.assembler.text)))
+                io.hold(None, AttemptLost(key, answer.lost(prompt)))
             raise
         return _cut_off(env, answer, prompt, ctx)
+    except OverBudget as spent:
+        return InferenceDone(agent.name, stop="budget", stop_detail=str(spent))
     except Exception:
         answer.failed()
         raise
@@ -105,6 +115,7 @@ async def infer(env: Env, loop: AgentLoop, key: str, io: RunIO) -> InferenceDone
                 result = read_result(await settle(hook(ctx, result)), result, "on_response")
         except Exception:
             answer.failed()
+            answer.count(usage)
             raise
         said = result.messages
     done = InferenceDone(
@@ -120,7 +131,13 @@ async def infer(env: Env, loop: AgentLoop, key: str, io: RunIO) -> InferenceDone
     )
     if said is not answered and said != answered:
         done = structs.replace(done, said=answered)
-    return _structured(plan, loop, done) if plan.output is not None else done
+    if plan.output is None:
+        return done
+    try:
+        return _structured(plan, loop, done)
+    except OutputInvalid:
+        answer.count(usage)
+        raise
 
 
 async def _system(env: Env, plan: Plan, ctx: Context[Any]) -> TextMessage | None:
@@ -176,10 +193,11 @@ _CHOICES = ("auto", "any", "none")
 class Answer:
     """One answer as it comes in: collected, shown, and asked for again after a failure that may pass."""
 
-    __slots__ = ("agent", "asked", "assembler", "at", "io", "key", "model", "names", "shown", "streamed")
+    __slots__ = ("agent", "asked", "assembler", "at", "env", "io", "key", "model", "names", "shown", "streamed")
 
-    def __init__(self, io: RunIO, key: str, agent: str, model: Model, *, shown: bool = True) -> None:
+    def __init__(self, env: Env, io: RunIO, key: str, agent: str, model: Model, *, shown: bool = True) -> None:
         self.shown = shown and io.projector is not None
+        self.env = env
         self.io = io
         self.key = key
         self.agent = agent
@@ -195,6 +213,7 @@ class Answer:
 
         Raises:
             ModelError: it failed for good.
+            OverBudget: it failed, and has used what was left to ask again.
         """
         settings = request.settings
         tried = self.io.tried
@@ -211,10 +230,14 @@ class Answer:
                 return await self._attempt(request, attempt, model)
             except ModelError as error:
                 self.asked, model = False, self.model
+                self.spent()
                 if not error.retryable or attempt > settings.retries:
                     error.add_note(f"attempt {attempt} of {settings.retries + 1}")
                     raise
                 self.reset(str(error))
+                over = self._over()
+                if over is not None:
+                    raise OverBudget(f"{over}, so attempt {attempt + 1} was not made") from error
                 wait = MODEL_BACKOFF.wait(attempt, error.retry_after)
                 await self.io.attempt_failed(self.key, attempt, error, wait)
 
@@ -247,9 +270,10 @@ class Answer:
                         elif prefill is not None and type(piece) is TextChunk:
                             piece = TextChunk(prefill + piece.text, piece.block, piece.opaque)
                             prefill = None
-                    add(piece)
                     if type(piece) is Restarted:
+                        self.spent()
                         await self._restarted(piece, attempt)
+                    add(piece)
                     if self.shown:
                         self.show(piece)
         except TimeoutError as error:
@@ -267,6 +291,36 @@ class Answer:
         """Keep that a model of a chain failed and the next one is asked, without counting it as a whole attempt."""
         model = piece.failed or f"{self.model.provider}:{self.model.name}"
         await self.io.keep(None, AttemptFailed(self.key, attempt, ErrorInfo("Restarted", piece.reason), 0.0, model))
+
+    def spent(self) -> None:
+        """Count what was used for an answer that is not kept, as far as the provider has said it."""
+        used = self.assembler.used
+        if used is not None and used.total_tokens:
+            usage = counted(used, self.model, self.env)
+            self.env.ledger.charge(usage)
+            self.count(usage)
+
+    def count(self, usage: Usage) -> None:
+        """Keep what was used for an answer that is not kept."""
+        self.io.note(None, AttemptLost(self.key, usage, told=True))
+
+    def lost(self, prompt: tuple[Message, ...]) -> Usage:
+        """Say what an answer has used that was cut off: what the provider has said, or what it is taken to be."""
+        guess, told = estimate(prompt, self.assembler.text), self.assembler.used
+        if told is None:
+            return guess
+        most = max(told.output_tokens, guess.output_tokens)
+        return counted(structs.replace(told, output_tokens=most), self.model, self.env)
+
+    def _over(self) -> str | None:
+        """Say which limit is used up; the call that has just failed is in flight no more."""
+        ledger = self.env.ledger
+        if ledger is UNLIMITED:
+            return None
+        ledger.begin(-1)
+        over = ledger.exceeded()
+        ledger.begin(1)
+        return over
 
     def reset(self, reason: str) -> None:
         """Void what was streamed."""
@@ -323,7 +377,7 @@ def _no_stream(model: Model, stream: object) -> DefinitionError:
 def _cut_off(env: Env, answer: Answer, prompt: tuple[Message, ...], ctx: Context[Any]) -> InferenceDone:
     """Keep what was said before the stop; calls that were not complete are dropped."""
     model = answer.model
-    usage = estimate(prompt, answer.assembler.text)
+    usage = answer.lost(prompt)
     env.ledger.charge(usage)
     return InferenceDone(
         answer.agent,

@@ -133,14 +133,14 @@ class _Asking:
             raise OverBudget(f"ctx.step.infer({self.closing.name!r}) was not asked: {over}")
         if ledger.counts_cost:
             check_price(model)
-        answer = Answer(io, place, "", model, shown=False)
+        answer = Answer(env, io, place, "", model, shown=False)
         if ledger is not UNLIMITED:
             ledger.begin(1)
         try:
             await answer.collect(self._request(messages))
         except asyncio.CancelledError:
             if answer.asked:
-                lost = AttemptLost(place, estimate(messages, answer.assembler.text))
+                lost = AttemptLost(place, answer.lost(messages))
                 ledger.charge(lost.usage)
                 io.note(None, lost)
             raise

@@ -149,8 +149,9 @@ def _note(payload: rec.Payload, closed: int, waits: Mapping[str, Wait]) -> dict[
             return {"what": f"attempt {payload.attempt} failed: {_error(payload.error)}; {again}", "status": "error"}
         case rec.AttemptLost():
             used = payload.usage.total_tokens
+            lost = f"a call was lost with its process; about {used:,} tokens"
             return {
-                "what": f"a call was lost with its process; about {used:,} tokens",
+                "what": f"an answer that is not kept has used {used:,} tokens" if payload.told else lost,
                 "status": "error",
                 "tokens": used,
             }

@@ -9,8 +9,10 @@ from perdure.types.errors import Conflict, InvalidId, UnknownName
 from perdure.types.messages import ToolCall, ToolCallMessage, ToolResultMessage
 from perdure.types.records import (
     Answered,
+    AttemptLost,
     CancelAsked,
     Erased,
+    InferDone,
     InferenceDone,
     Outcome,
     Payload,
@@ -110,7 +112,8 @@ def not_carried_over(records: Sequence[Record]) -> list[Entry]:
 
 def spent(records: Sequence[Record]) -> Usage:
     """What the inferences of a run have consumed."""
-    return sum((one.payload.usage for one in records if isinstance(one.payload, InferenceDone)), NOTHING)
+    kinds = (InferenceDone, InferDone, AttemptLost)
+    return sum((one.payload.usage for one in records if isinstance(one.payload, kinds)), NOTHING)
 
 
 def place(run_id: str, records: Sequence[Record], at: int | str | None) -> int:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from perdure.types.chunks import Restarted as Restarted
     from perdure.types.chunks import TextChunk as TextChunk
     from perdure.types.chunks import ToolCallChunk as ToolCallChunk
+    from perdure.types.chunks import Used as Used
     from perdure.types.usage import Prices as Prices
     from perdure.types.usage import Usage as Usage
 
@@ -54,7 +55,9 @@ _HOMES = {
         *("openai", "openai_chat", "anthropic", "gemini", "grok", "deepseek", "azure", "openrouter", "ollama"),
         *("compatible", "fallback", "offline", "resolve_model", "model_from_environment"),
     ),
-    "perdure.types.chunks": ("Finished", "ModelEvent", "ReasoningChunk", "Restarted", "TextChunk", "ToolCallChunk"),
+    "perdure.types.chunks": (
+        *("Finished", "ModelEvent", "ReasoningChunk", "Restarted", "TextChunk", "ToolCallChunk", "Used"),
+    ),
     "perdure.types.usage": ("Prices", "Usage"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -99,6 +99,10 @@ class AnthropicDecoder:
             response_id=self._response.get("id") or "",
         )
 
+    def used(self) -> Usage:
+        """Say what the answer has used so far: the prompt is counted at its beginning."""
+        return self._counted()
+
     def _start(self, number: int, block: dict[str, Any]) -> Iterator[ModelEvent]:
         self._blocks[number] = dict(block)
         match block.get("type"):

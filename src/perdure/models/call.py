@@ -22,7 +22,7 @@ import msgspec
 
 from perdure.models.failures import SHORTEST_KEY, translate
 from perdure.models.model import DEFAULT_SETTINGS, Capabilities, Model, ModelRequest, ModelSettings, prices_of
-from perdure.types.chunks import ModelEvent
+from perdure.types.chunks import ModelEvent, Used
 from perdure.types.errors import BadResponse, ConfigurationError, MissingExtra, MissingKey, ModelError, ModelTimeout
 from perdure.types.usage import Prices, Usage
 
@@ -97,6 +97,10 @@ class Decoder(Protocol):
 
     def feed(self, chunk: Any) -> Iterable[ModelEvent]:
         """Read one piece as the SDK gives it."""
+        ...
+
+    def used(self) -> Usage:
+        """Say what the answer has used so far, as far as the provider has said it."""
         ...
 
     def end(self) -> Iterable[ModelEvent]:
@@ -194,12 +198,24 @@ class ProviderModel(ABC):
         async with self._attempt(deadline, settings.timeout):
             source = await self._open(client, request)
         iterator = aiter(source)
+        told = Usage()
         try:
             while True:
-                # The deadline covers the waiting alone: it must not run into the consumer's code between two pieces.
-                async with self._attempt(deadline, settings.timeout):
-                    chunk = await anext(iterator, _END)
-                    events = self._read(decoder, chunk)
+                wrong: ModelError | None = None
+                events: list[ModelEvent] = []
+                chunk: Any = None
+                try:
+                    # The deadline covers the waiting alone: it must not run into the consumer's code between two pieces
+                    async with self._attempt(deadline, settings.timeout):
+                        chunk = await anext(iterator, _END)
+                        events = self._read(decoder, chunk)
+                except ModelError as error:
+                    wrong = error
+                if (used := decoder.used()) != told and chunk is not _END:
+                    told = used
+                    yield Used(used)  # it counts even if the answer does not come to its end
+                if wrong is not None:
+                    raise wrong
                 for event in events:
                     yield event
                 if chunk is _END:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from perdure.models.call import price_of
 from perdure.models.model import Capabilities, Model, ModelRequest
-from perdure.types.chunks import Finished, ModelEvent, Restarted
+from perdure.types.chunks import Finished, ModelEvent, Restarted, Used
 from perdure.types.errors import AuthenticationFailed, ConfigurationError, DefinitionError, ModelError
 from perdure.types.usage import Prices
 
@@ -66,7 +66,7 @@ class FallbackModel:
             pieces = model.stream(request)
             try:
                 async for piece in pieces:
-                    yield _priced(model, piece) if isinstance(piece, Finished) else piece
+                    yield _priced(model, piece) if isinstance(piece, (Finished, Used)) else piece
                 return
             except Exception as error:
                 if model is self.models[-1] or not self.on(error):
@@ -106,7 +106,7 @@ def _name(model: Model) -> str:
     return f"{model.provider}:{model.name}"
 
 
-def _priced(model: Model, end: Finished) -> Finished:
+def _priced(model: Model, end: Finished | Used) -> ModelEvent:
     """Only here it is known who answered, and so what it costs."""
     cost = price_of(model, end.usage)
     return end if cost is None else replace(end, usage=replace(end.usage, cost=cost))

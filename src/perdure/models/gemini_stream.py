@@ -122,6 +122,10 @@ class GeminiDecoder:
             response_id=self._response,
         )
 
+    def used(self) -> Usage:
+        """Say what the answer has used so far."""
+        return self._counted()
+
     def _read(self, part: dict[str, Any]) -> Iterator[ModelEvent]:
         signature = part.get("thoughtSignature")
         opaque = Opaque(PROVIDER, {"thoughtSignature": signature}) if signature else None

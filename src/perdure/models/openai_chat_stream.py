@@ -195,6 +195,10 @@ class ChatDecoder:
             yield ReasoningChunk(block=self._thought, opaque=Opaque(self._provider, self._given_back()))
         yield Finished(self._finish(), self._usage, self._answered_by, self._provider, self._response)
 
+    def used(self) -> Usage:
+        """Say what the answer has used; it is said last."""
+        return self._usage
+
     def _given_back(self) -> dict[str, Any]:
         return {"details": _joined(self._thoughts)} if self._thoughts else {"field": "reasoning_content"}
 

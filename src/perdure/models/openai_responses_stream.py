@@ -36,6 +36,7 @@ class ResponsesDecoder:
         self._thought = False
         self._events = 0
         self._finished: Finished | None = None
+        self._usage = Usage()
 
     def feed(self, chunk: Any) -> Iterable[ModelEvent]:
         """Read one event.
@@ -47,6 +48,9 @@ class ResponsesDecoder:
             raise self._bad(f"a piece of the stream is not an object: {str(chunk)[:200]}")
         self._events += 1
         event = cast("dict[str, Any]", chunk)
+        usage = cast("dict[str, Any]", event.get("response") or {}).get("usage")
+        if usage:
+            self._usage = read_usage(usage)
         match event.get("type"):
             case "response.output_text.delta":
                 return self._more(event, TextChunk)
@@ -169,7 +173,7 @@ class ResponsesDecoder:
             reason = "max_tokens"
         self._finished = Finished(
             reason,
-            read_usage(cast("dict[str, Any]", response.get("usage") or {})),
+            self._usage,
             str(response.get("model") or self._model),
             self._provider,
             str(response.get("id") or ""),
@@ -197,6 +201,10 @@ class ResponsesDecoder:
                 "the stream ended before the answer was complete", provider=self._provider, model=self._model
             )
         return [self._finished]
+
+    def used(self) -> Usage:
+        """Say what the answer has used; it is said at its end, also if that is an error."""
+        return self._usage
 
     def _bad(self, message: str) -> BadResponse:
         return BadResponse(message, provider=self._provider, model=self._model)

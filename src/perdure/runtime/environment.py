@@ -24,7 +24,7 @@ from perdure.models.model import Capabilities, ModelRequest
 from perdure.runtime.bus import Bus, Consumer, Producer
 from perdure.runtime.messages import user_message
 from perdure.types.base import Base
-from perdure.types.chunks import Finished, FinishReason, ModelEvent, TextChunk, ToolCallChunk
+from perdure.types.chunks import Finished, FinishReason, ModelEvent, TextChunk, ToolCallChunk, Used
 from perdure.types.envelope import EventContext, SystemEvent
 from perdure.types.errors import BadResponse, ModelError, ModelRetry
 from perdure.types.ids import new_id
@@ -307,6 +307,7 @@ class Hosted:
                 yield ToolCallChunk(block, arguments=str(data.get("partial_json", "")))
             elif event.type == "message_delta":
                 usage = _usage(data.get("usage"))
+                yield Used(usage)
             elif event.type in ("message_stop", "interrupted"):
                 reason = _STOPS.get(str(data.get("stop_reason")), "stop")
                 if reason != "tool":

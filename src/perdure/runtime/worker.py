@@ -277,8 +277,11 @@ class Worker:
         now, expires, changed = await self._db.read(lambda: soonest(self._db))
         self.store.said(now, before)
         if changed != self._changed:
-            self._runtime.hold(await read_policies(self._db))
-            self._changed = changed
+            known = self._runtime.policies
+            policies = await read_policies(self._db)
+            if self._runtime.policies is known:  # else one was changed here meanwhile, and this may be older
+                self._runtime.hold(policies)
+                self._changed = changed
         return None if expires is None else expires - now
 
     def expected(self, expires: float) -> None:

@@ -56,7 +56,7 @@ PAYLOADS: tuple[rec.Payload, ...] = (
     rec.AttemptFailed("agent/0/infer/0", 2, _ERROR, 1.5),
     rec.Started("agent/0/infer/0/tool/0"),
     rec.TransactionDone("pay", {"id": 5}),
-    rec.AttemptLost("agent/0/infer/1", Usage(3, 4)),
+    rec.AttemptLost("agent/0/infer/1", Usage(3, 4), told=True),
     rec.Claimed(2, died=True),
     rec.RunFinished("failed", "error", True, {"a": 1}, Usage(1, 2), _ERROR),
     rec.Answered("wait_1", Answer("yes", "ada")),

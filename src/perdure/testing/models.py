@@ -16,13 +16,13 @@ from typing import Any, NamedTuple, TypeAlias, cast
 
 from perdure.models.model import Capabilities, ModelRequest
 from perdure.types.base import encode_json, plain
-from perdure.types.chunks import Finished, ModelEvent, ReasoningChunk, Restarted, TextChunk, ToolCallChunk
+from perdure.types.chunks import Finished, ModelEvent, ReasoningChunk, Restarted, TextChunk, ToolCallChunk, Used
 from perdure.types.errors import DefinitionError, PerdureError
 from perdure.types.messages import Message, ReasoningMessage, TextMessage, ToolCallMessage
 from perdure.types.usage import Prices, Usage
 
 _CAPABILITIES = Capabilities(structured_output="yes")
-_PIECES = (TextChunk, ReasoningChunk, ToolCallChunk, Restarted, Finished)
+_PIECES = (TextChunk, ReasoningChunk, ToolCallChunk, Restarted, Used, Finished)
 
 
 class ScriptExhausted(PerdureError):

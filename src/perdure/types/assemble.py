@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from perdure.types.base import sound
-from perdure.types.chunks import Finished, FinishReason, ModelEvent, ReasoningChunk, Restarted, TextChunk, ToolCallChunk
+from perdure.types.chunks import (
+    Finished,
+    FinishReason,
+    ModelEvent,
+    ReasoningChunk,
+    Restarted,
+    TextChunk,
+    ToolCallChunk,
+    Used,
+)
 from perdure.types.errors import DefinitionError
 from perdure.types.messages import (
     Message,
@@ -14,6 +23,7 @@ from perdure.types.messages import (
     ToolCallMessage,
     parse_arguments,
 )
+from perdure.types.usage import Usage
 
 
 class _Block:
@@ -39,14 +49,16 @@ class Assembler:
     Attributes:
         finished: the last piece, once it has come.
         has_calls: whether the answer so far has a tool call.
+        told: what it has used so far, if the provider has said that before its end.
     """
 
-    __slots__ = ("_blocks", "finished", "has_calls")
+    __slots__ = ("_blocks", "finished", "has_calls", "told")
 
     def __init__(self) -> None:
         self._blocks: dict[tuple[type, int], _Block] = {}
         self.finished: Finished | None = None
         self.has_calls = False
+        self.told: Usage | None = None
 
     def add(self, piece: ModelEvent) -> None:
         """Take the next piece.
@@ -74,12 +86,14 @@ class Assembler:
             self.finished = piece
         elif type(piece) is Restarted:
             self._blocks = {}
-            self.finished = None
+            self.finished = self.told = None
             self.has_calls = False
+        elif type(piece) is Used:
+            self.told = piece.usage
         else:
             raise DefinitionError(
-                f"A model streamed a {kind.__name__}; it must stream TextChunk, ReasoningChunk, ToolCallChunk or "
-                "Restarted, and Finished at the end."
+                f"A model streamed a {kind.__name__}; it must stream TextChunk, ReasoningChunk, ToolCallChunk, "
+                "Restarted or Used, and Finished at the end."
             )
 
     def _block(self, kind: type, number: int) -> _Block:
@@ -94,6 +108,11 @@ class Assembler:
         if not block.own_id:
             block.own_id = _unique(block.id, {one.own_id for one in self._blocks.values() if one.own_id})
         return block.own_id
+
+    @property
+    def used(self) -> Usage | None:
+        """What the answer has used, as far as the provider has said it."""
+        return self.finished.usage if self.finished is not None else self.told
 
     @property
     def text(self) -> str:

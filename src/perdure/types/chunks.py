@@ -49,6 +49,12 @@ class Restarted(Base, tag="restarted"):
     failed: str = ""
 
 
+class Used(Base, tag="used"):
+    """What the answer has used so far, as the provider says it before the end: it counts if there is no end."""
+
+    usage: Usage = Usage()
+
+
 class Finished(Base, tag="finished"):
     """The end of the answer; always the last piece."""
 
@@ -59,4 +65,4 @@ class Finished(Base, tag="finished"):
     response_id: str = ""
 
 
-ModelEvent: TypeAlias = TextChunk | ReasoningChunk | ToolCallChunk | Restarted | Finished
+ModelEvent: TypeAlias = TextChunk | ReasoningChunk | ToolCallChunk | Restarted | Used | Finished

@@ -251,10 +251,15 @@ class WaitOpened(Base, tag="wait"):
 
 
 class AttemptLost(Base, tag="attempt_lost"):
-    """A process died or left while this inference may have been in flight; what it is taken to have consumed."""
+    """A model was asked whose answer is not kept; what that is taken to have consumed.
+
+    A process died or left while the inference may have been in flight; or, if it is `told`, the attempt has failed and
+    the provider has said what it used.
+    """
 
     step: str
     usage: Usage
+    told: bool = False
 
 
 class StepFailed(Base, tag="failed"):

@@ -362,7 +362,7 @@ async def test_a_quota_that_is_set_while_the_worker_reads_what_holds_is_not_undo
             return found
 
         monkeypatch.setattr(working, "read_policies", read_slowly)
-        rt.worker._changed = None
+        rt.worker._changed = -1.0
         await rt.worker.end_due()
         assert here.log.quota == Quota(open_runs=0)
         await rt.worker.end_due()

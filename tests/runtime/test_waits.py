@@ -7,7 +7,18 @@ from typing import Any
 
 import pytest
 
-from perdure import Agent, Conflict, Context, DefinitionError, NeedsRuntime, RunCancelled, Runtime, tool
+from perdure import (
+    Agent,
+    Conflict,
+    Context,
+    DefinitionError,
+    Hooks,
+    NeedsRuntime,
+    RunCancelled,
+    RunFailed,
+    Runtime,
+    tool,
+)
 from perdure.testing import FunctionModel, call, calls, say
 from perdure.types.messages import TextMessage
 from perdure.types.sent_event import MOST
@@ -278,6 +289,47 @@ async def test_d17_a_cancelled_child_does_not_keep_its_parent_waiting(url: str):
         await rt.cancel(child)
         assert await ends(run) == "{'data': 'cancelled'}"
         assert (await rt.container("default").log.run(child)).status == "cancelled"
+
+
+async def test_d17_a_child_that_waits_ends_with_its_parent_when_that_fails(url: str):
+    asked = asyncio.Event()
+
+    @tool(requires_approval=True)
+    async def pay() -> str:
+        """Pay."""
+        return "paid"
+
+    child: Agent[Any, Any] = Agent("Child", tools=[pay], model=FunctionModel(lambda _: call("pay")))
+
+    @tool(effect="steps")
+    async def consult(ctx: Context[Any]) -> str:
+        """Ask somebody else."""
+        return (await ctx.run(child, "go")).output
+
+    @tool(effect="pure")
+    async def look() -> str:
+        """Look."""
+        await asked.wait()
+        return "seen"
+
+    def refuse(ctx: Any, call: Any, result: Any) -> None:
+        if call.name == "look":
+            raise ValueError("not this")
+
+    both = FunctionModel(lambda _: calls(call("consult"), call("look")))
+    parent: Agent[Any, Any] = Agent("Parent", tools=[consult, look], hooks=Hooks(after_tool=refuse), model=both)
+    async with Runtime(url, [parent, child], timing=QUICK, durability="normal") as rt:
+        run = await rt.start(parent, "go")
+        await until(rt.waits)
+        asked.set()
+        with pytest.raises(RunFailed, match="not this"):
+            await run.result()
+
+        async def over() -> bool:
+            return {one.definition: one.status for one in await rt.runs()} == {"Parent": "failed", "Child": "cancelled"}
+
+        await until(over)
+        assert await rt.waits() == [] and await rt.check() == []
 
 
 async def test_d17_a_cancelled_run_waits_for_nothing_any_more(url: str):

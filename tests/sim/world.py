@@ -472,6 +472,8 @@ class World:
         before = self.processes_by_owner.get(owner)
         if status != "running" or before is None or before is process or not before.loop.alive or before.loop.paused:
             return
+        if owner not in self.held:
+            return  # it is closing, and has let go of its lock when it did nothing more: it need not be dead first
         age = self.turns.now - before.beaten
         if age < TIMING.death / 2:
             self.wrong.append(f"{run} was taken from {owner}, which had beaten {age:.2f} s ago")

@@ -309,8 +309,8 @@ class SqlLog(Reads, Transactions, Functions, Forks, SessionEvents):
             head = last % ROOM + len(fresh)
             if outside is not None:
                 head = yield from self._meet(token, outside, now)
-            if stopped:
-                yield from self._cancel_below(token.run_id, now)
+            if stopped or ends == "failed":
+                yield from self._cancel_below(token.run_id, now, detached=stopped)
             if cancels or ends is not None:
                 yield from self._turn(token, ends, head, cancels=cancels, seen=seen, until=until)
                 if ends in ENDED:
@@ -404,11 +404,15 @@ class SqlLog(Reads, Transactions, Functions, Forks, SessionEvents):
             yield from self._cancel(child, its, payload, now, asked)
         return seq
 
-    def _cancel_below(self, run_id: str, now: float) -> Script[None]:
-        """Ask for the end of what a run has started and that is open, when the run is stopped by its owner."""
+    def _cancel_below(self, run_id: str, now: float, *, detached: bool) -> Script[None]:
+        """Ask for the end of what a run has started and that is open, when the run is stopped by its owner or fails.
+
+        What waits with it has nobody else to end it; what is `detached` goes on without a run that has failed.
+        """
+        only = "" if detached else "AND detached = 0 "
         rows = yield Sql(
             f"SELECT id, session FROM runs WHERE container = ? AND parent = ? AND status IN {OPEN} AND cancelled = 0 "
-            "ORDER BY id",
+            f"{only}ORDER BY id",
             (self.container, run_id),
         )
         for child, its in rows:

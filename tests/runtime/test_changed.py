@@ -93,7 +93,8 @@ class Story:
         async with written.runtime(self.url, module) as rt:
             if accept:
                 await rt.resume("job", accept=True)
-            return await asyncio.wait_for(rt.run(module.DESK, "go", run_id="job", session_id="s"), 60)
+            given = getattr(module, "GIVEN", "go")
+            return await asyncio.wait_for(rt.run(module.DESK, given, run_id="job", session_id="s"), 60)
 
     async def parks(self, why: str, *changes: tuple[str, str], text: str | None = None, accept: bool = False) -> None:
         """See that the next version does not go on."""

@@ -60,14 +60,14 @@ def load(folder: Path, name: str) -> ModuleType:
 
 
 def runtime(url: str, module: ModuleType) -> Runtime:
-    return Runtime(url, [module.DESK], timing=QUICK, durability="normal")
+    return Runtime(url, [module.DESK, *getattr(module, "OTHERS", ())], timing=QUICK, durability="normal")
 
 
 async def main(url: str, folder: str, name: str) -> None:
     desk.place = Path(folder)
     module = load(Path(folder), name)
     async with runtime(url, module) as rt:
-        await rt.run(module.DESK, "go", run_id="job", session_id="s")
+        await rt.run(module.DESK, getattr(module, "GIVEN", "go"), run_id="job", session_id="s")
 
 
 if __name__ == "__main__":

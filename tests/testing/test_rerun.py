@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from perdure import Agent, Approve, Context, Network, Runtime, Usage, tool
+from perdure import Agent, Approve, Context, Network, Runtime, Usage, function, tool
 from perdure.testing import NotForReal, ScriptedModel, call, calls, recording, rerun, say
 from perdure.types.errors import UnknownName
 
@@ -176,3 +176,41 @@ async def test_a_step_that_is_not_there():
     for step in ("agent/7", 9, "9"):
         with pytest.raises(UnknownName, match=r"There is no step named .*agent/0/infer/0"):
             await rerun(run, agent, from_step=step, model=ScriptedModel())
+
+
+async def test_a_function_goes_on_from_a_step_and_only_its_models_are_asked(tmp_path: Path):
+    done: list[str] = []
+
+    def do(what: str) -> str:
+        done.append(what)
+        return what
+
+    @function(name="Answers")
+    async def answers(ctx: Context[Any], text: str) -> str:
+        await ctx.step.run("keep", do, text)
+        await ctx.step.sleep("rest", 0.01)
+        kind = await ctx.step.infer("kind", ScriptedModel(say("order")), text)
+        length = await ctx.step.run("length", len, kind, effect="pure")
+        await ctx.step.run("file", do, kind)
+        return f"{kind} {length}"
+
+    async with Runtime(f"sqlite:///{tmp_path}/desk.db", [answers], durability="normal") as rt:
+        run = await rt.start(answers, {"text": "A boat"}, run_id="job")
+        await run.result()
+        whole = await recording(rt, "job")
+    assert done == ["A boat", "order"]
+    again = await rerun(whole, answers, model=ScriptedModel(say("order")))
+    assert again.same, again.text
+    assert again.output == "order 5"
+    with pytest.raises(NotForReal, match=r"function/file the step 'file' \(once\).*tools=\['file'\]"):
+        await rerun(whole, answers, from_step="function/kind", model=ScriptedModel(say("offer")))
+    assert done == ["A boat", "order"], "nothing was done again"
+    other = await rerun(
+        whole, answers, from_step="function/kind", model=ScriptedModel(say("complaint")), tools=["file"]
+    )
+    assert done == ["A boat", "order", "complaint"]
+    assert [(one.step, one.recorded, one.now) for one in other.changes] == [
+        ("function/kind", "order", "complaint"),
+        ("function/length", "5", "9"),
+        ("function/file", "order", "complaint"),
+    ]

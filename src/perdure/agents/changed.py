@@ -13,6 +13,7 @@ from perdure.agents.function_definition import FunctionDefinition
 from perdure.agents.network_loop import NetworkLoop
 from perdure.agents.routing import recall_routing
 from perdure.durable.fingerprint import Prints, Verdict, accepted_places, differences, last_prints, part
+from perdure.types.errors import PerdureError
 from perdure.types.records import Record, RunStarted
 
 if TYPE_CHECKING:
@@ -24,7 +25,14 @@ def judge_definition(definition: Definition, started: RunStarted) -> str:
     kind = "network" if isinstance(definition, NetworkDefinition) else "agent"
     if isinstance(definition, FunctionDefinition):
         kind = "function"
-    return "" if kind == started.program else f"{started.definition!r} was {_a(started.program)} and is {_a(kind)} now"
+    if kind != started.program:
+        return f"{started.definition!r} was {_a(started.program)} and is {_a(kind)} now"
+    if isinstance(definition, FunctionDefinition):
+        try:
+            definition.read(started.input)
+        except PerdureError as error:
+            return f"{definition!r} does not take any more what the run was given: {error}"
+    return ""
 
 
 def compare(env: Env, records: Sequence[Record]) -> Verdict:

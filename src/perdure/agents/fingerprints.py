@@ -62,9 +62,14 @@ def _agent(agent: AgentDefinition, fallback: str) -> Prints:
 
 
 def _function(one: FunctionDefinition) -> Prints:
-    if one.signature is None:
-        return {"event": one.event, "cron": one.cron}
-    return _parameters(one.signature.parameters)
+    from perdure.agents.code_prints import code_prints  # only here, as few processes have functions
+
+    by_event: Prints = {"event": one.event, "cron": one.cron}
+    found = by_event if one.signature is None else _parameters(one.signature.parameters)
+    found["retries"] = str(one.retries)
+    if one.concurrency is not None:
+        found["concurrency"] = " by ".join(str(part) for part in (one.concurrency.limit, one.concurrency.key) if part)
+    return {**found, **code_prints(one.fn, one.takes_context)}
 
 
 def _parameters(schema: dict[str, Any]) -> Prints:

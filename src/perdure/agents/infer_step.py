@@ -47,7 +47,10 @@ async def infer_step(env: Env, ctx: Context[Any], body: Body, what: Question) ->
         known = await body.known(key, closing)
         if known is None:
             known = await _Asking(env, ctx, body, key, closing, output, what).ask(messages)
-        return known.result if output is None else output.load(known.result)
+        try:
+            return known.result if output is None else output.load(known.result)
+        except (ModelRetry, ValueError) as error:
+            await body.unfit(key, error)
 
 
 class _Asking:

@@ -64,7 +64,10 @@ async def invoke(env: Env, ctx: Context[Any], body: Body, what: Invocation) -> A
         if env.kernel.peers is not None and child_id not in env.charged:
             env.charged |= {child_id}  # once in each process: nobody else tells this ledger
             env.ledger.charge(done.usage)
-        return _outcome(definition, done, what)
+        try:
+            return _outcome(definition, done, what)
+        except OutputInvalid as error:
+            await body.unfit(key, error)
 
 
 def _given(definition: Any, data: Any) -> Any:

@@ -20,6 +20,8 @@ Prints: TypeAlias = dict[str, Any]
 
 REST = "text"
 """The name of the print that stands for all that a part's other prints do not tell."""
+CODE = "code"
+"""The name of the print that stands for a code's text: a hint as well, which says nothing under another Python."""
 MOST = 30
 """How many differences are told."""
 
@@ -75,7 +77,9 @@ def _differ(where: str, old: Prints, new: Prints) -> Iterator[str]:
     told = 0
     for name in [*old, *(one for one in new if one not in old)]:
         before, after, label = old.get(name), new.get(name), f"{where}{name}"
-        if before == after or (name == REST and told):
+        if before == after or (name in (REST, CODE) and told):
+            continue
+        if name == CODE and str(before).rpartition(" ")[2] != str(after).rpartition(" ")[2]:
             continue
         told += 1
         if before is None or after is None:

@@ -270,6 +270,11 @@ class Body:
             found = root.suspended = changed(f"the step {key!r} {what}")
         return found
 
+    async def unfit(self, key: str, error: Exception) -> NoReturn:
+        """End this body, because its code cannot read what a step has given; its other steps are finished before."""
+        self.differs(key, f"gave what does not fit any more: {error}")
+        await self.park(())
+
     def unasked(self, waited: Sequence[Wait] = ()) -> list[str]:
         """The steps of earlier entries that this one has not asked for, though its code has ended.
 

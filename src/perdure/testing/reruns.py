@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from perdure.agents.agent_loop import AgentLoop
 from perdure.agents.budget import Ledger
@@ -25,27 +25,31 @@ from perdure.agents.outcome import RunResult
 from perdure.agents.rebuild import inferences
 from perdure.agents.running import Running
 from perdure.agents.tool import Tool
-from perdure.durable.kernel import Kernel
-from perdure.log.memory import MemoryLog
+from perdure.durable.function import BODY
 from perdure.models.model import Model
 from perdure.testing.compare import short, shown
 from perdure.testing.recordings import Recording, recorded
 from perdure.testing.replays import Definitions, Known, revive
+from perdure.testing.stage import kernel_for
 from perdure.types.base import Base, encode_json, plain
-from perdure.types.errors import PerdureError, UnknownName
+from perdure.types.errors import NonRetriable, PerdureError, UnknownName
 from perdure.types.messages import TextMessage, ToolCall, ToolCallMessage, ToolResultMessage, result_text
 from perdure.types.records import (
     Answered,
     CancelAsked,
+    ChildDone,
+    InferDone,
     InferenceDone,
     Record,
     RouteDone,
     RunFinished,
     RunStatus,
+    StepDone,
     ToolDone,
+    TransactionDone,
 )
 from perdure.types.usage import NOTHING, Usage
-from perdure.types.waits import WaitAnswer
+from perdure.types.waits import Elapsed, Timer, WaitAnswer
 
 
 class NotForReal(PerdureError):
@@ -139,14 +143,14 @@ async def rerun(
 
     Args:
         run: the recording, or its file.
-        definitions: the agents and networks of the run, or the runtime that has them.
+        definitions: the agents, networks and functions of the run, or the runtime that has them.
         from_step: the place of the step that is done again first, or the number of an inference, from 0; from the
             beginning unless given.
         model: the model that answers from there on; those of the agents unless given.
         prompt: another system prompt: for the agent whose turn it is then, or by the names of agents.
-        tools: what is called for real: names of tools, and tools that take the place of those of their name, or come to
-            those of the agent whose turn it is. All others that have effects are answered from the recording, if the
-            same call was made with the same arguments.
+        tools: what is called for real: names of tools and of steps of functions, and tools that take the place of those
+            of their name, or come to those of the agent whose turn it is. All others that have effects are answered
+            from the recording, if the same call was made with the same arguments.
         hooks: those that the runtime has, if it is not given.
         resources: live objects for tools, prompts, hooks and routers.
 
@@ -162,7 +166,7 @@ async def rerun(
     definition = known.find(found)
     key, at = _place(found.records, found.id, from_step)
     before = [one for one in found.records[:at] if not isinstance(one.payload, CancelAsked)]
-    kernel = Kernel(MemoryLog()) if whole.durable else Kernel()
+    kernel = kernel_for(whole)
     # how long the recorded run was allowed to take has nothing to do with this one
     running = revive(found, definition, known, kernel, deadline=None, **({} if model is None else {"model": model}))
     turn = key.partition("/infer/")[0] if "/infer/" in key else None
@@ -170,6 +174,7 @@ async def rerun(
     name = next((one.rules.agent for one in _turns(running) if one.prefix == turn), None) or _first(found.records, at)
     changes = _Changes(whole, prompt, tools, name, resolve(model))
     changes.stand_in(running)
+    kernel.witness = _Guard(whole, before, changes)
     accepted = await kernel.log.accept(running.new_run(), running.started)
     assert accepted.token is not None
     try:
@@ -203,13 +208,13 @@ def _place(records: Sequence[Record], run_id: str, which: str | int | None) -> t
     """Find the step that is done again first, and how many records are kept."""
     if which is None:
         return "", 1
-    keys = [one.key for one in records if isinstance(one.payload, (InferenceDone, ToolDone, RouteDone))]
+    keys = [one.key for one in records if isinstance(one.payload, _STEPS)]
     if isinstance(which, int) or which.isdecimal():
         said = inferences(records, run_id)
         keys = [f"{n}: {one.key}" for n, one in enumerate(said)]
         which = said[int(which)].key or "" if 0 <= int(which) < len(said) else str(which)
     for number, record in enumerate(records):
-        if record.key == which and isinstance(record.payload, (InferenceDone, ToolDone, RouteDone)):
+        if record.key == which and isinstance(record.payload, _STEPS):
             return which, number
     raise UnknownName("step", which, [one for one in keys if one is not None])
 
@@ -225,10 +230,11 @@ def _first(records: Sequence[Record], at: int) -> str | None:
 
 
 def _answers(whole: Recording, result: RunResult[Any, Any]) -> dict[str, WaitAnswer]:
-    """What people had said to the same questions."""
+    """What people had said to the same questions, and which events had come; moments come at once."""
     wanted = {wait.id for wait in result.waits}
     said = [one.payload for run in whole.runs for one in run.records if isinstance(one.payload, Answered)]
-    return {one.wait_id: one.answer for one in reversed(said) if one.wait_id in wanted}
+    over: dict[str, WaitAnswer] = {wait.id: Elapsed() for wait in result.waits if isinstance(wait, Timer)}
+    return {**over, **{one.wait_id: one.answer for one in reversed(said) if one.wait_id in wanted}}
 
 
 def _steps(records: Sequence[Record]) -> dict[str, tuple[str, Usage]]:
@@ -246,7 +252,16 @@ def _steps(records: Sequence[Record]) -> dict[str, tuple[str, Usage]]:
             found[key] = (made, payload.usage)
         elif isinstance(payload, RouteDone):
             found[key] = (shown(payload), payload.usage)
+        elif key.startswith(f"{BODY}/") and isinstance(payload, (StepDone, ChildDone)):
+            usage = payload.usage if isinstance(payload, (InferDone, ChildDone)) else NOTHING
+            found[key] = (_gave(payload), usage)
     return found
+
+
+def _gave(done: StepDone | ChildDone) -> str:
+    if done.error is not None:
+        return f"fails with {done.error.type}: {done.error.message}"
+    return short(result_text(done.output if isinstance(done, ChildDone) else done.result))
 
 
 def _order(was: list[str], now: list[str]) -> list[str]:
@@ -271,6 +286,13 @@ def _pair(was: tuple[str, Usage] | None, now: tuple[str, Usage] | None) -> tuple
     return (was[0] if was else None, now[0] if now else None, was[1] if was else NOTHING, now[1] if now else NOTHING)
 
 
+_STEPS = (InferenceDone, ToolDone, RouteDone, StepDone, ChildDone)
+
+
+class _Refused(NotForReal, NonRetriable):
+    """Said to a function, which is not tried again then."""
+
+
 class _Changes:
     """Stands in for what is another one now, and for tools that are not called for real."""
 
@@ -285,7 +307,7 @@ class _Changes:
         self.refused: NotForReal | None = None
         self._model = model
         self._prompts = {name or "": prompt} if isinstance(prompt, str) else dict(prompt or {})
-        self._real = {one if isinstance(one, str) else one.name for one in tools}
+        self.real = {one if isinstance(one, str) else one.name for one in tools}
         self._new = {one.name: one for one in tools if isinstance(one, Tool)}
         self._turn = name
         self._done: dict[tuple[str, bytes], list[ToolDone]] = {}
@@ -337,7 +359,7 @@ class _Changes:
         self, key: str, tool: Tool[..., Any, Any], call: ToolCall, args: dict[str, Any], ctx: Context[Any]
     ) -> ToolDone | None:
         """Answer a call from the recording, or let it be made."""
-        if tool.name in self._real:
+        if tool.name in self.real:
             return None
         done = self._done.get((tool.name, encode_json(plain(args))))
         if done:
@@ -357,3 +379,49 @@ class _Changes:
             "tool of that name which has none."
         )
         raise self.refused
+
+
+class _Guard:
+    """Stands in for the steps of functions.
+
+    Args:
+        whole: the recording.
+        before: the records that the run goes on behind.
+        changes: what is called for real.
+    """
+
+    def __init__(self, whole: Recording, before: Sequence[Record], changes: _Changes) -> None:
+        self._changes = changes
+        self._kept = {(one.run_id, one.key) for one in before}
+        self._inner = {(one.run_id, one.key): one.payload for run in whole.runs for one in run.records}
+
+    async def asked(self, io: Any, key: str, closing: Any) -> None:
+        """Answer a step of a function from the recording, if it was asked for with the same arguments."""
+        place, done = (io.token.run_id, key), self._inner.get((io.token.run_id, key))
+        if not key.startswith(f"{BODY}/") or place in self._kept or closing.name in self._changes.real:
+            return
+        same = isinstance(done, StepDone) and type(done) is type(closing) and done.arguments == closing.arguments
+        if same and not isinstance(done, InferDone):  # models are asked
+            self._kept.add(place)
+            await io.keep(key, done)
+        elif isinstance(closing, TransactionDone):
+            self._refuse(key, closing.name, "transaction")
+
+    async def entering(self, run_id: str, key: str, name: str, effect: str, mark: str) -> None:
+        """Let a step of a function be called for real only if it does nothing, or that was asked for."""
+        if key.startswith(f"{BODY}/") and effect != "pure" and name not in self._changes.real:
+            self._refuse(key, name, effect)
+
+    async def left(self, run_id: str, key: str) -> None:
+        """Nothing is noted."""
+
+    def model(self, run_id: str, key: str, model: Any) -> Any:
+        """Whoever is asked answers."""
+        return model
+
+    def _refuse(self, key: str, name: str, effect: str) -> NoReturn:
+        refused = self._changes.refused = self._changes.refused or _Refused(
+            f"At {key} the step {name!r} ({effect}) would be done with other arguments than were recorded, or was not "
+            f"recorded. A step that has effects is done only if that is asked for: tools=[{name!r}]."
+        )
+        raise refused

@@ -4,10 +4,11 @@ import asyncio
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from perdure import Runtime
+from perdure import Context, Runtime, function
 from perdure.cli.main import main
 from tests.cli.desk_app import biller
 from tests.runtime.desk import QUICK
@@ -15,12 +16,18 @@ from tests.runtime.desk import QUICK
 APP = """
 from perdure import Agent, Runtime, tool
 from tests.cli.desk_app import look
+from tests.cli.test_replay import tally
 
 {name} = Agent("Billing", system="{system}", tools=[look])
-definitions = [{name}]
+definitions = [{name}, tally]
 def runtime():
     return Runtime("sqlite:///never.db", definitions)
 """
+
+
+@function(name="Tally")
+async def tally(ctx: Context[Any], mail: str) -> str:
+    return await ctx.step.run("note", lambda: mail, effect="pure")
 
 
 @pytest.fixture
@@ -31,7 +38,8 @@ def perdure(
     url = f"sqlite:///{tmp_path}/desk.db"
 
     async def fill() -> None:
-        async with Runtime(url, [biller], timing=QUICK, durability="normal") as rt:
+        async with Runtime(url, [biller, tally], timing=QUICK, durability="normal") as rt:
+            await rt.run(tally, {"mail": "ada@example.com"}, run_id="tally-1")
             await rt.run(biller, "Mail ada@example.com, the key is sk-abcdefghijklmnop1234", run_id="job-1")
 
     asyncio.run(fill())
@@ -86,13 +94,18 @@ def test_a_run_is_exported_as_a_test_and_its_file_replays_without_the_store(
     assert perdure("job-1", "--app", "same_code:agent", "--export", "all", "--keep-secrets")[0] == 0
     assert "sk-abc" in Path("all/job_1.json").read_text()
     assert perdure("job-1", "--app", "same_code:agent", "--export", "some", "--redact", "/Mail (\\S+),/")[0] == 0
+    code, out, _ = perdure("tally-1", "--app", "same_code:definitions", "--export", "kept", "--redact", "emails")
+    assert (code, out.splitlines()[1]) == (0, "Run tally-1 of 'Tally' is the same in all 2 decisions.")
+    assert "ada@example.com" not in Path("kept/tally_1.json").read_text()
+    assert "replay(run, same_code.definitions).check()" in Path("kept/test_tally_1.py").read_text()
+    assert perdure("kept/tally_1.json", "--app", "other_code:agent")[0] == 1, "its code is gone"
     assert re.search(r"Mail redacted-\d+@example.invalid, the key", Path("some/job_1.json").read_text())
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "why"),
     [
-        (("job-7", "--app", "same_code:agent"), 1, "There is no run 'job-7' in container 'default'. Like it: job-1."),
+        (("job-7", "--app", "same_code:agent"), 1, "There is no run 'job-7' in container 'default'. Like it: "),
         (("job-1", "--app", "other_code:agent"), 1, "which is not among the given definitions"),
         (
             ("job-1", "--app", "other_code:nothing"),

@@ -151,6 +151,11 @@ async def test_a_schedule_may_start_a_function_that_takes_nothing():
         (lambda: function(cron="0 25 * * *")(_nothing), "Bad hour"),
         (lambda: function(cron="0 0 31 4 *")(_nothing), "Bad day-of-month"),
         (lambda: function(cron="0 0 * * * *")(_nothing), "five fields"),
+        (lambda: function(container="acme")(_nothing), "where cron= starts it"),
+        (lambda: function(cron="0 2 * * *", container="a b")(_nothing), "container='a b' must be the id"),
+        (lambda: function(cron="0 2 * * *", container=[])(_nothing), "container"),
+        (lambda: function(cron="0 2 * * *", container=["*", "acme"])(_nothing), "container"),
+        (lambda: function(cron="0 2 * * *", container=3)(_nothing), "container=3 must"),
         (lambda: function(cron="TZ=Nowhere/City 0 0 * * *")(_nothing), "no time zone 'Nowhere/City'"),
     ],
 )

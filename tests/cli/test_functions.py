@@ -14,10 +14,18 @@ async def hears(event: SentEvent) -> str:
     return event.id
 
 
+@function(cron="0 2 * * *", container=("acme", "bolt"))
+async def report() -> None: ...
+
+
+@function(cron="0 3 * * *", container="*")
+async def sums() -> None: ...
+
+
 @pytest.fixture
 async def store(tmp_path: Path) -> str:
     url = f"sqlite:///{tmp_path}/desk.db"
-    async with Runtime(url, [hears]):
+    async with Runtime(url, [hears, report, sums]):
         pass
     return url
 
@@ -50,7 +58,9 @@ def test_functions_are_listed_and_removed(store: str, capsys: pytest.CaptureFixt
     assert main(["functions", "list", "--store", store]) == 0
     said = capsys.readouterr().out
     assert "event app/told" in said and "nobody here has it" in said
-    assert main(["functions", "remove", "hears", "--store", store]) == 0
+    assert "cron 0 2 * * * in acme, bolt" in said and "cron 0 3 * * * in each container" in said
+    for name in ("report", "sums", "hears"):
+        assert main(["functions", "remove", name, "--store", store]) == 0
     assert main(["functions", "remove", "hears", "--store", store]) == 1
     assert "There is no function 'hears'" in capsys.readouterr().err
     assert main(["functions", "list", "--store", store, "--json"]) == 0

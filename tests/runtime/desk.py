@@ -223,7 +223,7 @@ def killing(at: int | str, when: str, how: signal.Signals = signal.SIGKILL) -> N
         return written
 
     transact, append = SqlLog.transact, SqlLog.append
-    for name in ("accept", "claim", "append", "transact", "answer", "send", "due", "fork", "mark"):
+    for name in ("accept", "claim", "append", "transact", "answer", "send", "due", "start_due", "fork", "mark"):
         setattr(SqlLog, name, watched(getattr(SqlLog, name)))
 
 

@@ -92,9 +92,9 @@ async def keyed(ctx: Ctx, event: SentEvent) -> int:
     return await _narrow(event.data["n"])
 
 
-@function(name="Nightly", cron="TZ=Europe/Oslo 30 2 * * *")
+@function(name="Nightly", cron="TZ=Europe/Oslo 30 2 * * *", container=("default", "acme"))
 async def nightly(ctx: Ctx, event: SentEvent) -> float:
-    note(f"nightly {event.data['due']}")
+    note(f"nightly {event.data['container']} {event.data['due']}")
     return event.data["due"]
 
 

@@ -388,12 +388,12 @@ async def test_a_quota_holds_for_what_events_and_schedules_start_too(url: str):
 
         await rt.container("default").configure(quota=Quota(sessions=0))
         await rows(rt, "UPDATE functions SET next_at = 1 WHERE name = 'Yearly' RETURNING 1", write=True)
-        again = await log.start_due({"Yearly"})
+        again = await log.start_due({"Yearly"}, lambda name: rt.container(name).log)
         assert again is not None
         assert again < SYSTEM_CLOCK.now() + 60, "it is looked again soon"
         assert await rt.runs() == []
         await rt.container("default").configure(quota=None)
-        await log.start_due({"Yearly"})
+        await log.start_due({"Yearly"}, lambda name: rt.container(name).log)
         assert [run.definition for run in await rt.runs()] == ["Yearly"]
 
 

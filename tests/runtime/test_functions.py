@@ -12,7 +12,18 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from perdure import Agent, Conflict, DefinitionError, InvokeError, InvokeTimeout, RunCancelled, RunFailed, Runtime
+from perdure import (
+    Agent,
+    Conflict,
+    DefinitionError,
+    InvokeError,
+    InvokeTimeout,
+    Quota,
+    RunCancelled,
+    RunFailed,
+    Runtime,
+    function,
+)
 from perdure.agents import function_program
 from perdure.log.log import RunRow
 from perdure.testing import ScriptedModel, call, say
@@ -347,31 +358,68 @@ async def test_d28_a_container_with_one_run_is_not_kept_waiting_by_one_with_many
 # -- schedules -------------------------------------------------------------------------------------------------------
 
 
-async def set_due(rt: Runtime, at: datetime) -> None:
-    await rows(rt.db, "UPDATE functions SET next_at = ? WHERE name = 'Nightly' RETURNING 1", at.timestamp())
+async def set_due(rt: Runtime, at: datetime, name: str = "Nightly") -> None:
+    await rows(rt.db, "UPDATE functions SET next_at = ? WHERE name = ? RETURNING 1", at.timestamp(), name)
+
+
+async def started(rt: Runtime, name: str, *containers: str) -> list[list[str]]:
+    """How what a schedule has started is doing, in each container."""
+    runs = [await rt.container(one).runs() for one in containers]
+    return [[one.status for one in some if one.definition == name] for some in runs]
+
+
+MISSED = datetime(2026, 3, 1, 1, 30, tzinfo=UTC)
 
 
 async def test_a_schedule_that_was_missed_is_made_up_for_once_by_one_process(url: str):
     async with desk.runtime(url, *JOBS) as rt:
         (known,) = [one for one in await rt.container("default").log.functions() if one.cron]
-        assert known.next_at is not None
+        assert known.next_at is not None and known.containers == ("default", "acme")
         due = datetime.fromtimestamp(known.next_at, UTC)
         assert (due.minute, due.hour) in ((30, 0), (30, 1)), "half past two in Oslo"
-        await set_due(rt, datetime(2026, 3, 1, 1, 30, tzinfo=UTC))
+        await set_due(rt, MISSED)
     async with desk.runtime(url, *JOBS) as one, desk.runtime(url, *JOBS) as other:
-        await over(one, "Nightly")
         await other.sweep()
-        (run,) = (await all_runs(one))["Nightly"]
-        (told,) = effects()
-        last = float(told.split()[1])
+        await until(lambda: len(effects()) == 2)
+        assert [len(some) for some in await started(one, "Nightly", "default", "acme", "other")] == [1, 1, 0]
+        told = [line.split() for line in effects()]
+        assert {line[1] for line in told} == {"default", "acme"}
+        last = float(told[0][2])
         (again,) = [now for now in await one.container("default").log.functions() if now.cron]
         assert again.next_at == known.next_at and last < known.next_at < last + 26 * 3600
-        assert run.status == "completed"
+
+
+@pytest.mark.parametrize(("url", "kill"), [("sqlite", "6"), ("postgres", "after")], indirect=["url"])
+async def test_a_schedule_starts_once_in_each_container_when_its_process_is_killed(
+    url: str, kill: str, processes: Processes
+):
+    async with desk.runtime(url, *JOBS) as rt:
+        await set_due(rt, MISSED)
+    assert await processes.run("drain", kill=f"start_due:{kill}") == -signal.SIGKILL
+    async with desk.runtime(url, *JOBS) as rt:
+        await until(lambda: len(effects()) == 2)
+        assert [len(some) for some in await started(rt, "Nightly", "default", "acme")] == [1, 1]
+        assert sorted(line.split()[1] for line in effects()) == ["acme", "default"]
+
+
+async def test_a_schedule_starts_in_each_container_that_there_is_and_waits_where_there_is_no_room(url: str):
+    every = function(name="Every", cron="0 0 1 1 *", container="*")(_nothing)
+    async with Runtime(url, [every], timing=desk.QUICK, workers=False) as rt:
+        for name in ("acme", "bolt"):
+            await rt.container(name).session.start(session_id="s")
+        await rt.images.create_container("chip")
+        await rt.container("bolt").configure(quota=Quota(sessions=1))
+        await set_due(rt, MISSED, "Every")
+        log = rt.container("default").log
+        await log.start_due({"Every"}, lambda name: rt.container(name).log)
+        places = ("acme", "bolt", "chip", "default")
+        assert await started(rt, "Every", *places) == [["queued"], [], ["queued"], []]
+        await rt.container("bolt").configure(quota=None)
+        await log.start_due({"Every"}, lambda name: rt.container(name).log)
+        assert await started(rt, "Every", *places) == [["queued"], ["queued"], ["queued"], []]
 
 
 async def test_a_schedule_that_is_known_goes_on_as_it_was_and_a_changed_one_anew(url: str):
-    from perdure import function
-
     async with desk.runtime(url, *JOBS) as rt:
         await set_due(rt, datetime(2200, 1, 1, tzinfo=UTC))
     async with desk.runtime(url, *JOBS) as rt:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeAlias, cast, overload
 
@@ -104,6 +104,7 @@ class Function(FunctionDefinition, Runnable[Out_co], ToolSource[object], Generic
 class _Options(TypedDict, total=False):
     event: str | None
     cron: str | None
+    container: str | Sequence[str] | None
     name: str | None
     retries: int
     concurrency: int | Concurrency | None
@@ -128,6 +129,8 @@ def function(fn: Callable[..., Any] | None = None, /, **options: Any) -> Any:
             `SentEvent` behind it, else arguments of its own, which are checked.
         event: the name of the event that starts it.
         cron: when it is started: five fields, in UTC unless `TZ=Europe/Oslo ` stands before them.
+        container: where `cron` starts it: a container, several, or `"*"` for each that the store has then; `default`
+            unless given.
         name: unique within a runtime; the function's own unless given.
         retries: how often it is tried again when it has raised, with growing rests in between.
         concurrency: how many of its runs are active at once, in all processes together; a run that waits is not.

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from perdure.agents.adapters import adapter_of
@@ -14,7 +14,7 @@ from perdure.agents.hints import EMPTY, asked_by, is_async, names_around, resolv
 from perdure.agents.signature import Signature, read_signature
 from perdure.types.base import convert, encode_json, plain
 from perdure.types.concurrency import Concurrency, lane_of, read_concurrency
-from perdure.types.cron import check_cron
+from perdure.types.cron import check_cron, read_containers
 from perdure.types.errors import DefinitionError, OutputInvalid
 from perdure.types.sent_event import CRON_EVENT, SentEvent
 
@@ -25,6 +25,7 @@ class FunctionDefinition(Definition):
     __slots__ = (
         "__dict__",
         "concurrency",
+        "containers",
         "cron",
         "description",
         "event",
@@ -38,6 +39,7 @@ class FunctionDefinition(Definition):
     fn: Callable[..., Any]
     event: str | None
     cron: str | None
+    containers: tuple[str, ...]
     retries: int
     concurrency: Concurrency | None
     description: str
@@ -52,6 +54,7 @@ class FunctionDefinition(Definition):
         *,
         event: str | None = None,
         cron: str | None = None,
+        container: str | Sequence[str] | None = None,
         name: str | None = None,
         retries: int = 4,
         concurrency: int | Concurrency | None = None,
@@ -65,6 +68,11 @@ class FunctionDefinition(Definition):
             raise DefinitionError(f"{where}: event={event!r} must be the name of an event, such as 'app/invoice.paid'.")
         if type(retries) is not int or retries < 0:
             raise DefinitionError(f"{where}: retries={retries!r} must be a whole number from 0.")
+        if container is not None and cron is None:
+            raise DefinitionError(
+                f"{where}: container= says where cron= starts it. An event starts it where the event is sent, and a "
+                "call where it is made."
+            )
         asked = asked_by(fn, Context)
         signature: Signature | None = None
         if event is None and cron is None:
@@ -80,6 +88,7 @@ class FunctionDefinition(Definition):
             fn=fn,
             event=event,
             cron=None if cron is None else check_cron(cron, where),
+            containers=() if cron is None else read_containers(container, where),
             retries=retries,
             concurrency=read_concurrency(concurrency, where),
             description=description or (inspect.getdoc(fn) or "").partition("\n\n")[0],

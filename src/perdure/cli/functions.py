@@ -13,6 +13,7 @@ from perdure.cli.table import Cell, table
 from perdure.log.functions import Subscription
 from perdure.runtime.runtime import Runtime
 from perdure.types.base import plain
+from perdure.types.cron import EACH
 from perdure.types.errors import PerdureError
 
 
@@ -70,7 +71,8 @@ def list_functions(given: argparse.Namespace) -> int:
 
 
 def _started_by(one: Subscription) -> str:
-    ways = [f"event {one.event}" if one.event else "", f"cron {one.cron}" if one.cron else ""]
+    where = "" if one.containers == ("default",) else f" in {', '.join(one.containers).replace(EACH, 'each container')}"
+    ways = [f"event {one.event}" if one.event else "", f"cron {one.cron}{where}" if one.cron else ""]
     return ", ".join(way for way in ways if way) or "calls"
 
 

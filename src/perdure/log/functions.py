@@ -7,11 +7,12 @@ so that any process, also one without the code, can send an event or list what t
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from hashlib import blake2b
 
 from perdure.db.database import Database, Row, Script, Sql
 from perdure.log.events import Events
+from perdure.log.images import container_names
 from perdure.log.log import ENDED, NewRun
 from perdure.log.policy import check_quota
 from perdure.log.rows import Coded, input_hash
@@ -19,7 +20,7 @@ from perdure.log.schema import ROOM
 from perdure.log.waits import End, has_waits
 from perdure.types.base import Base, plain
 from perdure.types.concurrency import lane_of
-from perdure.types.cron import last_due, next_due
+from perdure.types.cron import EACH, last_due, next_due
 from perdure.types.errors import QuotaExceeded
 from perdure.types.ids import derive_id
 from perdure.types.records import RunStarted, encode_payload, kind_of
@@ -41,8 +42,8 @@ FREE = (
 class Subscription(Base):
     """A function as the store knows it: what starts it, how many of its runs are active at once, who has its code.
 
-    `next_at` is when its schedule is due next, `at` when a process has registered it last, and `known` whether that
-    process is still there.
+    `containers` are those that its schedule starts it in; `next_at` is when that is due next, `at` when a process has
+    registered it last, and `known` whether that process is still there.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Subscription(Base):
     next_at: float | None = None
     at: float = 0.0
     known: bool = False
+    containers: tuple[str, ...] = ()
 
 
 class Functions(Events):
@@ -69,13 +71,14 @@ class Functions(Events):
         def script() -> Script[None]:
             for one in sorted(functions, key=lambda one: one.name):
                 due = None if one.cron is None else next_due(one.cron, (yield from _time(self.db)))
+                row = (one.name, one.event, one.cron, one.most, one.key, due, self.owner, now)
                 yield Sql(
-                    "INSERT INTO functions (name, event, cron, most, by_key, next_at, owner, at) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET event = excluded.event, "
+                    "INSERT INTO functions (name, event, cron, most, by_key, next_at, owner, at, containers) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET event = excluded.event, "
                     "next_at = CASE WHEN functions.cron = excluded.cron THEN functions.next_at "
                     "ELSE excluded.next_at END, cron = excluded.cron, most = excluded.most, by_key = excluded.by_key, "
-                    "owner = excluded.owner, at = excluded.at",
-                    (one.name, one.event, one.cron, one.most, one.key, due, self.owner, now),
+                    "owner = excluded.owner, at = excluded.at, containers = excluded.containers",
+                    (*row, " ".join(one.containers)),
                     blind=True,
                 )
 
@@ -88,12 +91,13 @@ class Functions(Events):
         def script() -> Script[list[Row]]:
             return (
                 yield Sql(
-                    "SELECT f.name, f.event, f.cron, f.most, f.by_key, f.next_at, f.at, o.id IS NOT NULL "
+                    "SELECT f.name, f.event, f.cron, f.most, f.by_key, f.next_at, f.at, o.id IS NOT NULL, f.containers "
                     "FROM functions f LEFT JOIN owners o ON o.id = f.owner ORDER BY f.name"
                 )
             )
 
-        return [Subscription(*row[:7], known=bool(row[7])) for row in await self.db.read(script)]
+        rows = await self.db.read(script)
+        return [Subscription(*row[:7], known=bool(row[7]), containers=tuple(row[8].split())) for row in rows]
 
     async def unsubscribe(self, name: str) -> bool:
         """Forget a function: nothing starts it any more; say whether it was there."""
@@ -121,54 +125,61 @@ class Functions(Events):
                 started.append(run_id)
         return started
 
-    async def start_due(self, names: Collection[str]) -> float | None:
+    async def start_due(self, names: Collection[str], log_of: Callable[[str], Functions]) -> float | None:
         """Start the functions whose time has come by the store's clock, each once for the last of the times it missed.
+
+        All that one moment starts is one transaction, so it is started by one process, and wholly. Where a container
+        has no room, it is tried again; what has begun in others is known by its id then.
 
         Args:
             names: those whose code is here.
+            log_of: gives the log of a container.
 
         Returns:
             When the next of them is due; None if none ever is.
         """
         now = self.now()
-        started: list[str] = []
+        started: list[tuple[Functions, str]] = []
 
         def script() -> Script[float | None]:
             started.clear()
             time = yield from _time(self.db)
             rows = yield Sql(
-                "SELECT name, cron, next_at, most, by_key FROM functions WHERE cron IS NOT NULL ORDER BY name"
+                "SELECT name, cron, next_at, containers, most, by_key FROM functions WHERE cron IS NOT NULL "
+                "ORDER BY name"
             )
             upcoming: list[float] = []
-            for name, cron, next_at, most, key in rows:
+            for name, cron, next_at, places, most, key in rows:
                 if name not in names or next_at is None:
                     continue
                 if next_at > time:
                     upcoming.append(next_at)
                     continue
-                due = max(last_due(cron, time), next_at)
-                id = derive_id("event", str(name), repr(due))
-                run_id = derive_id("run", self.container, id, str(name))
-                try:
-                    yield from self._check_room(run_id, str(name))
-                except QuotaExceeded as full:
-                    _log.warning("What the schedule of %r starts waits for room: %s", name, full)
-                    upcoming.append(time + AGAIN)
-                    continue
-                following = next_due(cron, time)
+                due, following = max(last_due(cron, time), next_at), next_due(cron, time)
+                move = "UPDATE functions SET next_at = ? WHERE name = ? AND next_at = ? RETURNING 1"
+                if (yield Sql(move, (following, name, next_at))):
+                    full = False
+                    for place in sorted((yield from container_names()) if places == EACH else places.split()):
+                        log, data = log_of(place), {"due": due, "schedule": cron, "container": place}
+                        event = SentEvent(CRON_EVENT, data, derive_id("event", place, str(name), repr(due)), due)
+                        run_id = derive_id("run", place, event.id, str(name))
+                        try:
+                            yield from log._check_room(run_id, str(name))
+                        except QuotaExceeded as error:
+                            _log.warning("What the schedule of %r starts waits for room: %s", name, error)
+                            full = True
+                            continue
+                        if (yield from log._begin(run_id, str(name), event, most, key, now)):
+                            started.append((log, run_id))
+                    if full:
+                        yield Sql(move, (next_at, name, following))
+                        following = time + AGAIN
                 upcoming.append(following)
-                won = yield Sql(
-                    "UPDATE functions SET next_at = ? WHERE name = ? AND next_at = ? RETURNING 1",
-                    (following, name, next_at),
-                )
-                if won:
-                    event = SentEvent(CRON_EVENT, {"due": due, "schedule": cron}, id, due)
-                    if (yield from self._begin(run_id, str(name), event, most, key, now)):
-                        started.append(run_id)
             return min(upcoming, default=None)
 
         upcoming = await self.db.write(script, notify=True)
-        self.tell(started)
+        for log, run_id in started:
+            log.tell([run_id])
         return upcoming
 
     def _check_room(self, run_id: str, name: str) -> Script[None]:

@@ -31,6 +31,19 @@ _SERVED = (
 _JSON = ("mcp_servers", "metadata")
 
 
+def container_names() -> Script[set[str]]:
+    """The names of all containers: those that were made, and those that have sessions."""
+    rows = yield Sql("SELECT id FROM containers")
+    names = {str(row[0]) for row in rows}
+    # from one name to the next in the index: there are few names and many sessions
+    rows = yield Sql(
+        "WITH RECURSIVE found(name) AS (SELECT MIN(container) FROM sessions UNION ALL SELECT (SELECT "
+        "MIN(container) FROM sessions WHERE container > found.name) FROM found WHERE found.name IS NOT NULL) "
+        "SELECT name FROM found WHERE name IS NOT NULL"
+    )
+    return names | {str(row[0]) for row in rows}
+
+
 class ContainerRow(Base):
     """A container as it is stored; times in seconds since the epoch."""
 
@@ -121,18 +134,7 @@ class Entities:
     async def containers(self) -> list[str]:
         """The names of all containers, in order."""
 
-        def script() -> Script[set[str]]:
-            rows = yield Sql("SELECT id FROM containers")
-            names = {str(row[0]) for row in rows}
-            # from one name to the next in the index: there are few names and many sessions
-            rows = yield Sql(
-                "WITH RECURSIVE found(name) AS (SELECT MIN(container) FROM sessions UNION ALL SELECT (SELECT "
-                "MIN(container) FROM sessions WHERE container > found.name) FROM found WHERE found.name IS NOT NULL) "
-                "SELECT name FROM found WHERE name IS NOT NULL"
-            )
-            return names | {str(row[0]) for row in rows}
-
-        return sorted(await self._db.read(script))
+        return sorted(await self._db.read(container_names))
 
     # -- images ------------------------------------------------------------------------------------------------------
 

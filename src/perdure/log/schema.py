@@ -204,7 +204,8 @@ MIGRATIONS = (
                 by_key TEXT,
                 next_at {real},
                 owner TEXT NOT NULL,
-                at {real} NOT NULL
+                at {real} NOT NULL,
+                containers TEXT NOT NULL
             ) {by_key}""",
             "CREATE INDEX functions_event ON functions (event) WHERE event IS NOT NULL",
             """CREATE TABLE owners (

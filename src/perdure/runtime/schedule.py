@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from perdure.agents.function_definition import FunctionDefinition
@@ -28,13 +28,13 @@ class Schedule:
         self._next = 0.0 if self._timed else None
         await log.subscribe([_subscription(one) for one in self._functions])
 
-    async def start_due(self, log: SqlLog, store: StoreClock) -> None:
+    async def start_due(self, log_of: Callable[[str], SqlLog], store: StoreClock) -> None:
         """Start the functions whose time has come; the store is only asked when the next one is due."""
         if self._next is not None and self._next <= store.now():
-            self._next = await log.start_due(self._timed)
+            self._next = await log_of("default").start_due(self._timed, log_of)
 
 
 def _subscription(one: FunctionDefinition) -> Subscription:
     limit = one.concurrency
     most, key = (None, None) if limit is None else (limit.limit, limit.key)
-    return Subscription(one.name, one.event, one.cron, most, key)
+    return Subscription(one.name, one.event, one.cron, most, key, containers=one.containers)

@@ -320,7 +320,7 @@ class Worker:
                 await self._find()
 
     async def _find(self) -> None:
-        await self._runtime.schedule.start_due(self._runtime.container("default").log, self.store)
+        await self._runtime.schedule.start_due(lambda name: self._runtime.container(name).log, self.store)
         now = self._clock.monotonic()
         dead = self._dead = await self.owners.dead(self._clock.monotonic)
         many = AHEAD * self._most

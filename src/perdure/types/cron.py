@@ -5,7 +5,30 @@ from __future__ import annotations
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
-from perdure.types.errors import DefinitionError, MissingExtra
+from perdure.types.errors import DefinitionError, InvalidId, MissingExtra
+from perdure.types.ids import check_id
+
+EACH = "*"
+"""In place of containers: each that the store has when a schedule is due."""
+
+
+def read_containers(given: Any, where: str) -> tuple[str, ...]:
+    """Read in which containers a schedule starts something.
+
+    Raises:
+        DefinitionError: they are none.
+    """
+    if given is None:
+        return ("default",)
+    try:
+        names = (given,) if isinstance(given, str) else tuple(given)
+        if names == (EACH,) or (names and all(check_id(one, "container") for one in names)):
+            return tuple(dict.fromkeys(names))
+    except (InvalidId, TypeError):
+        pass
+    raise DefinitionError(
+        f"{where}: container={given!r} must be the id of a container, several ids, or {EACH!r} for each that there is."
+    )
 
 
 def check_cron(text: str, where: str) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -19,6 +20,7 @@ from perdure.log.log import Entry, NewRun
 from perdure.types import records as rec
 from tests.cli.desk_app import biller, slow
 from tests.cli.running import COMMAND, environment
+from tests.cli.running import run as perdure_in_a_pipe
 from tests.runtime import desk
 from tests.runtime.conftest import Processes
 from tests.runtime.desk import QUICK, nothing_open, until
@@ -193,6 +195,55 @@ def test_a_user_is_erased(url: str, perdure: Any):
     for wrong in ((), ("t-43", "--user", "ada")):
         code, _, err = perdure("sessions", "erase", *wrong)
         assert (code, err) == (2, "perdure: Give a session, or --user ID.\n")
+
+    code, out, _ = perdure("sessions", "erase", "t-43", "--json")
+    receipt = json.loads(out)
+    assert (code, receipt["sessions"], receipt["runs"], receipt["complete"]) == (0, ["t-43"], 1, url[0] == "s")
+
+
+def test_containers_are_listed_shown_limited_and_let_go(url: str, perdure: Any):
+    code, out, _ = perdure("containers", "set", "acme", "--retention", "30d", "--sessions", "10", "--bytes", "1.5GB")
+    assert (code, out.splitlines()) == (
+        0,
+        [
+            "acme, which is new, may hold at most 10 sessions, 1.5 GB bytes.",
+            "What was said in it is kept: 30 d after the last record. Every process follows within seconds.",
+        ],
+    )
+    with_store(url, lambda rt: rt.container("acme").session.start(session_id="s"))
+    assert perdure("containers", "set", "acme", "--open-runs", "3", "--sessions", "none")[0] == 0
+    listed = json.loads(perdure("containers", "list", "--json")[1])["containers"]
+    limits = {"open_runs": 3, "bytes": 1_500_000_000}
+    assert [(one["container"], one["retention"], one["quota"]) for one in listed] == [
+        ("acme", 30 * 86400.0, limits),
+        ("default", None, None),
+    ]
+    out = perdure("containers", "list")[1]
+    assert "open runs ≤" in out and "1.5 GB" in out and "for ever" in out
+    shown = json.loads(perdure("containers", "show", "acme", "--json")[1])
+    assert (shown["usage"]["sessions"], shown["usage"]["records"]) == (1, 1)
+    assert "at most" in perdure("containers", "show", "acme")[1]
+    out = perdure("containers", "set", "acme", "--open-runs", "none", "--bytes", "none", "--retention", "none")[1]
+    assert out.splitlines()[0] == "acme may hold as much as comes."
+    assert json.loads(perdure("containers", "show", "acme", "--json")[1])["quota"] is None
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (("--retention", "30"), "'30' is no time: give a number with s, m, h, d or w, such as 30d, or none"),
+        (("--retention", "0d"), "is no time"),
+        (("--sessions", "-1"), "no limit|expected one argument"),
+        (("--records", "many"), "'many' is no limit: give a whole number from 0, or none"),
+        (("--bytes", "5 apples"), "'5 apples' is no size: give bytes, or a number with kB, MB, GB or TB, or none"),
+        ((), "Nothing is to be set: give --retention"),
+    ],
+)
+def test_a_limit_that_makes_no_sense_is_wrong_usage(given: tuple[str, ...], why: str, tmp_path: Path):
+    store = f"sqlite:///{tmp_path}/desk.db"
+    with_store(store, lambda rt: rt.sweep())
+    done = perdure_in_a_pipe("containers", "set", "acme", *given, "--store", store)
+    assert done.returncode == 2 and re.search(why, done.stderr) and "Traceback" not in done.stderr
 
 
 def test_what_was_said_is_searched(url: str, perdure: Any):

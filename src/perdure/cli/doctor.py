@@ -10,8 +10,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from perdure.cli.pages import print_json
 from perdure.cli.paint import Painter
-from perdure.cli.runs import print_json
 from perdure.cli.store import operate
 from perdure.cli.table import Cell, table
 from perdure.db.database import Row, Script, Sql

@@ -6,8 +6,8 @@ import argparse
 import json
 from typing import Any
 
+from perdure.cli.pages import print_json
 from perdure.cli.paint import Painter
-from perdure.cli.runs import print_json
 from perdure.cli.store import WrongUsage, moment, operate
 from perdure.cli.table import Cell, table
 from perdure.log.functions import Subscription

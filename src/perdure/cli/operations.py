@@ -6,6 +6,8 @@ import argparse
 import importlib
 from typing import Any
 
+from perdure.cli.limits import read_count, read_size, read_time
+
 KINDS = ("person", "approval", "question", "event", "timer", "child")
 _STATUSES = ("queued", "running", "waiting", "completed", "failed", "cancelled", "parked")
 
@@ -124,6 +126,28 @@ def add_operations(commands: Any) -> None:
     erase.add_argument("session", nargs="?", metavar="SESSION")
     erase.add_argument("--user", metavar="ID", help="all sessions of a user; their open runs are cancelled first")
     erase.add_argument("--cancel", action="store_true", help="cancel its open runs first")
+    erase.add_argument("--json", action="store_true", help="print the receipt as one JSON object")
+
+    containers = _group(commands, "containers", "list and show containers, and set what each keeps and may hold")
+    every = _command(containers, "list", "what holds for each container", "containers:list_containers")
+    every.add_argument("--json", action="store_true", help="print one JSON object")
+    one = _command(containers, "show", "what a container holds, and what it may", "containers:show_container")
+    one.add_argument("name", metavar="NAME")
+    one.add_argument("--json", action="store_true", help="print one JSON object")
+    rules = _command(
+        containers, "set", "say how long a container keeps what was said, and its quota", "containers:set_container"
+    )
+    rules.epilog = _RULES
+    rules.formatter_class = argparse.RawDescriptionHelpFormatter
+    rules.add_argument("name", metavar="NAME")
+    for name, read, metavar, help in (
+        ("retention", read_time, "TIME", "a session is removed this long after its last record"),
+        ("sessions", read_count, "N", "at most N sessions"),
+        ("open-runs", read_count, "N", "at most N runs that have not ended"),
+        ("records", read_count, "N", "at most N records"),
+        ("bytes", read_size, "SIZE", "at most so many bytes of what was said"),
+    ):
+        rules.add_argument(f"--{name}", type=read, metavar=metavar, help=help)
 
     backup = _command(commands, "backup", "copy the store while it is in use", "doctor:run_backup")
     backup.add_argument("target", metavar="FILE", help="the new file")
@@ -151,6 +175,15 @@ def _pages(command: argparse.ArgumentParser) -> None:
     command.add_argument("--limit", type=_rows, default=50, metavar="N", help="at most N rows (50)")
     command.add_argument("--after", metavar="ID", help="the rows behind this one")
     command.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+_RULES = """\
+TIME is a number with s, m, h, d or w; SIZE one with kB, MB, GB or TB; none takes a limit away. What is not given stays.
+
+examples:
+  perdure containers set acme --retention 30d --sessions 1000 --bytes 5GB
+  perdure containers set acme --retention none
+  perdure containers set acme --open-runs none --sessions none --bytes none"""
 
 
 def _rows(text: str) -> int:

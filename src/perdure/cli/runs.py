@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
-from typing import Any
 
 from perdure.agents.lost import usage_of
 from perdure.agents.rebuild import Prompt, inferences, rebuild
+from perdure.cli.pages import print_json, show_page
 from perdure.cli.paint import Painter, counted, shorten
 from perdure.cli.store import STYLES, find_run, lasted, moment, operate
 from perdure.cli.table import Cell, table
@@ -35,26 +34,22 @@ def list_runs(given: argparse.Namespace) -> int:
         runs = await container.runs(
             status=given.status, session_id=given.session, after=given.after, limit=given.limit + 1
         )
-        shown, more = runs[: given.limit], len(runs) > given.limit
-        if given.json:
-            return print_json({"runs": [plain(one) for one in shown], "next": shown[-1].id if more else None})
-        if not shown:
-            painter.line("There are no such runs." if given.status or given.session or given.after else "No runs yet.")
-            return 0
-        rows = [
-            (
-                one.id,
-                Cell(_status(one), STYLES[one.status]),
-                one.definition,
-                Cell(moment(one.created_at), "dim"),
-                one.session_id,
-            )
-            for one in shown
-        ]
-        table(painter, ("run", "status", "definition", "accepted", "session"), rows)
-        if more:
-            painter.line(f"The next ones: --after {shown[-1].id}", "dim")
-        return 0
+        none = "There are no such runs." if given.status or given.session or given.after else "No runs yet."
+
+        def show(shown: Sequence[RunRow]) -> None:
+            rows = [
+                (
+                    one.id,
+                    Cell(_status(one), STYLES[one.status]),
+                    one.definition,
+                    Cell(moment(one.created_at), "dim"),
+                    one.session_id,
+                )
+                for one in shown
+            ]
+            table(painter, ("run", "status", "definition", "accepted", "session"), rows)
+
+        return show_page(given, painter, "runs", runs, lambda one: one.id, show, none)
 
     return operate(given, work)
 
@@ -150,13 +145,6 @@ def fork_run(given: argparse.Namespace) -> int:
         return 0
 
     return operate(given, work)
-
-
-def print_json(value: Any) -> int:
-    """Print a value for machines."""
-    print(json.dumps(value, ensure_ascii=False, indent=2))
-    sys.stdout.flush()
-    return 0
 
 
 # -- one run ---------------------------------------------------------------------------------------------------------

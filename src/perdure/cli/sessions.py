@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+from perdure.cli.pages import print_json, show_page
 from perdure.cli.paint import Painter
-from perdure.cli.runs import print_json, text_of
+from perdure.cli.runs import text_of
 from perdure.cli.store import LOOKS_LIKE, WrongUsage, moment, no_such, operate
 from perdure.cli.table import Cell, table
 from perdure.log.sessions import SessionRow
@@ -25,27 +27,22 @@ def list_sessions(given: argparse.Namespace) -> int:
         if given.after is not None:
             await _known(container, given.after)
         found = await container.sessions(after=given.after, limit=given.limit + 1)
-        shown, more = found[: given.limit], len(found) > given.limit
-        if given.json:
-            return print_json({"sessions": [plain(one) for one in shown], "next": shown[-1].id if more else None})
-        if not shown:
-            painter.line("No sessions yet.")
-            return 0
-        rows = [
-            (
-                one.id,
-                Cell(str(one.runs), right=True),
-                Cell(str(one.open), "cyan" if one.open else "dim", right=True),
-                Cell(str(one.head), right=True),
-                Cell(moment(one.created_at), "dim"),
-                _about(one),
-            )
-            for one in shown
-        ]
-        table(painter, ("session", "runs", "open", "records", "begun", "user"), rows)
-        if more:
-            painter.line(f"The next ones: --after {shown[-1].id}", "dim")
-        return 0
+
+        def show(shown: Sequence[SessionRow]) -> None:
+            rows = [
+                (
+                    one.id,
+                    Cell(str(one.runs), right=True),
+                    Cell(str(one.open), "cyan" if one.open else "dim", right=True),
+                    Cell(str(one.head), right=True),
+                    Cell(moment(one.created_at), "dim"),
+                    _about(one),
+                )
+                for one in shown
+            ]
+            table(painter, ("session", "runs", "open", "records", "begun", "user"), rows)
+
+        return show_page(given, painter, "sessions", found, lambda one: one.id, show, "No sessions yet.")
 
     return operate(given, work)
 
@@ -189,6 +186,8 @@ def erase_session(given: argparse.Namespace) -> int:
             erased = await container.session(given.session).erase(cancel=given.cancel)
             count = len(erased.sessions) - 1
             what = f"{given.session}{f' and {count} of child runs and forks' if count else ''}"
+        if given.json:
+            return print_json(plain(erased))
         painter.line(f"{what} erased: {erased.records:,} records keep their place and time only.")
         if not erased.complete:
             painter.line(

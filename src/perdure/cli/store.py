@@ -127,11 +127,12 @@ async def find_run(container: Container, id: str) -> RunRow:
         raise no_such("run", id, known, container.name) from None
 
 
-def no_such(kind: str, id: str, known: Sequence[str], container: str) -> PerdureError:
+def no_such(kind: str, id: str, known: Sequence[str], container: str | None = None) -> PerdureError:
     """Make the error of an id that is not there."""
     close = [one for one in known if id in one] or get_close_matches(id, known, 3, 0.5)
     like = f" Like it: {', '.join(close[:3])}." if close else ""
-    return PerdureError(f"There is no {kind} {id!r} in container {container!r}.{like} perdure {kind}s list shows them.")
+    where = "" if container is None else f" in container {container!r}"
+    return PerdureError(f"There is no {kind} {id!r}{where}.{like} perdure {kind}s list shows them.")
 
 
 def moment(at: float) -> str:

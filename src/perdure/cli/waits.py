@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import getpass
 import json
+from collections.abc import Sequence
 
+from perdure.cli.pages import show_page
 from perdure.cli.paint import Painter, shorten
-from perdure.cli.runs import print_json
 from perdure.cli.store import moment, operate
 from perdure.log.inbox import WaitRow
 from perdure.runtime.runtime import Runtime
-from perdure.types.base import plain
 from perdure.types.waits import Answer, Approval, Approve, Deny, Question, about
 
 
@@ -22,17 +22,13 @@ def list_waits(given: argparse.Namespace) -> int:
         found = await runtime.container(given.container).waits(
             session_id=given.session, run_id=given.run, kind=given.kind, after=given.after, limit=given.limit + 1
         )
-        shown, more = found[: given.limit], len(found) > given.limit
-        if given.json:
-            return print_json({"waits": [plain(one) for one in shown], "next": shown[-1].wait.id if more else None})
-        if not shown:
-            painter.line("Nobody waits for that." if given.session or given.run or given.kind else "Nothing waits.")
-            return 0
-        for one in shown:
-            _show(painter, one)
-        if more:
-            painter.line(f"The next ones: --after {shown[-1].wait.id}", "dim")
-        return 0
+        none = "Nobody waits for that." if given.session or given.run or given.kind else "Nothing waits."
+
+        def show(shown: Sequence[WaitRow]) -> None:
+            for one in shown:
+                _show(painter, one)
+
+        return show_page(given, painter, "waits", found, lambda one: one.wait.id, show, none)
 
     return operate(given, work)
 

@@ -206,7 +206,7 @@ def test_containers_are_listed_shown_limited_and_let_go(url: str, perdure: Any):
     assert (code, out.splitlines()) == (
         0,
         [
-            "acme, which is new, may hold at most 10 sessions, 1.5 GB bytes.",
+            "acme, which is new, may hold at most 10 sessions, 1.5 GB.",
             "What was said in it is kept: 30 d after the last record. Every process follows within seconds.",
         ],
     )

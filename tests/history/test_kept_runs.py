@@ -12,12 +12,14 @@ from perdure import (
     Agent,
     AgentResult,
     Asked,
+    DefinitionError,
     HistoryContext,
     HistoryError,
     Network,
     RunCancelled,
     RunFailed,
     Runtime,
+    State,
     TextDelta,
     TextMessage,
     sequence,
@@ -76,9 +78,10 @@ async def test_a_run_whose_history_failed_is_replayed_without_it(method: str):
 
 
 async def test_b36_a_thread_that_is_created_is_the_session_and_the_same_run_has_the_same(url: str):
-    history, model = Creating(), ScriptedModel(say("One."), say("Two."))
+    history, model = Creating(), ScriptedModel(say("One."), say("Two."), say("Three."))
     agent = Agent("Ada", model=model, history=history)
-    async with Runtime(url, [agent]) as runtime:
+    alone = Agent("Alone", model=ScriptedModel(say("Hi.")))
+    async with Runtime(url, [agent, alone]) as runtime:
         first = await runtime.run(agent, "first", run_id="r-1")
         again = await runtime.run(agent, "first", run_id="r-1")
         assert first.session_id == again.session_id == "t-1"
@@ -86,7 +89,15 @@ async def test_b36_a_thread_that_is_created_is_the_session_and_the_same_run_has_
         second = await runtime.run(agent, "second", session_id="t-1")
         assert texts(model.requests[1]) == ["first", "One.", "second"]
         assert second.state.thread_id == "t-1"
-    assert [one.split()[0] for one in history.calls] == ["create", "user", "save", "user", "save"]
+        third = await runtime.run(agent, "third", state=State({}, thread_id="t-1"))
+        assert (third.session_id, texts(model.requests[2])[-3:]) == ("t-1", ["second", "Two.", "third"])
+        with pytest.raises(DefinitionError, match="two words for one id"):
+            await runtime.run(agent, "fourth", session_id="t-2", state=State({}, thread_id="t-1"))
+        with pytest.raises(DefinitionError, match="two words for one id"):
+            await runtime.session("t-2").run(agent, "fourth", state=State({}, thread_id="t-1"))
+        plain = await runtime.run(alone, "hi", state=State({}, thread_id="t-3"))
+        assert plain.session_id == "t-3", "also of an agent without a history"
+    assert [one.split()[0] for one in history.calls] == ["create", *["user", "save"] * 3]
 
 
 async def test_what_was_never_said_because_the_history_failed_is_in_neither(url: str):

@@ -60,21 +60,22 @@ def set_container(given: argparse.Namespace) -> int:
     """Say how long a container keeps what was said, and how much it may hold."""
 
     async def work(runtime: Runtime, painter: Painter) -> int:
-        said = {what: getattr(given, what) for what in LIMITS if getattr(given, what) is not None}
-        if given.retention is None and not said:
+        asked = {what: getattr(given, what) for what in LIMITS if getattr(given, what) is not None}
+        if given.retention is None and not asked:
             raise WrongUsage("Nothing is to be set: give --retention, --sessions, --open-runs, --records or --bytes.")
         new = given.name not in await runtime.images.entities.containers()
         container = runtime.container(given.name)
         changes: dict[str, Any] = {}
         if given.retention is not None:
             changes["retention"] = None if given.retention == NONE else given.retention
-        if said:
+        if asked:
             before = (await container.policy()).quota or Quota()
-            quota = structs.replace(before, **{name: None if one == NONE else one for name, one in said.items()})
+            quota = structs.replace(before, **{name: None if one == NONE else one for name, one in asked.items()})
             changes["quota"] = None if quota == Quota() else quota
         policy = await container.configure(**changes)
-        limits = [f"{one.text} {_word(what)}" for what, one in zip(LIMITS, _limits(policy), strict=True) if one.text]
-        may = f"at most {', '.join(limits)}" if limits else "as much as comes"
+        limits = zip(LIMITS, _limits(policy), strict=True)
+        said = [one.text if what == "bytes" else f"{one.text} {_word(what)}" for what, one in limits if one.text]
+        may = f"at most {', '.join(said)}" if said else "as much as comes"
         painter.line(f"{given.name}{', which is new,' if new else ''} may hold {may}.")
         painter.line(f"What was said in it is kept: {_kept(policy)}. Every process follows within seconds.")
         return 0

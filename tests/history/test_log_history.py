@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from perdure import Agent, AgentResult, HistoryError, HistoryUnavailable, LogHistory, Runtime, tool
+from perdure.db.open import open_database
+from perdure.history import log
 from perdure.testing import ScriptedModel, call, say
 from tests.history.keeping import result, texts
 
@@ -51,6 +56,27 @@ async def test_a_run_that_the_store_keeps_itself_is_not_stored_twice(url: str):
         said = [one.text async for one in runtime.session(first.session_id).messages() if hasattr(one, "text")]
     assert texts(model.requests[1]) == ["first", "One.", "second"]
     assert said == ["first", "One.", "second", "Two."]
+
+
+async def test_it_is_kept_open_by_async_with_and_closed_behind_it(url: str, monkeypatch: pytest.MonkeyPatch):
+    opened: list[str] = []
+
+    def noted(url: str) -> Any:
+        opened.append(url)
+        return open_database(url)
+
+    history = LogHistory(url)
+    monkeypatch.setattr(log, "open_database", noted)
+    agent = Agent("Ada", model=ScriptedModel(*(say(str(n)) for n in range(6))), history=history)
+    async with history:
+        first = await agent.run("first")
+        await asyncio.gather(*(agent.run("more", session_id=first.session_id) for _ in range(3)))
+        assert len(await history.read(first.session_id)) == 8 and len(opened) == 1
+        await asyncio.to_thread(agent.run_sync, "from another event loop", session_id=first.session_id)
+        assert len(opened) > 1, "which opens it for itself"
+    count = len(opened)
+    assert len(await history.read(first.session_id)) == 10 and len(opened) == count + 1
+    assert not [one.name for one in threading.enumerate() if one.name in ("perdure-writer", "perdure-reader")]
 
 
 async def test_what_was_erased_stays_out(url: str):

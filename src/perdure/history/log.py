@@ -1,19 +1,20 @@
 """A history adapter over a Perdure store: threads are sessions there, and what is said in them is posted as events.
 
 So runs without a runtime share conversations with those of a runtime on the same store, and with clients of it. The
-store is opened for each call and closed behind it: nothing is held between two, and the adapter belongs to no event
-loop.
+store is opened for each call and closed behind it, so nothing is held between two, and the adapter belongs to no event
+loop; or it is kept open by `async with`, for the event loop that has entered it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, cast
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Self, cast
 
 from perdure.agents.history import Asked, HistoryContext, Past
-from perdure.db.database import StoreError
+from perdure.db.database import Database, StoreError
 from perdure.db.migrate import migrate
 from perdure.db.open import open_database
 from perdure.history.threads import Entry, ThreadStore, from_text, shown_address
@@ -32,6 +33,8 @@ from perdure.types.visible import visible
 class LogHistory(ThreadStore):
     """Keeps conversations in a Perdure store, such as one that a `Runtime` has, too.
 
+    `async with` keeps the store open until it is left, instead of opening it for each call.
+
     Args:
         url: the store's address, as for `Runtime`: `sqlite:///name.db` or `postgresql://user@host/name`.
         container: whose sessions these are.
@@ -45,12 +48,22 @@ class LogHistory(ThreadStore):
         open_database(url)  # only to see that it can be read
         self._url = url
         self._container = check_id(container, "container")
+        self._kept: tuple[asyncio.AbstractEventLoop, Database] | None = None
 
     def __repr__(self) -> str:
         return f"LogHistory({shown_address(self._url)!r})"
 
+    async def __aenter__(self) -> Self:
+        if self._kept is None:
+            with self._explained():
+                self._kept = (asyncio.get_running_loop(), await self._open())
+        return self
+
     async def close(self) -> None:
-        """Do nothing: nothing is held."""
+        """Close the store, if this event loop keeps it open."""
+        if self._kept is not None and self._kept[0] is asyncio.get_running_loop():
+            db, self._kept = self._kept[1], None
+            await db.close()
 
     async def put(self, thread_id: str, entries: Sequence[Entry], user_id: str | None) -> None:
         """Post the entries as events of the session, which is started if need be."""
@@ -108,14 +121,35 @@ class LogHistory(ThreadStore):
 
     @asynccontextmanager
     async def _opened(self) -> AsyncGenerator[SqlLog]:
+        with self._explained():
+            kept = self._kept
+            if kept is not None and kept[0] is asyncio.get_running_loop():
+                yield self._log(kept[1])
+                return
+            db = await self._open()
+            try:
+                yield self._log(db)
+            finally:
+                await db.close()
+
+    def _log(self, db: Database) -> SqlLog:
+        return SqlLog(db, time.time, "", self._container)
+
+    async def _open(self) -> Database:
         db = open_database(self._url)
         try:
             await db.open()
-            try:
-                await migrate(db, MIGRATIONS, new_id("store"))
-                yield SqlLog(db, time.time, "", self._container)
-            finally:
-                await db.close()
+            await migrate(db, MIGRATIONS, new_id("store"))
+        except BaseException:
+            await db.close()
+            raise
+        return db
+
+    @contextmanager
+    def _explained(self) -> Generator[None]:
+        """Say what the store says as a history does."""
+        try:
+            yield
         except StoreError as error:
             raise HistoryUnavailable(f"{self!r} cannot be used now: {type(error).__name__}: {error}") from error
         except Conflict as error:

@@ -9,27 +9,23 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
 from functools import lru_cache
 from itertools import islice
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Unpack, cast
 
 from perdure.models.anthropic_stream import AnthropicDecoder
-from perdure.models.call import CONNECT_TIMEOUT, ProviderModel
+from perdure.models.call import CONNECT_TIMEOUT, ModelOptions, ProviderModel
 from perdure.models.claude import Body, Claude, claude, thinking_body
-from perdure.models.model import Capabilities, ModelRequest, ModelSettings, ToolSpec
+from perdure.models.model import Capabilities, ModelRequest, ToolSpec
 from perdure.models.openai_common import is_text, lay_over
-from perdure.models.prefix import split, write
+from perdure.models.prefix import GO_ON, Writer, append, split, write
 from perdure.models.schema import anthropic_schema, anthropic_strict, safe_name
 from perdure.models.turns import Answer, Turn, turns
 from perdure.types.base import decode_json, encode_json
 from perdure.types.errors import BadRequest
 from perdure.types.messages import FilePart, ImagePart, TextMessage, TextPart, ToolCall, result_text
-from perdure.types.usage import Prices
 
 PROVIDER = "anthropic"
-GO_ON = "Continue."
-"""The user's turn where there is none, because a conversation must begin and end with one."""
 
 _SAMPLING = ("temperature", "top_p", "top_k")
 _TAKES_SAMPLING = "2023-06-01"  # later versions of the API refuse the parameters for every model
@@ -40,20 +36,11 @@ class AnthropicModel(ProviderModel):
 
     package: ClassVar[str] = "anthropic"
     extra: ClassVar[str] = "anthropic"
+    provider = PROVIDER
+    key_variables = ("ANTHROPIC_API_KEY",)
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        api_key: str | None = None,
-        base_url: str | None = None,
-        settings: ModelSettings | None = None,
-        prices: Prices | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(name, api_key=api_key, base_url=base_url, settings=settings, prices=prices, headers=headers)
-        self.provider = PROVIDER
-        self.key_variables = ("ANTHROPIC_API_KEY",)
+    def __init__(self, name: str, **options: Unpack[ModelOptions]) -> None:
+        super().__init__(name, **options)
         takes = claude(name)
         self.capabilities = Capabilities(structured_output="yes" if takes.structured else "no", prefill=takes.prefill)
 
@@ -165,26 +152,17 @@ def _write(name: str, request: ModelRequest, takes: Claude) -> tuple[list[Body],
     return system, written
 
 
-class _Writer:
+class _Writer(Writer):
     """Writes turns, and keeps a digest of what was written so far; `told` is what the system said in between."""
 
     def __init__(self, name: str, start: bytes, *, bound: bool) -> None:
-        self._given = (name, start)
+        self._name = name
         self._bound = bound
         self._digest = hashlib.sha256(start)
         self._digested = 0
         self.messages: list[Body] = []
         self.told: list[str] = []
         self.called: dict[str, None] = {}
-
-    def copy(self) -> Self:
-        copied = type(self)(*self._given, bound=self._bound)
-        copied._digest = self._digest.copy()
-        copied._digested = self._digested
-        copied.messages = self.messages.copy()
-        copied.told = self.told.copy()
-        copied.called = self.called.copy()
-        return copied
 
     def marked(self) -> str:
         """Mark what was written so far."""
@@ -208,15 +186,7 @@ class _Writer:
             self._add("user", [_text(GO_ON)])
 
     def _add(self, role: str, blocks: list[Body]) -> None:
-        messages = self.messages
-        if not blocks:
-            return
-        if messages and messages[-1]["role"] == role:
-            messages[-1] = {"role": role, "content": [*messages[-1]["content"], *blocks]}
-            return
-        if not messages and role == "assistant":
-            self._add("user", [_text(GO_ON)])
-        messages.append({"role": role, "content": blocks})
+        append(self.messages, role, "content", blocks, _text(GO_ON))
 
     def _said(self, answer: Answer) -> list[Body]:
         blocks: list[Body] = []
@@ -253,7 +223,7 @@ class _Writer:
             f"the file {part.name!r} is {part.media_type}, but this API takes images, PDF and text. "
             "Give it as one of these.",
             provider=PROVIDER,
-            model=self._given[0],
+            model=self._name,
         )
 
 

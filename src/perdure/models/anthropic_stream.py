@@ -7,12 +7,13 @@ newer than this file) is kept whole, as an empty text that only this provider re
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
+from perdure.models.decoder import Decoder, part
 from perdure.models.failures import classify
 from perdure.types.base import encode_json
 from perdure.types.chunks import Finished, FinishReason, ModelEvent, ReasoningChunk, TextChunk, ToolCallChunk
-from perdure.types.errors import BadResponse, ModelUnreachable
+from perdure.types.errors import ModelUnreachable
 from perdure.types.messages import Opaque, parse_arguments
 from perdure.types.usage import Usage
 
@@ -30,20 +31,13 @@ _REASONS: dict[str, FinishReason] = {
 }
 
 
-class AnthropicDecoder:
-    """Reads one answer.
-
-    Args:
-        model: the model's name, for errors.
-        names: the tools' own names by the names they have on the wire.
-        after: marks the prompt, so that a thought goes back only after the same one; asked when there is a thought.
-    """
+class AnthropicDecoder(Decoder):
+    """Reads one answer; `after` marks the prompt, so that a thought goes back only after the same one."""
 
     def __init__(
         self, model: str, names: Mapping[str, str] | None = None, *, after: Callable[[], str] | None = None
     ) -> None:
-        self._model = model
-        self._names = names or {}
+        super().__init__(PROVIDER, model, names)
         self._after = after
         self._blocks: dict[int, dict[str, Any]] = {}
         self._json: dict[int, list[str]] = {}
@@ -52,43 +46,30 @@ class AnthropicDecoder:
         self._reason: str | None = None
 
     def feed(self, chunk: Any) -> Iterator[ModelEvent]:
-        """Read one event.
-
-        Raises:
-            ModelError: it says that something went wrong, or is no event.
-        """
-        if not isinstance(chunk, dict):
-            said = f"a piece of the stream is not an object: {str(chunk)[:200]}"
-            raise BadResponse(said, provider=PROVIDER, model=self._model)
-        event = cast("dict[str, Any]", chunk)
+        event = self._object(chunk)
         match event.get("type"):
             case "message_start":
-                self._response = _part(event, "message")
+                self._response = part(event, "message")
                 self._count(self._response.get("usage"))
             case "content_block_start":
-                yield from self._start(event.get("index", 0), _part(event, "content_block"))
+                yield from self._start(event.get("index", 0), part(event, "content_block"))
             case "content_block_delta":
-                yield from self._delta(event.get("index", 0), _part(event, "delta"))
+                yield from self._delta(event.get("index", 0), part(event, "delta"))
             case "content_block_stop":
                 yield from self._stop(event.get("index", 0))
             case "message_delta":
-                self._reason = _part(event, "delta").get("stop_reason") or self._reason
+                self._reason = part(event, "delta").get("stop_reason") or self._reason
                 self._count(event.get("usage"))
             case "error":
-                error = _part(event, "error")
+                error = part(event, "error")
                 said = str(error.get("message") or error or "the provider reported an error")
                 raise classify(said, provider=PROVIDER, model=self._model, codes=[error.get("type")])
             case _:
                 return  # pings, and what is newer than this file
 
     def end(self) -> Iterator[ModelEvent]:
-        """Finish the answer.
-
-        Raises:
-            ModelUnreachable: the stream broke off before the answer was complete.
-        """
         if self._reason is None:
-            raise ModelUnreachable("the answer broke off before its end", provider=PROVIDER, model=self._model)
+            raise self._wrong(ModelUnreachable, "the answer broke off before its end")
         for number in list(self._blocks):
             yield from self._stop(number)
         yield Finished(
@@ -170,10 +151,5 @@ class AnthropicDecoder:
             output_tokens=self._usage.get("output_tokens", 0),
             cache_read_tokens=read,
             cache_write_tokens=written,
-            reasoning_tokens=_part(self._usage, "output_tokens_details").get("thinking_tokens", 0),
+            reasoning_tokens=part(self._usage, "output_tokens_details").get("thinking_tokens", 0),
         )
-
-
-def _part(event: Mapping[str, Any], key: str) -> dict[str, Any]:
-    found = event.get(key)
-    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}

@@ -11,15 +11,16 @@ import asyncio
 import importlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, TypedDict
 from weakref import WeakKeyDictionary
 
 import msgspec
 
+from perdure.models.decoder import Decoder
 from perdure.models.failures import SHORTEST_KEY, translate
 from perdure.models.model import DEFAULT_SETTINGS, Capabilities, Model, ModelRequest, ModelSettings, prices_of
 from perdure.types.chunks import ModelEvent, Used
@@ -92,24 +93,18 @@ def setting(provider: str, what: str, variable: str, argument: str) -> str:
     return value
 
 
-class Decoder(Protocol):
-    """The pure side of reading one answer."""
+class ModelOptions(TypedDict, total=False):
+    """What every constructor of a model takes.
 
-    def feed(self, chunk: Any) -> Iterable[ModelEvent]:
-        """Read one piece as the SDK gives it."""
-        ...
+    `api_key` is read from the environment if not given; `base_url` is another address than the provider's own;
+    `settings` are the model's own, under those of a run or agent; `headers` go with every request.
+    """
 
-    def used(self) -> Usage:
-        """Say what the answer has used so far, as far as the provider has said it."""
-        ...
-
-    def end(self) -> Iterable[ModelEvent]:
-        """The provider's stream has ended: give what is left, `Finished` last.
-
-        Raises:
-            ModelUnreachable: the answer was not complete.
-        """
-        ...
+    api_key: str | None
+    base_url: str | None
+    settings: ModelSettings | None
+    prices: Prices | None
+    headers: Mapping[str, str] | None
 
 
 class ProviderModel(ABC):

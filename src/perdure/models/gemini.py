@@ -11,14 +11,14 @@ import base64
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, Self, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, Unpack
 
-from perdure.models.call import ProviderModel
+from perdure.models.call import ModelOptions, ProviderModel
 from perdure.models.gemini_client import GeminiClient, GeminiStream
 from perdure.models.gemini_stream import GeminiDecoder
-from perdure.models.model import Capabilities, ModelRequest, ModelSettings, ToolSpec
+from perdure.models.model import Capabilities, ModelRequest, ToolSpec
 from perdure.models.openai_common import lay_over
-from perdure.models.prefix import split, write
+from perdure.models.prefix import GO_ON, Writer, append, split, write
 from perdure.models.schema import gemini_schema, safe_name
 from perdure.models.turns import Answer, Turn
 from perdure.types.base import decode_json, encode_json
@@ -31,13 +31,10 @@ from perdure.types.messages import (
     ToolCallMessage,
     ToolResultMessage,
 )
-from perdure.types.usage import Prices
 
 Body: TypeAlias = "dict[str, Any]"
 
 PROVIDER = "gemini"
-GO_ON = "Continue."
-"""The user's turn where there is none, because a conversation must begin and end with one."""
 
 # What the API takes instead of a signature for calls that another model made.
 _UNSIGNED = "skip_thought_signature_validator"
@@ -50,20 +47,11 @@ class GeminiModel(ProviderModel):
 
     package: ClassVar[str] = "google.genai"
     extra: ClassVar[str] = "gemini"
+    provider = PROVIDER
+    key_variables = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        api_key: str | None = None,
-        base_url: str | None = None,
-        settings: ModelSettings | None = None,
-        prices: Prices | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(name, api_key=api_key, base_url=base_url, settings=settings, prices=prices, headers=headers)
-        self.provider = PROVIDER
-        self.key_variables = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
+    def __init__(self, name: str, **options: Unpack[ModelOptions]) -> None:
+        super().__init__(name, **options)
         self.capabilities = Capabilities(structured_output="yes" if _combines(name) else "alone")
 
     def _connect(self, sdk: Any, key: str) -> GeminiClient:
@@ -159,21 +147,13 @@ def _combines(name: str) -> bool:
 # -- the conversation -----------------------------------------------------------------------------------------------
 
 
-class _Writer:
+class _Writer(Writer):
     """Writes turns; `told` is what the system said in between."""
-
-    __slots__ = ("_name", "contents", "told")
 
     def __init__(self, name: str) -> None:
         self._name = name
         self.contents: list[Body] = []
         self.told: list[str] = []
-
-    def copy(self) -> Self:
-        copied = type(self)(self._name)
-        copied.contents = self.contents.copy()
-        copied.told = self.told.copy()
-        return copied
 
     def turn(self, turn: Turn) -> None:
         if isinstance(turn, Answer):
@@ -186,15 +166,7 @@ class _Writer:
 
     def add(self, role: str, parts: list[Body]) -> None:
         """Add parts to the last content if it is of the same role."""
-        contents = self.contents
-        if not parts:
-            return
-        if contents and contents[-1]["role"] == role:
-            contents[-1] = {"role": role, "parts": [*contents[-1]["parts"], *parts]}
-            return
-        if not contents and role == "model":
-            self.add("user", [{"text": GO_ON}])
-        contents.append({"role": role, "parts": parts})
+        append(self.contents, role, "parts", parts, {"text": GO_ON})
 
 
 def _said(answer: Answer, name: str) -> list[Body]:

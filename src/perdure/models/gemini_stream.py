@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
+from perdure.models.decoder import Decoder, part
 from perdure.models.failures import classify
 from perdure.types.base import encode_json
 from perdure.types.chunks import Finished, FinishReason, ModelEvent, ReasoningChunk, TextChunk, ToolCallChunk
@@ -39,18 +40,11 @@ _BROKEN = frozenset({"MALFORMED_FUNCTION_CALL", "MALFORMED_RESPONSE", "UNEXPECTE
 _EMPTY = frozenset({"OTHER", "FINISH_REASON_UNSPECIFIED", "NO_IMAGE", "IMAGE_OTHER"})
 
 
-class GeminiDecoder:
-    """Reads one answer.
-
-    Args:
-        model: the model's name, for errors.
-        names: the tools' own names by the names they have on the wire.
-        calls: how many calls the conversation has, so that a call without an id gets one of its own.
-    """
+class GeminiDecoder(Decoder):
+    """Reads one answer; `calls` counts those of the conversation, so that a call without an id gets one of its own."""
 
     def __init__(self, model: str, names: Mapping[str, str] | None = None, *, calls: int = 0) -> None:
-        self._model = model
-        self._names = names or {}
+        super().__init__(PROVIDER, model, names)
         self._calls = calls
         self._called = False
         self._block = -1
@@ -62,13 +56,8 @@ class GeminiDecoder:
         self._message = ""
 
     def feed(self, chunk: Any) -> Iterator[ModelEvent]:
-        """Read one piece, as the SDK's object or as plain JSON values.
-
-        Raises:
-            ModelError: it says that something went wrong.
-        """
         piece = _plain(chunk)
-        error = _part(piece, "error")
+        error = part(piece, "error")
         if error:
             said = str(error.get("message") or error)
             code: Any = error.get("code")
@@ -76,30 +65,23 @@ class GeminiDecoder:
             raise classify(said, provider=PROVIDER, model=self._model, status=status, codes=[error.get("status")])
         self._version = piece.get("modelVersion") or self._version
         self._response = piece.get("responseId") or self._response
-        self._usage |= _part(piece, "usageMetadata")
+        self._usage |= part(piece, "usageMetadata")
         candidates: list[dict[str, Any]] = piece.get("candidates") or []
-        blocked = _part(piece, "promptFeedback").get("blockReason")
+        blocked = part(piece, "promptFeedback").get("blockReason")
         if blocked and not candidates:
-            why = _part(piece, "promptFeedback").get("blockReasonMessage") or "change the prompt"
-            raise ContentRefused(f"the prompt was blocked ({blocked}): {why}", provider=PROVIDER, model=self._model)
+            why = part(piece, "promptFeedback").get("blockReasonMessage") or "change the prompt"
+            raise self._wrong(ContentRefused, f"the prompt was blocked ({blocked}): {why}")
         for candidate in candidates[:1]:
-            parts: list[dict[str, Any]] = _part(candidate, "content").get("parts") or []
-            for part in parts:
-                yield from self._read(part)
+            parts: list[dict[str, Any]] = part(candidate, "content").get("parts") or []
+            for one in parts:
+                yield from self._read(one)
             self._reason = candidate.get("finishReason") or self._reason
             self._message = candidate.get("finishMessage") or self._message
 
     def end(self) -> Iterator[ModelEvent]:
-        """Finish the answer.
-
-        Raises:
-            ModelUnreachable: the stream broke off before the answer was complete.
-            BadResponse: the model wrote a call that cannot be read, or nothing.
-            ContentRefused: the provider's filter left nothing of the answer.
-        """
         reason, said = self._reason, self._block >= 0
         if reason is None:
-            raise ModelUnreachable("the answer broke off before its end", provider=PROVIDER, model=self._model)
+            raise self._wrong(ModelUnreachable, "the answer broke off before its end")
         wrong = (
             BadResponse
             if reason in _BROKEN or (reason in _EMPTY and not said)
@@ -111,7 +93,7 @@ class GeminiDecoder:
         )
         if wrong is not None:
             why = f"the answer ended with {reason}" + (f": {self._message}" if self._message else "")
-            raise wrong(why, provider=PROVIDER, model=self._model)
+            raise self._wrong(wrong, why)
         whole: FinishReason = "tool" if self._called else "stop"
         ended: FinishReason = "max_tokens" if reason in _CUT else "refused" if reason in _REFUSED else whole
         yield Finished(
@@ -123,14 +105,13 @@ class GeminiDecoder:
         )
 
     def used(self) -> Usage:
-        """Say what the answer has used so far."""
         return self._counted()
 
-    def _read(self, part: dict[str, Any]) -> Iterator[ModelEvent]:
-        signature = part.get("thoughtSignature")
+    def _read(self, given: dict[str, Any]) -> Iterator[ModelEvent]:
+        signature = given.get("thoughtSignature")
         opaque = Opaque(PROVIDER, {"thoughtSignature": signature}) if signature else None
-        text = part.get("text")
-        call = _part(part, "functionCall")
+        text = given.get("text")
+        call = part(given, "functionCall")
         if call:
             self._begin(None)
             name = call.get("name") or ""
@@ -145,9 +126,9 @@ class GeminiDecoder:
             self._called = True
         elif not isinstance(text, str):
             self._begin(None)
-            yield TextChunk("", block=self._block, opaque=Opaque(PROVIDER, {"part": part}))
+            yield TextChunk("", block=self._block, opaque=Opaque(PROVIDER, {"part": given}))
         elif text or opaque is not None:
-            kind = ReasoningChunk if part.get("thought") else TextChunk
+            kind = ReasoningChunk if given.get("thought") else TextChunk
             if kind is not self._kind:
                 self._begin(kind)
             yield kind(text, block=self._block, opaque=opaque)
@@ -174,8 +155,3 @@ def _plain(chunk: Any) -> dict[str, Any]:
         return cast("dict[str, Any]", chunk)
     unread = {"sdk_http_response", "parsed", "automatic_function_calling_history"}
     return chunk.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=unread)
-
-
-def _part(piece: Mapping[str, Any], key: str) -> dict[str, Any]:
-    found = piece.get(key)
-    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}

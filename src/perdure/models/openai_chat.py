@@ -6,20 +6,18 @@ stream is in `openai_chat_stream`. Caching needs nothing on this wire.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Unpack, cast
 
-from perdure.models.call import ProviderModel, setting
-from perdure.models.model import Capabilities, ModelRequest, ModelSettings, ToolSpec
+from perdure.models.call import ModelOptions, ProviderModel, setting
+from perdure.models.model import Capabilities, ModelRequest, ToolSpec
 from perdure.models.openai_chat_stream import ChatDecoder
 from perdure.models.openai_common import address, arguments_text, connect, dialect_of, effort, is_text, lay_over, post
-from perdure.models.prefix import split, write
+from perdure.models.prefix import Writer, split, write
 from perdure.models.schema import safe_name
 from perdure.models.turns import Answer, Turn
 from perdure.types.base import Base
 from perdure.types.errors import BadRequest
 from perdure.types.messages import ImagePart, ReasoningMessage, TextMessage, TextPart, result_text
-from perdure.types.usage import Prices
 
 
 class Dialect(Base):
@@ -49,17 +47,13 @@ class OpenAIChatModel(ProviderModel):
         self,
         name: str,
         *,
-        api_key: str | None = None,
-        base_url: str | None = None,
-        settings: ModelSettings | None = None,
-        prices: Prices | None = None,
-        headers: Mapping[str, str] | None = None,
         provider: str = "openai",
         key_variables: tuple[str, ...] = ("OPENAI_API_KEY",),
         capabilities: Capabilities | None = None,
         dialect: Dialect = OPENAI,
+        **options: Unpack[ModelOptions],
     ) -> None:
-        super().__init__(name, api_key=api_key, base_url=base_url, settings=settings, prices=prices, headers=headers)
+        super().__init__(name, **options)
         self.provider = provider
         self.key_variables = key_variables
         self.capabilities = capabilities or Capabilities(structured_output="yes")
@@ -161,19 +155,12 @@ def encode_messages(request: ModelRequest, dialect: Dialect, provider: str, name
     return [*({"role": "system", "content": one.text} for one in system), *written.messages]
 
 
-class _Writer:
+class _Writer(Writer):
     """Writes turns."""
-
-    __slots__ = ("_given", "messages")
 
     def __init__(self, dialect: Dialect, provider: str, name: str) -> None:
         self._given = (dialect, provider, name)
         self.messages: list[dict[str, Any]] = []
-
-    def copy(self) -> Self:
-        copied = type(self)(*self._given)
-        copied.messages = self.messages.copy()
-        return copied
 
     def turn(self, turn: Turn) -> None:
         dialect, provider, name = self._given

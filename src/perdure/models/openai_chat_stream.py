@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
+from perdure.models.decoder import Decoder, part
 from perdure.models.failures import classify
 from perdure.types.base import decode_json, encode_json
 from perdure.types.chunks import Finished, FinishReason, ModelEvent, ReasoningChunk, TextChunk, ToolCallChunk
@@ -31,22 +32,13 @@ class _Call:
         self.arguments = ""
 
 
-class ChatDecoder:
-    """Reads the pieces of one answer, as plain JSON values.
-
-    Args:
-        provider: whose pieces they are.
-        model: the model that was asked.
-        names: the tools' own names, by the names under which they were sent.
-        returns: whether the provider wants its thoughts back.
-    """
+class ChatDecoder(Decoder):
+    """Reads one answer; `returns` says that the provider wants its thoughts back."""
 
     def __init__(
         self, provider: str, model: str, names: Mapping[str, str] | None = None, *, returns: bool = False
     ) -> None:
-        self._provider = provider
-        self._model = model
-        self._names = names or {}
+        super().__init__(provider, model, names)
         self._returns = returns
         self._answered_by = model
         self._response = ""
@@ -63,14 +55,7 @@ class ChatDecoder:
         self._usage = Usage()
 
     def feed(self, chunk: Any) -> Iterable[ModelEvent]:
-        """Read one piece.
-
-        Raises:
-            ModelError: it says that something went wrong, or is not a piece of an answer.
-        """
-        if not isinstance(chunk, dict):
-            raise self._bad(f"a piece of the stream is not an object: {str(chunk)[:200]}")
-        piece = cast("dict[str, Any]", chunk)
+        piece = self._object(chunk)
         self._pieces += 1
         self._fail(piece.get("error"))
         self._response = self._response or str(piece.get("id") or "")
@@ -82,7 +67,7 @@ class ChatDecoder:
         for choice in cast("list[dict[str, Any]]", piece.get("choices") or []):
             if choice.get("index") in (None, 0):
                 self._fail(choice.get("error"))
-                self._read(cast("dict[str, Any]", choice.get("delta") or {}), events)
+                self._read(part(choice, "delta"), events)
                 self._reason = choice.get("finish_reason") or self._reason
         return events
 
@@ -98,14 +83,13 @@ class ChatDecoder:
             self._think(thought, events)
         content = delta.get("content")
         if isinstance(content, list):  # Mistral's way: a list of parts, thoughts among them
-            for part in cast("list[dict[str, Any]]", content):
-                inner = part.get("thinking")
+            for one in cast("list[dict[str, Any]]", content):
+                inner = one.get("thinking")
                 if isinstance(inner, list):
-                    self._think(
-                        "".join(str(one.get("text", "")) for one in cast("list[dict[str, Any]]", inner)), events
-                    )
+                    thoughts = cast("list[dict[str, Any]]", inner)
+                    self._think("".join(str(thought.get("text", "")) for thought in thoughts), events)
                 else:
-                    self._say(str(part.get("text") or ""), events)
+                    self._say(str(one.get("text") or ""), events)
         elif isinstance(content, str):
             self._say(content, events)
         refusal = delta.get("refusal")
@@ -129,7 +113,7 @@ class ChatDecoder:
             events.append(TextChunk(text, self._text))
 
     def _call(self, delta: dict[str, Any], events: list[ModelEvent]) -> None:
-        function = cast("dict[str, Any]", delta.get("function") or {})
+        function = part(delta, "function")
         name, given, more = str(function.get("name") or ""), str(delta.get("id") or ""), function.get("arguments")
         arguments = more if isinstance(more, str) else "" if more is None else encode_json(more).decode()
         call = self._open(delta.get("index"), name, given)
@@ -172,35 +156,23 @@ class ChatDecoder:
         return self._blocks - 1
 
     def end(self) -> Iterable[ModelEvent]:
-        """Close the answer.
-
-        Raises:
-            ModelUnreachable: the stream broke off.
-            BadResponse: there was no stream, or a call without a name.
-            ContentRefused: the provider's filter left nothing of the answer.
-        """
         if self._pieces == 0:
-            raise self._bad("the server's answer holds no stream of pieces; is the base_url right?")
+            raise self._wrong(BadResponse, "the server's answer holds no stream of pieces; is the base_url right?")
         if self._reason is None:
-            raise ModelUnreachable(
-                "the stream ended before the answer was complete", provider=self._provider, model=self._model
-            )
+            raise self._wrong(ModelUnreachable, "the stream ended before the answer was complete")
         if any(not call.name for call in self._calls.values()):
-            raise self._bad("a tool call has no name")
+            raise self._wrong(BadResponse, "a tool call has no name")
         if self._reason == "content_filter" and not self._said:
-            raise ContentRefused("the answer was withheld by a filter", provider=self._provider, model=self._model)
+            raise self._wrong(ContentRefused, "the answer was withheld by a filter")
         if self._reason in ("insufficient_system_resource", "error"):
-            raise Overloaded(f"the answer broke off ({self._reason})", provider=self._provider, model=self._model)
+            raise self._wrong(Overloaded, f"the answer broke off ({self._reason})")
         if self._thought is not None and self._returns:
-            yield ReasoningChunk(block=self._thought, opaque=Opaque(self._provider, self._given_back()))
+            given_back = {"details": _joined(self._thoughts)} if self._thoughts else {"field": "reasoning_content"}
+            yield ReasoningChunk(block=self._thought, opaque=Opaque(self._provider, given_back))
         yield Finished(self._finish(), self._usage, self._answered_by, self._provider, self._response)
 
     def used(self) -> Usage:
-        """Say what the answer has used; it is said last."""
-        return self._usage
-
-    def _given_back(self) -> dict[str, Any]:
-        return {"details": _joined(self._thoughts)} if self._thoughts else {"field": "reasoning_content"}
+        return self._usage  # it is said last
 
     def _finish(self) -> FinishReason:
         if self._refused or self._reason == "content_filter":
@@ -217,9 +189,6 @@ class ChatDecoder:
         codes = [str(one) for one in (said.get("code"), said.get("type")) if one is not None]
         message = str(said.get("message") or said)
         raise classify(message, provider=self._provider, model=self._model, codes=codes)
-
-    def _bad(self, message: str) -> BadResponse:
-        return BadResponse(message, provider=self._provider, model=self._model)
 
 
 def _is_object(text: str) -> bool:
@@ -245,8 +214,8 @@ def _joined(details: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def read_usage(usage: Mapping[str, Any]) -> Usage:
     """Read what an answer consumed, as OpenAI and the servers of its wire count it."""
-    read = cast("dict[str, Any]", usage.get("prompt_tokens_details") or {})
-    wrote = cast("dict[str, Any]", usage.get("completion_tokens_details") or {})
+    read = part(usage, "prompt_tokens_details")
+    wrote = part(usage, "completion_tokens_details")
     inputs, outputs = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
     reasoning = int(wrote.get("reasoning_tokens") or 0)
     # xAI does not count thoughts as output, as its own total shows.

@@ -7,14 +7,13 @@ go back unchanged, each before what followed it. Reading the stream is in `opena
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, cast
 
 from perdure.models.call import ProviderModel
-from perdure.models.model import Capabilities, ModelRequest, ModelSettings, ToolSpec
+from perdure.models.model import Capabilities, ModelRequest, ToolSpec
 from perdure.models.openai_common import address, arguments_text, connect, dialect_of, effort, lay_over, post
 from perdure.models.openai_responses_stream import ResponsesDecoder
-from perdure.models.prefix import split, write
+from perdure.models.prefix import Writer, split, write
 from perdure.models.schema import safe_name
 from perdure.models.turns import Answer, Said, Turn
 from perdure.types.errors import BadRequest
@@ -28,7 +27,6 @@ from perdure.types.messages import (
     ToolCall,
     result_text,
 )
-from perdure.types.usage import Prices
 
 _THINKS = re.compile(r"o\d|codex|gpt-(?:[5-9]|\d\d)(?!.*-chat)")
 
@@ -38,21 +36,9 @@ class OpenAIModel(ProviderModel):
 
     package: ClassVar[str] = "openai"
     extra: ClassVar[str] = "openai"
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        api_key: str | None = None,
-        base_url: str | None = None,
-        settings: ModelSettings | None = None,
-        prices: Prices | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(name, api_key=api_key, base_url=base_url, settings=settings, prices=prices, headers=headers)
-        self.provider = "openai"
-        self.key_variables = ("OPENAI_API_KEY",)
-        self.capabilities = Capabilities(structured_output="yes")
+    provider = "openai"
+    key_variables = ("OPENAI_API_KEY",)
+    capabilities = Capabilities(structured_output="yes")
 
     def _connect(self, sdk: Any, key: str) -> Any:
         return connect(sdk, key, self.base_url, self._headers, ours=True)
@@ -124,19 +110,12 @@ def encode_input(request: ModelRequest, *, thinking: bool) -> list[dict[str, Any
     return [*({"role": "system", "content": one.text} for one in system), *written.items]
 
 
-class _Writer:
+class _Writer(Writer):
     """Writes turns."""
-
-    __slots__ = ("_thinking", "items")
 
     def __init__(self, *, thinking: bool) -> None:
         self._thinking = thinking
         self.items: list[dict[str, Any]] = []
-
-    def copy(self) -> Self:
-        copied = type(self)(thinking=self._thinking)
-        copied.items = self.items.copy()
-        return copied
 
     def turn(self, turn: Turn) -> None:
         if isinstance(turn, Answer):

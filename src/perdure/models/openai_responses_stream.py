@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
+from perdure.models.decoder import Decoder, part
 from perdure.models.failures import classify
 from perdure.types.chunks import Finished, FinishReason, ModelEvent, ReasoningChunk, TextChunk, ToolCallChunk
 from perdure.types.errors import BadResponse, ContentRefused, ModelError, ModelUnreachable
@@ -16,19 +17,11 @@ from perdure.types.messages import Opaque
 from perdure.types.usage import Usage
 
 
-class ResponsesDecoder:
-    """Reads the events of one response, as plain JSON values; events of unknown kinds are passed over.
-
-    Args:
-        model: the model that was asked.
-        names: the tools' own names, by the names under which they were sent.
-        provider: whose opaque parts they are.
-    """
+class ResponsesDecoder(Decoder):
+    """Reads one answer; events of unknown kinds are passed over."""
 
     def __init__(self, model: str, names: Mapping[str, str] | None = None, provider: str = "openai") -> None:
-        self._provider = provider
-        self._model = model
-        self._names = names or {}
+        super().__init__(provider, model, names)
         self._sent: dict[int, str] = {}  # what the pieces of each block said so far
         self._parts: dict[int, Any] = {}  # the part of a thought that is being written
         self._called = False
@@ -39,16 +32,9 @@ class ResponsesDecoder:
         self._usage = Usage()
 
     def feed(self, chunk: Any) -> Iterable[ModelEvent]:
-        """Read one event.
-
-        Raises:
-            ModelError: it says that something went wrong, or is not an event.
-        """
-        if not isinstance(chunk, dict):
-            raise self._bad(f"a piece of the stream is not an object: {str(chunk)[:200]}")
+        event = self._object(chunk)
         self._events += 1
-        event = cast("dict[str, Any]", chunk)
-        usage = cast("dict[str, Any]", event.get("response") or {}).get("usage")
+        usage = part(event, "response").get("usage")
         if usage:
             self._usage = read_usage(usage)
         match event.get("type"):
@@ -70,7 +56,7 @@ class ResponsesDecoder:
             case "response.completed" | "response.incomplete":
                 return self._complete(event)
             case "response.failed":
-                raise self._error(cast("dict[str, Any]", event.get("response") or {}))
+                raise self._error(part(event, "response"))
             case "error":
                 raise self._error(event)
             case None if event.get("error"):
@@ -91,7 +77,7 @@ class ResponsesDecoder:
             return []
         name = item.get("name")
         if not isinstance(name, str) or not name:
-            raise self._bad("a tool call has no name")
+            raise self._wrong(BadResponse, "a tool call has no name")
         self._called = True
         self._sent[block] = ""
         id = str(item.get("call_id") or item.get("id") or "")
@@ -122,19 +108,19 @@ class ResponsesDecoder:
 
     def _message_text(self, item: dict[str, Any]) -> str:
         text = ""
-        for part in cast("list[dict[str, Any]]", item.get("content") or []):
-            if part.get("type") == "refusal":
+        for one in cast("list[dict[str, Any]]", item.get("content") or []):
+            if one.get("type") == "refusal":
                 self._refused = True
-            text += str(part.get("text") or part.get("refusal") or "")
+            text += str(one.get("text") or one.get("refusal") or "")
         return text
 
     # -- pieces -----------------------------------------------------------------------------------------------------
 
     def _thinking(self, event: dict[str, Any]) -> list[ModelEvent]:
         block = _block(event)
-        part = event.get("summary_index", event.get("content_index"))
-        gap = "\n\n" if block in self._parts and self._parts[block] != part else ""
-        self._parts[block] = part
+        place = event.get("summary_index", event.get("content_index"))
+        gap = "\n\n" if block in self._parts and self._parts[block] != place else ""
+        self._parts[block] = place
         return self._more(event, _thought, gap)
 
     def _more(
@@ -158,17 +144,17 @@ class ResponsesDecoder:
     # -- endings ----------------------------------------------------------------------------------------------------
 
     def _complete(self, event: dict[str, Any]) -> list[ModelEvent]:
-        response = cast("dict[str, Any]", event.get("response") or {})
+        response = part(event, "response")
         events: list[ModelEvent] = []
         if not self._sent:  # a server that sent no items as it went
             for number, item in enumerate(cast("list[dict[str, Any]]", response.get("output") or [])):
                 events += self._done({"item": item, "output_index": number})
-        cause = cast("dict[str, Any]", response.get("incomplete_details") or {}).get("reason")
+        cause = part(response, "incomplete_details").get("reason")
         reason: FinishReason = "tool" if self._called else "stop"
         if self._refused or cause == "content_filter":
             reason = "refused"
             if not any(self._sent.values()):
-                raise ContentRefused("the answer was withheld by a filter", provider=self._provider, model=self._model)
+                raise self._wrong(ContentRefused, "the answer was withheld by a filter")
         elif cause is not None or response.get("status") == "incomplete":
             reason = "max_tokens"
         self._finished = Finished(
@@ -188,26 +174,14 @@ class ResponsesDecoder:
         return classify(message, provider=self._provider, model=self._model, codes=codes)
 
     def end(self) -> Iterable[ModelEvent]:
-        """Close the answer.
-
-        Raises:
-            ModelUnreachable: the stream broke off.
-            BadResponse: there was no stream.
-        """
         if self._events == 0:
-            raise self._bad("the server's answer holds no stream of events; is the base_url right?")
+            raise self._wrong(BadResponse, "the server's answer holds no stream of events; is the base_url right?")
         if self._finished is None:
-            raise ModelUnreachable(
-                "the stream ended before the answer was complete", provider=self._provider, model=self._model
-            )
+            raise self._wrong(ModelUnreachable, "the stream ended before the answer was complete")
         return [self._finished]
 
     def used(self) -> Usage:
-        """Say what the answer has used; it is said at its end, also if that is an error."""
-        return self._usage
-
-    def _bad(self, message: str) -> BadResponse:
-        return BadResponse(message, provider=self._provider, model=self._model)
+        return self._usage  # it is said at the end, also if that is an error
 
 
 def _arguments(text: str, block: int) -> ToolCallChunk:
@@ -224,13 +198,13 @@ def _block(event: dict[str, Any]) -> int:
 
 
 def _item(event: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    return cast("dict[str, Any]", event.get("item") or {}), _block(event)
+    return part(event, "item"), _block(event)
 
 
 def read_usage(usage: Mapping[str, Any]) -> Usage:
     """Read what an answer consumed."""
-    read = cast("dict[str, Any]", usage.get("input_tokens_details") or {})
-    wrote = cast("dict[str, Any]", usage.get("output_tokens_details") or {})
+    read = part(usage, "input_tokens_details")
+    wrote = part(usage, "output_tokens_details")
     return Usage(
         input_tokens=int(usage.get("input_tokens") or 0),
         output_tokens=int(usage.get("output_tokens") or 0),

@@ -9,10 +9,12 @@ nothing that follows can change how they are written. System prompts in front an
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from copy import copy
 from operator import is_
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from perdure.models.turns import Arranged, Turn
 from perdure.types.base import encode_json
@@ -24,19 +26,26 @@ LIMIT = 64 * 1024 * 1024
 LEAST = 8
 """How many messages are worth remembering."""
 
+GO_ON = "Continue."
+"""The user's turn where there is none, where a conversation must begin and end with one."""
+
 _OBJECTS = 500  # bytes of the objects around a message's text
 
 
-class Writer(Protocol):
+class Writer(ABC):
     """What a provider's conversation is written with; whatever a copy has in common with it is never changed."""
 
-    def turn(self, turn: Turn, /) -> None:
+    @abstractmethod
+    def turn(self, turn: Turn) -> None:
         """Write the next turn."""
-        ...
 
     def copy(self) -> Self:
-        """Copy it as it stands."""
-        ...
+        """Copy it as it stands, with what it has collected."""
+        copied = copy(self)
+        for name, value in vars(self).items():
+            if hasattr(value, "copy"):
+                setattr(copied, name, value.copy())
+        return copied
 
 
 W = TypeVar("W", bound=Writer)
@@ -144,3 +153,23 @@ def split(messages: Sequence[Message]) -> tuple[tuple[TextMessage, ...], tuple[M
 def write(messages: tuple[Message, ...], way: Hashable, new: Callable[[], W]) -> W:
     """Write messages with what this process remembers; see `Prefixes.write`."""
     return PREFIXES.write(messages, way, new)
+
+
+def append(messages: list[dict[str, Any]], role: str, field: str, parts: list[dict[str, Any]], go_on: Any) -> None:
+    """Add parts to the last message if it is of the same role, else a message; the first one is the user's.
+
+    Args:
+        messages: what was written so far.
+        role: who says it.
+        field: where a message has its parts.
+        parts: what is said; nothing is added if there are none.
+        go_on: what the user is taken to have said where there is nothing.
+    """
+    if not parts:
+        return
+    if messages and messages[-1]["role"] == role:
+        messages[-1] = {"role": role, field: [*messages[-1][field], *parts]}
+        return
+    if not messages and role != "user":
+        messages.append({"role": "user", field: [go_on]})
+    messages.append({"role": role, field: parts})

@@ -9,34 +9,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
-from perdure.models.model import Capabilities, Model, ModelSettings
+from perdure.models.model import Capabilities, Model
 from perdure.types.base import Base
 from perdure.types.errors import DefinitionError
-from perdure.types.usage import Prices
 
 if TYPE_CHECKING:
     from perdure.models.anthropic import AnthropicModel
+    from perdure.models.call import ModelOptions
     from perdure.models.fallback import FallbackModel
     from perdure.models.gemini import GeminiModel
     from perdure.models.offline import OfflineModel
     from perdure.models.openai_chat import AzureChatModel, OpenAIChatModel
     from perdure.models.openai_responses import OpenAIModel
-
-
-class ModelOptions(TypedDict, total=False):
-    """What every constructor of a model takes.
-
-    `api_key` is read from the environment if not given; `base_url` is another address than the provider's own;
-    `settings` are the model's own, under those of a run or agent; `headers` go with every request.
-    """
-
-    api_key: str | None
-    base_url: str | None
-    settings: ModelSettings | None
-    prices: Prices | None
-    headers: Mapping[str, str] | None
 
 
 class _Preset(Base):

@@ -20,10 +20,6 @@ _STRUCT = "x-perdure-struct"
 def adapter_of(hint: Any, where: str) -> Any:
     """Make pydantic's adapter for a type.
 
-    Args:
-        hint: any type that can be read from JSON.
-        where: what the type belongs to, for the error.
-
     Raises:
         DefinitionError: pydantic cannot read such a type.
     """

@@ -199,11 +199,7 @@ class FromType:
         return adapter_of(self._kind, f"parameters= of {name_of(self._fn)}")
 
     def schema(self) -> Schema:
-        """Describe the type.
-
-        Raises:
-            DefinitionError: its JSON form is not an object.
-        """
+        """Describe the type."""
         schema = schema_of(self._adapter, f"parameters= of {name_of(self._fn)}")
         if "$ref" in schema:
             # a model that refers to itself is only referred to at the top

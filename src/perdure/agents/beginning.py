@@ -38,11 +38,7 @@ class Beginning(msgspec.Struct):
 
 
 def read_beginning(definition: Definition, input: Any, options: Mapping[str, Any], *, lasts: bool) -> Beginning:
-    """Read and check what a run is given; `lasts` says that a conversation can be continued by its id.
-
-    Raises:
-        DefinitionError: it is not what the definition takes.
-    """
+    """Read and check what a run is given; `lasts` says that a conversation can be continued by its id."""
     if isinstance(definition, FunctionDefinition):
         for name in _NOT_FOR_FUNCTIONS:
             if options.get(name) is not None:

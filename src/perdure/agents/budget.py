@@ -41,12 +41,7 @@ _WHOLE: dict[str, str] = dict.fromkeys(("tokens", "model_calls", "tool_calls"), 
 
 
 class Ledger:
-    """What a run has consumed against its budget; a child run's ledger also charges its parent's.
-
-    Args:
-        budget: the limits; without any, nothing is counted here.
-        parent: the ledger of the run that started this one.
-    """
+    """What a run has consumed against its budget; a child run's ledger also charges its parent's."""
 
     __slots__ = ("budget", "open", "parent", "used")
 

@@ -43,14 +43,7 @@ def compare(env: Env, records: Sequence[Record]) -> Verdict:
 
 
 async def judge(env: Env, loop: RunLoop, records: Sequence[Record], *, accepts: bool = False) -> Verdict:
-    """Judge the code that shall go on with a run.
-
-    Args:
-        env: the run's live side.
-        loop: its state, with every record folded.
-        records: those records.
-        accepts: whether all that is there is accepted, because the run that has started this one was accepted.
-    """
+    """Judge the code that shall go on with a run; `accepts` says that all of it is accepted."""
     verdict = compare(env, records)
     if not isinstance(loop, NetworkLoop):
         return verdict  # a function's code is judged when it is entered: by the steps that it asks for

@@ -29,12 +29,7 @@ from perdure.types.waits import WaitAnswer
 async def run_child(
     env: Env, ctx: Context[Any], definition: Any, input: Input, options: Mapping[str, Any]
 ) -> RunResult[Any, Any]:
-    """Run a definition as a child of a run.
-
-    Raises:
-        DefinitionError: what is to be run is no definition, or an option is not for children.
-        RunFailed: the child failed.
-    """
+    """Run a definition as a child of a run."""
     if not isinstance(definition, (AgentDefinition, NetworkDefinition, FunctionDefinition)):
         raise DefinitionError(f"ctx.run(…) takes an agent, a network or a function, not {definition!r}.")
     for name in ("session_id", "run_id", "session_budget"):
@@ -72,17 +67,7 @@ def _answers(env: Env, running: Any) -> dict[str, WaitAnswer]:
 async def drive_child(
     env: Env, ctx: Context[Any], body: Body, key: str, definition: Any, input: Any, options: Mapping[str, Any]
 ) -> tuple[Child, RunResult[Any, Any]]:
-    """Drive a child to its end in this process; while it waits, the body of its parent waits with it.
-
-    Args:
-        env: the parent's live side.
-        ctx: the context of the step that runs it.
-        body: the body that the step belongs to.
-        key: the step's place.
-        definition: what to run.
-        input: what it is asked or given.
-        options: its options, with the id that follows from its place.
-    """
+    """Drive a child to its end in this process; while it waits, the body of its parent waits with it."""
     child_id: str = options["run_id"]
     running = env.children.get(child_id)
     if running is None:

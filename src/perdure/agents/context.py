@@ -198,9 +198,6 @@ class Context(Generic[S]):
         """What models have answered in this session to steps of `step.infer` whose names begin so, by their names.
 
         Without a runtime nothing is kept from one run to the next, and so there is nothing.
-
-        Args:
-            begins: how the names begin.
         """
         if self._io is None or not self.durable:
             return {}
@@ -318,20 +315,12 @@ class Context(Generic[S]):
         return self._body is not None and self._body.suspended is not None
 
     def check_suspended(self) -> None:
-        """Raise what has ended this body, whatever its code has made of it.
-
-        Raises:
-            Suspended: it waits.
-        """
+        """Raise what has ended this body, whatever its code has made of it."""
         if self._body is not None and self._body.suspended is not None:
             raise self._body.suspended
 
     def left_out(self, waited: Sequence[Wait]) -> str:
-        """Say which steps of earlier entries this body has not asked for by its end; nothing if it has for all.
-
-        Args:
-            waited: what it was ended to wait for last.
-        """
+        """Say which steps of earlier entries this body has not asked for by its end, given what it waited for last."""
         left = self.body.unasked(waited)
         return ", ".join(repr(one.removeprefix(f"{self._key}/")) for one in left)
 

@@ -29,11 +29,7 @@ class Docstring(NamedTuple):
 
 
 def read_docstring(text: str | None) -> Docstring:
-    """Take a docstring apart.
-
-    Args:
-        text: the docstring as it stands in the source; None counts as empty.
-    """
+    """Take a docstring apart."""
     if not text:
         return Docstring("", {})
     lines = inspect.cleandoc(text).splitlines()

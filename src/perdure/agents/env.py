@@ -238,11 +238,7 @@ class Env:
         return found
 
     def model_for(self, agent: AgentDefinition) -> Model:
-        """The model that answers for an agent: the run's, its own, the network's.
-
-        Raises:
-            NoModel: nobody named one.
-        """
+        """The model that answers for an agent: the run's, its own, the network's."""
         stand_in = self.instead.model(agent) if self.instead is not None else None
         if stand_in is not None:
             return stand_in

@@ -15,12 +15,7 @@ from perdure.types.base import Json, encode_json
 
 
 def prints_of(definition: Definition, fallback: Model | None = None) -> Prints:
-    """What a run keeps of its definition, to tell later what differs.
-
-    Args:
-        definition: the agent or network.
-        fallback: the model of agents that have none.
-    """
+    """What a run keeps of its definition, to tell later what differs; `fallback` is the model of agents without one."""
     last = _model(fallback)
     return definition.cached(f"prints:{last}", lambda: _prints(definition, last))
 

@@ -54,11 +54,7 @@ _FOR_GOOD = (
 
 
 class FunctionProgram:
-    """One run of a function.
-
-    Args:
-        env: the run's live side.
-    """
+    """One run of a function."""
 
     __slots__ = ("env",)
 
@@ -73,11 +69,7 @@ class FunctionProgram:
     next = staticmethod(FunctionLoop.next)
 
     async def perform(self, state: FunctionLoop, do: Do, io: RunIO) -> StepDone | Keep:
-        """Enter the body, again after failures that may pass.
-
-        Raises:
-            Exception: what the body raised at last.
-        """
+        """Enter the body, again after failures that may pass."""
         env, definition = self.env, cast("FunctionDefinition", self.env.definition)
         assert state.started is not None and isinstance(do.what, Enter)
         if io.projector is not None and not state.failed and not state.rounds:

@@ -115,12 +115,7 @@ class Run(Generic[Out, S]):
         return self._checked(later.result())
 
     async def reached(self) -> RunResult[Out, S]:
-        """Wait until the run has ended, or waits for somebody outside; answered since, it is waited for again.
-
-        Raises:
-            RunFailed: the run failed.
-            RunCancelled: the run was cancelled or passed its deadline.
-        """
+        """Wait until the run has ended, or waits for somebody outside; answered since, it is waited for again."""
         if not self._task.done():
             await asyncio.wait([self._task])
         if self._task.cancelled():

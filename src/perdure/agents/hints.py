@@ -160,11 +160,6 @@ def resolve(
 ) -> list[inspect.Parameter]:
     """Turn annotations written as text into types.
 
-    Args:
-        fn: the function they belong to.
-        parameters: its parameters.
-        around: names of the function around it.
-
     Raises:
         DefinitionError: a name in an annotation is not known; the message says which and what to do.
     """

@@ -138,12 +138,7 @@ def check_adapter(history: Any, where: str) -> HistoryAdapter:
 
 
 async def ask(adapter: HistoryAdapter, method: str, ctx: HistoryContext) -> Any:
-    """Call one method of an adapter.
-
-    Raises:
-        HistoryError: it failed.
-        HistoryUnavailable: it did not answer in time.
-    """
+    """Call one method of an adapter."""
     import asyncio
     from inspect import isawaitable, iscoroutinefunction
 
@@ -171,11 +166,7 @@ async def ask(adapter: HistoryAdapter, method: str, ctx: HistoryContext) -> Any:
 
 
 def read_thread_id(adapter: HistoryAdapter, given: Any) -> str:
-    """Check what `create_thread` gave.
-
-    Raises:
-        HistoryError: it is no id.
-    """
+    """Check what `create_thread` gave."""
     from perdure.types.errors import InvalidId
     from perdure.types.ids import check_id
 
@@ -188,11 +179,7 @@ def read_thread_id(adapter: HistoryAdapter, given: Any) -> str:
 
 
 def read_past(adapter: HistoryAdapter, given: Any) -> list[Past]:
-    """Check what `get` gave.
-
-    Raises:
-        HistoryError: it is no conversation.
-    """
+    """Check what `get` gave."""
     if given is None:
         return []
     if not isinstance(given, Sequence) or isinstance(given, (str, bytes)):

@@ -27,13 +27,7 @@ from perdure.types.records import Imported, PastResult, Payload, RunStarted, Ste
 
 
 class HistoryProgram(AgentsProgram):
-    """One run of an agent or a network with a history adapter.
-
-    Args:
-        env: the run's live side.
-        rules: what the loop must know of definition and adapter.
-        adapter: the adapter.
-    """
+    """One run of an agent or a network with a history adapter."""
 
     __slots__ = ("adapter",)
 

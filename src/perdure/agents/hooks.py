@@ -67,11 +67,7 @@ HooksLike: TypeAlias = Hooks | Sequence[Hooks]
 
 
 def read_hooks(value: object, where: str) -> tuple[Hooks, ...]:
-    """Turn what a user gave as `hooks=` into a tuple.
-
-    Raises:
-        DefinitionError: it holds something else than `Hooks`.
-    """
+    """Turn what a user gave as `hooks=` into a tuple."""
     if isinstance(value, Hooks):
         return (value,)
     if isinstance(value, Iterable):
@@ -82,11 +78,7 @@ def read_hooks(value: object, where: str) -> tuple[Hooks, ...]:
 
 
 def read_messages(answer: object, known: Sequence[Message], hook: str) -> tuple[Message, ...]:
-    """Check messages that a hook returned; those that it was given are known to be good.
-
-    Raises:
-        DefinitionError: it returned something else, or messages that cannot be kept.
-    """
+    """Check messages that a hook returned; those that it was given are known to be good."""
     if not isinstance(answer, Sequence) or isinstance(answer, (str, bytes)):
         raise DefinitionError(
             f"The hook {hook} returned {type(answer).__name__}; return messages, Stop(…) from on_start, or nothing."
@@ -105,11 +97,7 @@ def read_messages(answer: object, known: Sequence[Message], hook: str) -> tuple[
 
 
 def read_result(answer: object, before: AgentResult, hook: str) -> AgentResult:
-    """Check what a hook returned in place of a result; nothing leaves it as it was.
-
-    Raises:
-        DefinitionError: it returned something else, or messages that cannot be kept.
-    """
+    """Check what a hook returned in place of a result; nothing leaves it as it was."""
     if answer is None or answer is before:
         return before
     if not isinstance(answer, AgentResult):

@@ -28,13 +28,7 @@ CORRECTIONS = 2
 
 
 async def infer_step(env: Env, ctx: Context[Any], body: Body, what: Question) -> Any:
-    """Ask a model as a step of a body; entered again, its answer is returned.
-
-    Raises:
-        ModelError: the model failed for good.
-        OutputInvalid: its answer does not fit, also when corrected.
-        OverBudget: the run has used its budget.
-    """
+    """Ask a model as a step of a body; entered again, its answer is returned."""
     messages, _ = read_input(what.messages)
     if not messages:
         raise DefinitionError(f"ctx.step.infer({what.id!r}): messages= is empty; give a text, or messages.")
@@ -166,11 +160,7 @@ class _Asking:
         return ModelRequest(messages, output=output.spec, settings=self.settings)
 
     def _read(self, said: tuple[Message, ...]) -> Json:
-        """Read an answer.
-
-        Raises:
-            ModelRetry: it does not fit.
-        """
+        """Read an answer; one that does not fit is a `ModelRetry`."""
         output = self.output
         if output is None:
             return final_text(said)

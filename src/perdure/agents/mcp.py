@@ -36,17 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 class MCPServer(Toolset[Any]):
-    """The tools of one MCP server; made by `mcp`.
-
-    Args:
-        name: the server's name, the first part of its tools' names.
-        endpoint: where it is.
-        timeout: seconds for connecting and for each request.
-        effect: what a repetition of any of its tools would do; None follows the server's hints.
-        requires_approval: whether a person must allow each call.
-        include: the only tools to take, by the server's names.
-        exclude: tools to leave out, by the server's names.
-    """
+    """The tools of one MCP server; made by `mcp`, which says what its options mean."""
 
     def __init__(
         self,
@@ -132,11 +122,7 @@ class MCPServer(Toolset[Any]):
     # -- its tools ---------------------------------------------------------------------------------------------------
 
     async def list_tools(self, ctx: Context[Any] | None = None) -> Sequence[AnyTool]:
-        """Say which tools the server has now.
-
-        Raises:
-            ToolServerError: it could not be reached, or gave no list.
-        """
+        """Say which tools the server has now."""
         async with self._held() as session:
             return await session.tools(self._tools)
 

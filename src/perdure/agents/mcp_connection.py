@@ -39,14 +39,7 @@ class NotTaken(BrokenOff):
 
 
 class Connection:
-    """A connection, from the attempt to connect until everything is taken down.
-
-    Args:
-        server: the server's name.
-        endpoint: where it is.
-        timeout: seconds for connecting, and for listing the tools.
-        before: the connection that this one replaces; its end is waited for.
-    """
+    """A connection, from the attempt to connect until everything is taken down, also the one that it replaces."""
 
     def __init__(self, server: str, endpoint: Endpoint, timeout: float, before: Connection | None) -> None:
         self._endpoint = endpoint
@@ -157,11 +150,7 @@ class Connection:
             raise asyncio.CancelledError
 
     async def ready(self) -> None:
-        """Wait until it is connected.
-
-        Raises:
-            ToolServerUnreachable: connecting failed; the message says why and what to do.
-        """
+        """Wait until it is connected."""
         await self._ready.wait()
         if self._client is None:
             raise self._unreachable()
@@ -169,12 +158,7 @@ class Connection:
     # -- requests ----------------------------------------------------------------------------------------------------
 
     async def tools(self) -> Sequence[Tool]:
-        """The server's tools: listed once, and again when it has said that they changed.
-
-        Raises:
-            BrokenOff: the connection ended meanwhile.
-            ToolServerError: the server gave no list, or not in time.
-        """
+        """The server's tools: listed once, and again when it has said that they changed."""
         self._trace.trim()
         try:
             async with asyncio.timeout(self._timeout), self._listing:

@@ -21,13 +21,7 @@ T = TypeVar("T")
 
 
 class Session:
-    """A server in use.
-
-    Args:
-        server: its name.
-        endpoint: where it is.
-        timeout: seconds for connecting, and for listing the tools.
-    """
+    """A server in use."""
 
     def __init__(self, server: str, endpoint: Endpoint, timeout: float) -> None:
         self._server = server
@@ -38,11 +32,7 @@ class Session:
         self.holders = 0
 
     async def acquire(self) -> None:
-        """Hold it open; connects if nobody did.
-
-        Raises:
-            ToolServerUnreachable: connecting failed; nothing is held then.
-        """
+        """Hold it open; connects if nobody did."""
         self.holders += 1
         try:
             await self._connected()
@@ -64,14 +54,7 @@ class Session:
         return connection
 
     async def tools(self, make: Callable[[Sequence[Tool]], Sequence[T]]) -> Sequence[T]:
-        """List the server's tools, from memory unless they have changed.
-
-        Args:
-            make: makes our tools of the server's, once for each list.
-
-        Raises:
-            ToolServerError: it could not be reached, or gave no list.
-        """
+        """List the server's tools, from memory unless they have changed; `make` makes ours of each new list."""
         listed = await self._listed()
         if self._made[0] is not listed:
             self._made = listed, make(listed)

@@ -21,12 +21,7 @@ _LONGEST_ERROR = 10_000
 
 
 class Mended:
-    """A stream of the SDK's messages on which lists of tools are mended, and which tells when the server has closed it.
-
-    Args:
-        inner: the transport's stream.
-        closed: called when the server has closed it.
-    """
+    """A stream of the SDK's messages on which lists of tools are mended, and which tells when the server closes it."""
 
     def __init__(self, inner: Any, closed: Callable[[], None]) -> None:
         self._inner = inner

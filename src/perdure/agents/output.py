@@ -22,9 +22,6 @@ _FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
 class Output:
     """How answers of one output type are asked for, checked, kept and read back.
 
-    Args:
-        kind: a type, or a tuple of types of which the answer is one.
-
     Raises:
         DefinitionError: there is no JSON schema for the type.
     """
@@ -77,11 +74,7 @@ class Output:
         return self.check(value)
 
     def check(self, value: Any) -> Json:
-        """Check an answer that is plain JSON; return what is kept.
-
-        Raises:
-            ModelRetry: it does not fit; the message tells the model what is wrong.
-        """
+        """Check an answer that is plain JSON; return what is kept."""
         kept = cast("Json", value)
         bare = False
         if self._wrapped:

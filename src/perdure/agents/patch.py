@@ -61,12 +61,7 @@ def same(one: Json, other: Json) -> bool:
 
 
 def diff(before: Json, after: Json) -> Patch:
-    """Say how one document becomes another; an empty patch means that they are equal.
-
-    Args:
-        before: the document as it was.
-        after: the document as it is; its values stand in the patch uncopied.
-    """
+    """Say how one document becomes another; an empty patch means that they are equal."""
     patch: Patch = []
     _diff(before, after, "", patch)
     return patch
@@ -92,11 +87,7 @@ def _diff(before: Json, after: Json, path: str, patch: Patch) -> None:
 
 
 def apply(doc: Json, patch: Patch) -> Json:
-    """Apply a patch to a document, which is left as it was; unchanged parts are shared.
-
-    Raises:
-        ValueError: the patch does not fit the document.
-    """
+    """Apply a patch to a document, which is left as it was; unchanged parts are shared."""
     for op in patch:
         doc = _put(doc, split(op["path"]), MISSING if op["op"] == "remove" else op["value"], op["path"])
     return doc
@@ -126,17 +117,9 @@ def _put(doc: Json, place: Place, value: Any, path: str) -> Json:
 def merge(doc: Json, patches: Sequence[Patch | None], reducers: Reducers) -> tuple[Json, list[Overlap]]:
     """Apply the patches of one round in call order.
 
-    Args:
-        doc: the document that every patch was made against; left as it was.
-        patches: one per call; None or empty for a call that changed nothing.
-        reducers: how writes to one path are merged.
-
     Returns:
         the new document, and the pairs of calls of which the later's write stands. Calls are counted by their place in
         `patches`.
-
-    Raises:
-        ValueError: a patch does not fit the document.
     """
     written = [(call, patch) for call, patch in enumerate(patches) if patch]
     if len(written) == 1:
@@ -297,11 +280,7 @@ def join(place: Place) -> str:
 
 
 def split(path: str) -> Place:
-    """Read a JSON pointer as keys.
-
-    Raises:
-        ValueError: it is not empty and does not begin with a slash.
-    """
+    """Read a JSON pointer as keys."""
     if not path:
         return ()
     if path[0] != "/":

@@ -23,12 +23,7 @@ from perdure.types.records import AgentDone, Payload
 
 
 class AgentsProgram:
-    """One run of an agent or a network.
-
-    Args:
-        env: the run's live side.
-        rules: what the loop must know of the definition.
-    """
+    """One run of an agent or a network."""
 
     __slots__ = ("env", "rules")
 

@@ -25,13 +25,6 @@ def prompt_ref(
 ) -> tuple[PromptRef, dict[str, str]]:
     """Name what a prompt was made of.
 
-    Args:
-        known: the hashes of the texts that the run has kept already.
-        prompt: the messages that were sent, the system message first.
-        transcript: the messages of the conversation at that moment.
-        changed: whether a hook has changed them.
-        toolbox: the tools that were offered.
-
     Returns:
         The reference, and the texts that are to be kept with it because the run has not kept them yet.
     """

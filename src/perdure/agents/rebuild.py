@@ -34,12 +34,7 @@ def inferences(records: Sequence[Record], run_id: str) -> list[Record]:
 
 
 def rebuild(records: Sequence[Record], run_id: str, which: str) -> Prompt:
-    """Rebuild the prompt of an inference.
-
-    Args:
-        records: the session's records, up to that inference at least.
-        run_id: the run.
-        which: the inference's key, or its number among the run's inferences, from 0.
+    """Rebuild the prompt of an inference, named by its key or by its number among the run's inferences, from 0.
 
     Raises:
         UnknownName: the run has no such inference.
@@ -60,15 +55,7 @@ def rebuild(records: Sequence[Record], run_id: str, which: str) -> Prompt:
 
 
 def prompt_of(run_id: str, key: str, done: InferenceDone, said: Sequence[Message], texts: Mapping[str, str]) -> Prompt:
-    """Put a prompt together.
-
-    Args:
-        run_id: the run.
-        key: the inference's place.
-        done: its record.
-        said: the conversation as it stood before it.
-        texts: what the run has kept, by hash.
-    """
+    """Put a prompt together."""
     doubts: list[str] = []
     system = _text(texts, done.prompt.system, "system prompt", doubts)
     tools = _text(texts, done.prompt.tools, "list of tools", doubts)

@@ -18,13 +18,7 @@ from perdure.types.errors import DefinitionError, UnknownName
 
 
 class Roster:
-    """The agents of a definition's runs.
-
-    Args:
-        definition: the network, or the stand-alone agent; anything else has no agents.
-        hooks: those that apply besides the agents' own.
-        max_iter: what the run's options say of a stand-alone agent's limit, as a tuple of one; empty if nothing.
-    """
+    """The agents of a definition's runs; `max_iter` is what a run's options say for a stand-alone agent."""
 
     __slots__ = ("_hooks", "_max_iter", "_resolve", "_rules", "agents", "routing")
 
@@ -45,11 +39,7 @@ class Roster:
         self._rules: dict[str, LoopRules] = {}
 
     def find(self, name: str, args: dict[str, Any] | None = None) -> AgentDefinition:
-        """Find an agent by the name in a decision, building it if the network can.
-
-        Raises:
-            UnknownName: nobody has this name and the network builds none.
-        """
+        """Find an agent by the name in a decision, building it if the network can."""
         if args is None:
             found = self.agents.get(name)
             if found is not None:

@@ -26,11 +26,6 @@ async def route(env: Env, state: NetworkLoop, note: RouteNote, key: str, io: Run
 
     Returns:
         The decision; or, under a place of its own, the routing agent that must be asked first.
-
-    Raises:
-        DefinitionError: the network has no way to decide, no agent is enabled, or the router answered rubbish.
-        UnknownName: the router chose an agent that nobody knows.
-        Exception: whatever the router raised.
     """
     network = env.network
     assert network is not None
@@ -109,12 +104,7 @@ async def _decided(env: Env, ctx: Context[Any], answer: Any, by: str) -> RouteDo
 
 
 def to_picks(env: Env, answer: Any) -> tuple[Pick, ...]:
-    """Turn a router's answer into names; agents from outside the network are taken into this run.
-
-    Raises:
-        DefinitionError: the answer is nothing that a router may give.
-        UnknownName: a name is not known.
-    """
+    """Turn a router's answer into names; agents from outside the network are taken into this run."""
     if answer is None:
         return ()
     if isinstance(answer, AgentDefinition):

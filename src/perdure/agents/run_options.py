@@ -148,12 +148,7 @@ def read_state(
 
 
 def check_options(options: Mapping[str, Any], kernel: Kernel | None, history: HistoryAdapter | None = None) -> None:
-    """Refuse options that are unknown, of the wrong kind, or that need a place to last.
-
-    Raises:
-        DefinitionError: an option is wrong.
-        NeedsRuntime: there is no place to last.
-    """
+    """Refuse options that are unknown, of the wrong kind, or that need a place to last."""
     for name in options:
         if name not in OPTIONS:
             raise DefinitionError(f"There is no run option {name!r}. There are: {', '.join(sorted(OPTIONS))}.")

@@ -61,15 +61,6 @@ _NO_NOTES: Mapping[int, Sequence[AnyEvent]] = {}
 class Running:
     """One run, from its beginning to its result.
 
-    Args:
-        definition: the agent, network or function.
-        input: what the user said, or what the function is given.
-        options: the run's options, checked here.
-        kernel: where it lives; an own one in memory unless given.
-        hooks: those of the runtime.
-        parent: the run that started this one: its ledger, id and the place in it.
-        fallback: the model of agents that nobody has given one.
-
     Attributes:
         thread: where its conversation is kept elsewhere, if it is.
         accepts: whether it goes on with changed code, because the run that has started it was accepted.
@@ -233,13 +224,7 @@ class Running:
     def begin(
         self, token: Token, head: int, earlier: Sequence[Message] = ()
     ) -> Coroutine[Any, Any, RunResult[Any, Any]]:
-        """Drive a run that was accepted and whose turn it is.
-
-        Args:
-            token: proof of owning the run.
-            head: the sequence number of the session's last record.
-            earlier: the session's conversation before this turn.
-        """
+        """Drive a run that was accepted and whose turn it is."""
         io = self.io = RunIO(self.env.kernel, token, self.sink, head, self.gaps)
         io.count = self.count
         io.below = self.started.parent is not None
@@ -254,12 +239,7 @@ class Running:
         return self._go_on(io)
 
     def recall(self, records: Sequence[Record], earlier: Sequence[Message] = ()) -> None:
-        """Fold what the log has of this run, without driving it.
-
-        Args:
-            records: the run's records, in order; others are passed over.
-            earlier: the session's conversation before this turn.
-        """
+        """Fold what the log has of this run, without driving it; records of others are passed over."""
         if self.loop.started is not None:  # what was folded before another owner went on does not count
             self.loop = self.env.loop = self.program.start()
         self.loop.earlier = earlier
@@ -283,14 +263,7 @@ class Running:
     async def take_up(
         self, token: Token, head: int, records: Sequence[Record], claimed: Claimed | None = None
     ) -> RunResult[Any, Any]:
-        """Drive a recalled run on.
-
-        Args:
-            token: proof of owning the run.
-            head: the sequence number of the session's last record.
-            records: what was recalled.
-            claimed: the note of a new owner, if somebody had it before.
-        """
+        """Drive a recalled run on; `claimed` is the note of a new owner, if somebody had it before."""
         io = self.io = RunIO(self.env.kernel, token, self.sink, head, self.gaps)
         io.count = self.count
         io.below = self.started.parent is not None

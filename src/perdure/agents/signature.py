@@ -65,11 +65,7 @@ class Signature:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The JSON schema of the arguments; its top level is an object.
-
-        Raises:
-            DefinitionError: a parameter has a type that cannot be resolved or has no JSON form.
-        """
+        """The JSON schema of the arguments; its top level is an object."""
         if self._parameters is None:
             schema = self._arguments.schema()
             properties = dict(cast("Mapping[str, Any]", schema["properties"]))
@@ -108,10 +104,6 @@ class Signature:
 
     def whole(self, input: Mapping[str, Any], bound: dict[str, Any] | tuple[Any, ...]) -> dict[str, Any]:
         """Write down what a call will be made with, so that it stays the same when the code's defaults change.
-
-        Args:
-            input: the arguments as they came, which fit.
-            bound: what `bind` made of them.
 
         Returns:
             Plain JSON: the validated arguments with the defaults, if they can be read again; else as they came, with

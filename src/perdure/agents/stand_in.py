@@ -27,13 +27,5 @@ class StandIn(Protocol):
     async def tool(
         self, key: str, tool: Tool[..., Any, Any], call: ToolCall, args: dict[str, Any], ctx: Context[Any]
     ) -> ToolDone | None:
-        """What a tool is taken to have done; None if its handler is to be called.
-
-        Args:
-            key: the call's place.
-            tool: the tool.
-            call: what the model asked for.
-            args: what the handler would get: valid, and as the hooks have left them.
-            ctx: what the handler would get.
-        """
+        """What a tool is taken to have done with arguments as the hooks have left them; None if it is to be called."""
         ...

@@ -50,14 +50,7 @@ class StateKind(Generic[S]):
 
     @staticmethod
     def of(factory: Callable[[], T]) -> StateKind[T]:
-        """Find the kind of what a class or a function makes; kept per factory.
-
-        Args:
-            factory: the class of the state, or a function that returns a new one.
-
-        Raises:
-            DefinitionError: it is not a kind of object that can be kept.
-        """
+        """Find the kind of what a class or a function makes; kept per factory."""
         try:
             hash(factory)
         except TypeError:
@@ -68,11 +61,7 @@ class StateKind(Generic[S]):
         return f"StateKind({self._name})"
 
     def new(self) -> S:
-        """Make a new state.
-
-        Raises:
-            DefinitionError: the factory needs arguments, or makes what cannot be kept.
-        """
+        """Make a new state."""
         try:
             value = self._factory()
         except (TypeError, ValueError) as error:
@@ -127,11 +116,7 @@ class StateKind(Generic[S]):
         return doc
 
     def fits(self, doc: Json) -> None:
-        """Make sure that a state which a step has changed can be read again by the next.
-
-        Raises:
-            Unserialisable: a value is of another type than its field; the message has the path.
-        """
+        """Make sure that a state which a step has changed can be read again by the next."""
         reader = self._reader()
         if reader is not decode_json:
             try:
@@ -140,11 +125,7 @@ class StateKind(Generic[S]):
                 raise Unserialisable("state", _said(error)) from error
 
     def load(self, doc: Json) -> S:
-        """Make a state from plain JSON: a private copy each time.
-
-        Raises:
-            DefinitionError: the document does not fit the type.
-        """
+        """Make a state from plain JSON: a private copy each time."""
         try:
             return self._reader()(encode_json(doc))
         except (ValueError, TypeError) as error:
@@ -155,11 +136,7 @@ class StateKind(Generic[S]):
 
     @property
     def reducers(self) -> Reducers:
-        """How writes of parallel tools to one path are merged, by path.
-
-        Raises:
-            DefinitionError: an annotation cannot be resolved, or a reducer does not take three values.
-        """
+        """How writes of parallel tools to one path are merged, by path."""
         if self._reducers is None:
             self._reducers = reducers_of(self._known_type())
         return self._reducers

@@ -38,11 +38,7 @@ def is_model(kind: Any) -> bool:
 
 
 def reducers_of(kind: Any) -> Reducers:
-    """Find the reducers that a type declares.
-
-    Raises:
-        DefinitionError: an annotation cannot be resolved, or a reducer takes two values where three are given.
-    """
+    """Find the reducers that a type declares."""
     found: dict[str, Reducer] = {}
     for place, _, notes in parts_of(kind):
         for note in notes:
@@ -106,11 +102,7 @@ def parts_of(
 
 
 def fields_of(kind: Any) -> dict[str, Any]:
-    """The fields of a class as they are named in JSON, with their types and notes; none if it has none.
-
-    Raises:
-        DefinitionError: an annotation cannot be resolved.
-    """
+    """The fields of a class as they are named in JSON, with their types and notes; none if it has none."""
     if not isinstance(kind, type):
         return {}
     if is_model(cast("Any", kind)):

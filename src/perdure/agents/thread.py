@@ -25,10 +25,6 @@ _NAMESPACE = uuid.UUID("8f6d3a54-1f0e-5b7c-9a41-2f4f0c5e7d11")
 class Thread:
     """How a run comes to its thread: its caller names it, the adapter creates it, or it follows from the run's id.
 
-    Args:
-        adapter: who keeps it.
-        named: whether the caller has named it.
-
     Attributes:
         naming: whether the adapter is being asked just now; the log does not know the run then.
     """
@@ -41,11 +37,7 @@ class Thread:
         self.naming = False
 
     async def name(self, running: Running) -> None:
-        """Give a run its thread, before the log takes it in.
-
-        Raises:
-            HistoryError: the adapter could not make one.
-        """
+        """Give a run its thread, before the log takes it in."""
         if self.named:
             return
         env = running.env

@@ -33,11 +33,7 @@ def text_hash(text: str) -> str:
 
 
 def make_toolbox(tools: Sequence[Tool[..., Any, Any]], agent: str, output: Output | None) -> Toolbox:
-    """Collect the tools of an inference.
-
-    Raises:
-        DefinitionError: two tools have one name, or one is none.
-    """
+    """Collect the tools of an inference."""
     by_name: dict[str, Tool[..., Any, Any]] = {}
     for one in tools:
         if not isinstance(one, Tool):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -74,11 +74,7 @@ def headers_for(body: Body) -> dict[str, str]:
 
 
 def encode(name: str, request: ModelRequest) -> Body:
-    """Make the request body.
-
-    Args:
-        name: the model's name.
-        request: what to ask, with its settings complete.
+    """Make the request body; the settings of the request are complete.
 
     Raises:
         BadRequest: the request has something that this wire cannot carry.

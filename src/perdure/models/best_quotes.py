@@ -20,11 +20,6 @@ _DEFINITION = re.compile(r"\W*(?:what|who)\s+(?:is|are|was|were)\b|.*\bmeans?\b"
 def best_quotes(question: str, found: Sequence[Quote], limit: int = _MAX_QUOTES) -> list[Quote]:
     """Choose the quotes that answer a question best, best first.
 
-    Args:
-        question: what is asked.
-        found: the quotes to choose from, in the order in which the tools ranked them.
-        limit: at most so many.
-
     Returns:
         Quotes that share enough of the question's telling words; none if no quote does.
     """

@@ -34,10 +34,6 @@ CONNECT_TIMEOUT = 10.0
 def load_sdk(package: str, extra: str) -> Any:
     """Import a provider's SDK.
 
-    Args:
-        package: the module to import, such as `openai` or `google.genai`.
-        extra: the extra of perdure which brings it.
-
     Raises:
         MissingExtra: it is not installed; the message has the command that installs it.
     """

@@ -70,14 +70,7 @@ def claude(name: str) -> Claude:
 
 
 def thinking_body(model: Claude, settings: ModelSettings, *, forced: bool, may_think: bool) -> Body:
-    """Write the parameters for how hard to think, and how long the answer may be.
-
-    Args:
-        model: what the model takes.
-        settings: the settings of the call.
-        forced: a tool is forced, which excludes thinking.
-        may_think: the conversation allows for a thinking budget now.
-    """
+    """Write how hard to think, which a forced tool excludes, and how long the answer may be."""
     body: Body = {"max_tokens": settings.max_tokens or model.max_tokens}
     wanted = settings.reasoning
     if forced:

@@ -14,13 +14,7 @@ E = TypeVar("E", bound=ModelError)
 
 
 class Decoder(ABC):
-    """Reads one answer.
-
-    Args:
-        provider: whose answer it is.
-        model: the model that was asked.
-        names: the tools' own names, by the names under which they were sent.
-    """
+    """Reads one answer; `names` are the tools' own names, by the names under which they were sent."""
 
     def __init__(self, provider: str, model: str, names: Mapping[str, str] | None = None) -> None:
         self._provider = provider

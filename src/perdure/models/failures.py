@@ -89,16 +89,7 @@ def classify(
     codes: Sequence[str | None] = (),
     retry_after: float | None = None,
 ) -> ModelError:
-    """Make the error that says what kind of failure this is, and so whether trying again can help.
-
-    Args:
-        message: what the provider said.
-        provider: the provider's name.
-        model: the model's name.
-        status: the HTTP status, if there was one.
-        codes: the provider's own code and type for the error, as far as it gave them.
-        retry_after: seconds the provider asks to wait.
-    """
+    """Make the error that says what kind of failure this is, and so whether trying again can help."""
     names = {code.lower() for code in codes if code}
     # Some servers say the status where others have a name, also in the middle of a stream.
     status = status or next((int(name) for name in names if re.fullmatch(r"[45]\d\d", name)), None)
@@ -133,12 +124,6 @@ def _kind(status: int | None, names: set[str], message: str) -> type[ModelError]
 
 def translate(error: BaseException, *, provider: str, model: str, secret: str = "") -> ModelError | None:
     """Turn an exception of an SDK or of the connection into one of ours.
-
-    Args:
-        error: what was raised.
-        provider: the provider's name.
-        model: the model's name.
-        secret: the API key, which is taken out of the message should a server repeat it.
 
     Returns:
         The error to raise, or None if this exception is none of a provider's (a mistake in the program).

@@ -30,12 +30,7 @@ def unavailable(error: Exception) -> bool:
 
 
 class FallbackModel:
-    """Models that stand in for each other, in order.
-
-    Args:
-        models: the first is asked first.
-        on: decides whether a failure is a reason to ask the next.
-    """
+    """Models that stand in for each other, in order, while `on` says that a failure is a reason to."""
 
     provider = "fallback"
     prices: Prices | None = None
@@ -86,12 +81,7 @@ class FallbackModel:
 
 
 def behind(model: Model, failed: Sequence[str]) -> Model:
-    """Give what is left of a chain behind models that have failed in this attempt, as another process has recorded.
-
-    Args:
-        model: the chain; of any other model, all is left.
-        failed: the models' names, in order, as `Restarted` names them.
-    """
+    """Give what is left of a chain behind models that have failed in this attempt, as another process has recorded."""
     if not failed or not isinstance(model, FallbackModel):
         return model
     left, still = list(model.models), list(failed)

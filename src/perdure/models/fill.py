@@ -40,11 +40,6 @@ _FEW_WORDS = frozenset(_FEW.split())
 def fill(schema: dict[str, Any], text: str, query: str | None = None) -> dict[str, Any]:
     """Fill an object's schema from a text.
 
-    Args:
-        schema: a JSON schema whose top level is an object.
-        text: what the values are read from.
-        query: what a parameter that searches is given; the key words of the text if not given.
-
     Returns:
         Every required property, and of the others those that the text names.
     """

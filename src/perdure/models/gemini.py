@@ -71,12 +71,7 @@ class GeminiModel(ProviderModel):
 
 
 def encode(name: str, request: ModelRequest) -> Body:
-    """Make the request body.
-
-    Args:
-        name: the model's name.
-        request: what to ask, with its settings complete.
-    """
+    """Make the request body; the settings of the request are complete."""
     settings = request.settings
     system, conversation = split(request.messages)
     written = write(conversation, ("gemini", name), lambda: _Writer(name))

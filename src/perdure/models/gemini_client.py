@@ -18,14 +18,7 @@ _responses: ContextVar[list[Any] | None] = ContextVar("gemini_responses", defaul
 
 
 class GeminiClient:
-    """The SDK's client, and the HTTP client that it uses.
-
-    Args:
-        sdk: the package `google.genai`.
-        key: the API key.
-        base_url: another address than Google's.
-        headers: sent with every request.
-    """
+    """The SDK's client, and the HTTP client that it uses."""
 
     def __init__(self, sdk: Any, key: str, base_url: str | None, headers: Mapping[str, str]) -> None:
         hooks = {"request": [_limit], "response": [_remember]}

@@ -102,14 +102,7 @@ class AzureChatModel(OpenAIChatModel):
 def encode(
     name: str, request: ModelRequest, dialect: Dialect = OPENAI, provider: str = "openai", *, prefill: bool = False
 ) -> dict[str, Any]:
-    """Make the request body.
-
-    Args:
-        name: the model's name.
-        request: what to ask, with its settings complete.
-        dialect: the server's own ways.
-        provider: whose opaque parts go along; those of others are dropped.
-        prefill: whether the server continues an answer that was begun for it.
+    """Make the request body for a server's dialect; only this provider's opaque parts go along.
 
     Raises:
         BadRequest: the request has something that this wire cannot carry.

@@ -15,15 +15,7 @@ from perdure.types.messages import FilePart, ImagePart
 
 
 def connect(sdk: Any, key: str, base_url: str | None, headers: Mapping[str, str], *, ours: bool) -> Any:
-    """Make the SDK's client.
-
-    Args:
-        sdk: the package `openai`.
-        key: the API key; some servers need none.
-        base_url: another address than the one of OpenAI.
-        headers: sent with every request.
-        ours: whether this is OpenAI: other servers must not learn its organisation and project from the environment.
-    """
+    """Make the SDK's client; only OpenAI itself learns its organisation and project from the environment."""
     extra: dict[str, Any] = dict(headers)
     if not ours:
         extra = {"OpenAI-Organization": sdk.omit, "OpenAI-Project": sdk.omit, **extra}
@@ -41,10 +33,6 @@ async def post(sdk: Any, client: Any, path: str, body: dict[str, Any], timeout: 
 
 def dialect_of(schema: Mapping[str, Any], *, strict: bool) -> tuple[dict[str, Any], bool]:
     """Write a JSON schema for this provider.
-
-    Args:
-        schema: what tools take, or answers must be.
-        strict: whether it should be enforced while the model writes, if its meaning allows.
 
     Returns:
         The schema, not to be changed; and whether it is strict.

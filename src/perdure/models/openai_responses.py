@@ -57,11 +57,7 @@ def thinks(name: str) -> bool:
 
 
 def encode(name: str, request: ModelRequest) -> dict[str, Any]:
-    """Make the request body.
-
-    Args:
-        name: the model's name.
-        request: what to ask, with its settings complete.
+    """Make the request body; the settings of the request are complete.
 
     Raises:
         BadRequest: the request has something that this wire cannot carry.

@@ -62,12 +62,7 @@ class _Known:
 
 
 class Prefixes:
-    """The beginnings of conversations as they were mapped; those that were not used for longest go first.
-
-    Args:
-        limit: how many bytes are remembered.
-        least: how many messages are worth remembering.
-    """
+    """The beginnings of conversations as they were mapped; those that were not used for longest go first."""
 
     def __init__(self, limit: int = LIMIT, least: int = LEAST) -> None:
         self.limit = limit
@@ -77,12 +72,7 @@ class Prefixes:
         self._lock = threading.Lock()
 
     def write(self, messages: tuple[Message, ...], way: Hashable, new: Callable[[], W]) -> W:
-        """Write messages, the beginning from memory if it is there.
-
-        Args:
-            messages: the conversation, without the system messages in front.
-            way: whatever else decides how it is written: the mapping, the provider, what the model takes.
-            new: makes an empty writer.
+        """Write messages, the beginning from memory if it is there; `way` is whatever else decides how it is written.
 
         Returns:
             A writer of the caller's own.
@@ -156,15 +146,7 @@ def write(messages: tuple[Message, ...], way: Hashable, new: Callable[[], W]) ->
 
 
 def append(messages: list[dict[str, Any]], role: str, field: str, parts: list[dict[str, Any]], go_on: Any) -> None:
-    """Add parts to the last message if it is of the same role, else a message; the first one is the user's.
-
-    Args:
-        messages: what was written so far.
-        role: who says it.
-        field: where a message has its parts.
-        parts: what is said; nothing is added if there are none.
-        go_on: what the user is taken to have said where there is nothing.
-    """
+    """Add parts to the last message if it is of the same role, else a message; the user begins, with `go_on`."""
     if not parts:
         return
     if messages and messages[-1]["role"] == role:

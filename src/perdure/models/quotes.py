@@ -58,12 +58,7 @@ class Quote(NamedTuple):
 
 
 def quotes(content: Json, about: str = "") -> list[Quote]:
-    """List the quotes in what a tool returned.
-
-    Args:
-        content: the plain JSON value.
-        about: what the tool was asked, for results that are not text of their own.
-    """
+    """List the quotes in what a tool returned; `about` is what it was asked."""
     return list(_walk(content, "", None, about, 0))
 
 

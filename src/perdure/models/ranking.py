@@ -91,12 +91,7 @@ def terms(text: str) -> list[str]:
 
 
 class Ranking:
-    """BM25 over a fixed list of texts, each given as its terms.
-
-    Args:
-        documents: the terms of each text.
-        by_length: how much a long text must have more of a term than a short one, from 0 to 1.
-    """
+    """BM25 over texts, each given as its terms; `by_length` is how much more a long one must have, from 0 to 1."""
 
     def __init__(self, documents: Sequence[Sequence[str]], by_length: float = 0.6) -> None:
         self._by_length = by_length

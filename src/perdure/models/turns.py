@@ -105,11 +105,7 @@ class Arranged:
         self.whole = unanswered == 0 and (current is None or ended)
 
     def turns(self, taken: set[str]) -> list[Turn]:
-        """Give every call its result, and both an id of their own.
-
-        Args:
-            taken: the ids that came before; those that are given now are added.
-        """
+        """Give every call its result, and both an id of their own, none of those that are taken."""
         for answer in self._turns:
             if isinstance(answer, Answer):
                 self._close(answer, taken)

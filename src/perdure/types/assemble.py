@@ -61,11 +61,7 @@ class Assembler:
         self.told: Usage | None = None
 
     def add(self, piece: ModelEvent) -> None:
-        """Take the next piece.
-
-        Raises:
-            DefinitionError: it is no piece of an answer, so the model's own code is wrong.
-        """
+        """Take the next piece."""
         kind = type(piece)
         if kind is TextChunk or kind is ReasoningChunk:
             block = self._block(kind, piece.block)  # type: ignore[union-attr]  # the two kinds have it

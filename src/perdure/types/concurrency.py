@@ -41,14 +41,7 @@ def read_concurrency(value: int | Concurrency | None, where: str) -> Concurrency
 
 
 def lane_of(function: str, key: str | None, container: str, given: Any) -> str:
-    """Name the runs that share a limit: all of a function, or those of one container with the same value.
-
-    Args:
-        function: its name.
-        key: where the value is, if there is one.
-        container: the tenant.
-        given: what the run was given: an event, or arguments, which count as `data`.
-    """
+    """Name the runs that share a limit: all of a function, or those of one container with the same value."""
     if key is None:
         return function
     found = _at(key, given)

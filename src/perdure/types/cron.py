@@ -32,12 +32,7 @@ def read_containers(given: Any, where: str) -> tuple[str, ...]:
 
 
 def check_cron(text: str, where: str) -> str:
-    """Refuse an expression that can never be due.
-
-    Raises:
-        DefinitionError: it has not five fields that fit, its time zone is not known, or no moment fits it.
-        MissingExtra: the package that reads it is not installed.
-    """
+    """Refuse an expression that can never be due."""
     try:
         next_due(text, datetime.now(UTC).timestamp())
     except (ValueError, StopIteration) as error:

@@ -104,10 +104,5 @@ MISSED = "events_missed"
 
 
 def missed(count: int, after: dict[str, int]) -> SystemEvent:
-    """Tell a slow reader what it was not given.
-
-    Args:
-        count: how many events.
-        after: by session, the number of the last record of which it was given everything; from there the log has it.
-    """
+    """Tell a slow reader what it was not given."""
     return SystemEvent(MISSED, {"count": count, "after": after}, "session", "connection")

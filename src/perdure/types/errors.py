@@ -29,12 +29,7 @@ class ConfigurationError(PerdureError):
 
 
 class MissingExtra(ConfigurationError):
-    """An optional package is not installed.
-
-    Args:
-        package: the package that could not be imported.
-        extra: the extra of perdure which brings it.
-    """
+    """An optional package is not installed."""
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"The package '{package}' is not installed. Install it with: pip install 'perdure[{extra}]'")
@@ -43,12 +38,7 @@ class MissingExtra(ConfigurationError):
 
 
 class MissingKey(ConfigurationError):
-    """A provider needs an API key and none was given.
-
-    Args:
-        provider: the provider's name.
-        variable: the environment variable which is read.
-    """
+    """A provider needs an API key and none was given."""
 
     def __init__(self, provider: str, variable: str) -> None:
         super().__init__(f"No API key for {provider}. Set the environment variable {variable}, or pass api_key=...")
@@ -61,24 +51,14 @@ class NoModel(ConfigurationError):
 
 
 class NeedsRuntime(PerdureError):
-    """Something was asked for that needs a place to last, and there is no runtime.
-
-    Args:
-        what: what was asked for.
-        instead: what to do without a runtime, if there is something.
-    """
+    """Something was asked for that needs a place to last, and there is no runtime."""
 
     def __init__(self, what: str, instead: str = "") -> None:
         super().__init__(f"{what} needs a place to last: open a Runtime" + (f", or {instead}" if instead else ""))
 
 
 class Unserialisable(PerdureError, TypeError):
-    """A value that must be kept has no JSON form.
-
-    Args:
-        what: what the value is.
-        where: the path to the offending part, and its type.
-    """
+    """A value that must be kept has no JSON form; `where` is the path to the offending part, and its type."""
 
     def __init__(self, what: str, where: str) -> None:
         super().__init__(
@@ -101,13 +81,7 @@ class QuotaExceeded(PerdureError):
 
 
 class UnknownName(PerdureError, LookupError):
-    """A name does not belong to any agent, tool or definition known here.
-
-    Args:
-        kind: "agent", "tool", "definition", "run" or whatever else has a name.
-        name: the name that was not found.
-        known: the names that exist; None where they are too many to list, or not everybody's to know.
-    """
+    """A name does not belong to any agent, tool or definition known here."""
 
     def __init__(self, kind: str, name: str, known: list[str] | None = None) -> None:
         listed = "" if known is None else f" Known: {', '.join(repr(one) for one in known) or 'none'}."
@@ -118,11 +92,7 @@ class UnknownName(PerdureError, LookupError):
 
 
 class SessionNotFound(UnknownName):
-    """A session was asked for that has never been.
-
-    Args:
-        session_id: its id.
-    """
+    """A session was asked for that has never been."""
 
     code = "SESSION_NOT_FOUND"
 
@@ -131,14 +101,7 @@ class SessionNotFound(UnknownName):
 
 
 class InvalidSessionState(PerdureError):
-    """A session's state does not allow what was asked for; nothing was changed.
-
-    Args:
-        session_id: the session.
-        state: the state that it is in.
-        what: what was asked for, such as `takes no event`.
-        instead: what to do.
-    """
+    """A session's state does not allow what was asked for; nothing was changed."""
 
     code = "INVALID_SESSION_STATE"
 
@@ -232,12 +195,7 @@ class ContentRefused(ModelError):
 
 
 class RunError(PerdureError):
-    """A run ended in another way than with an answer.
-
-    Args:
-        message: what happened, where, and what to do.
-        result: what the run had reached: messages, results, state, usage.
-    """
+    """A run ended in another way than with an answer; `result` is what it had reached."""
 
     def __init__(self, message: str, result: Any = None) -> None:
         super().__init__(message)
@@ -261,11 +219,7 @@ class OutputInvalid(PerdureError):
 
 
 class ModelRetry(PerdureError):
-    """Raised by a tool or output validator: the message goes back to the model, which may try again.
-
-    Args:
-        message: what the model should know.
-    """
+    """Raised by a tool or output validator: the message goes back to the model, which may try again."""
 
 
 class NotDone(PerdureError):
@@ -281,12 +235,7 @@ class StepOutsideSteps(PerdureError):
 
 
 class StepError(PerdureError):
-    """A step that must not be done again has ended with an exception; it is raised whenever the body is entered.
-
-    Args:
-        message: which step, and what the exception was.
-        type: the exception's type, by its name.
-    """
+    """A step that must not be done again has ended with an exception; it is raised whenever the body is entered."""
 
     def __init__(self, message: str, type: str = "") -> None:
         super().__init__(message)
@@ -302,13 +251,7 @@ class StepUndone(StepError):
 
 
 class InvokeError(StepError):
-    """A run that a step had invoked did not complete.
-
-    Args:
-        message: which run, and how it ended.
-        type: the type of the exception that ended it, by its name; empty if it was cancelled.
-        run_id: the run.
-    """
+    """A run that a step had invoked did not complete; `type` is empty if it was cancelled."""
 
     def __init__(self, message: str, type: str = "", run_id: str = "") -> None:
         super().__init__(message, type)

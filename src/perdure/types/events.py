@@ -335,11 +335,6 @@ def type_name(event: AnyEvent) -> str:
 def envelope(event: AnyEvent, *, seq: int, timestamp: float) -> dict[str, Any]:
     """Show an event as bus and wire carry it.
 
-    Args:
-        event: the event.
-        seq: its number in this stream, counted from 0.
-        timestamp: seconds since the epoch.
-
     Returns:
         `type, timestamp` (milliseconds), `data, source, category, intent, context, seq`, all plain JSON values.
     """

@@ -71,11 +71,7 @@ class Cursor(Base):
 
     @staticmethod
     def read(given: Cursor | str | int | None) -> Cursor:
-        """Read a cursor that a reader hands back; None is the beginning.
-
-        Raises:
-            InvalidId: it is none.
-        """
+        """Read a cursor that a reader hands back; None is the beginning."""
         if given is None:
             return Cursor()
         if isinstance(given, Cursor):

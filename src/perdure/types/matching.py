@@ -18,11 +18,7 @@ _encode = msgspec.json.Encoder(order="sorted").encode
 
 
 def check_match(match: object) -> dict[str, Any]:
-    """Read what a user gave as `match=`: dotted paths and the JSON values that must stand there.
-
-    Raises:
-        DefinitionError: it is none.
-    """
+    """Read what a user gave as `match=`: dotted paths and the JSON values that must stand there."""
     if not isinstance(match, Mapping):
         raise DefinitionError(f"match={match!r} must be a dict of paths and values, such as {{'invoice.id': 'i-7'}}.")
     given = cast("Mapping[Any, Any]", match)

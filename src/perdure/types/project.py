@@ -15,12 +15,7 @@ from perdure.types.messages import ReasoningMessage, TextMessage, ToolCallMessag
 
 
 class Projector:
-    """The events of one run.
-
-    Args:
-        run_id: the run.
-        session_id: its session.
-    """
+    """The events of one run."""
 
     __slots__ = ("_agents", "_messages", "_opened", "_tools", "run_id", "session_id")
 

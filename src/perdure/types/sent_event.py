@@ -38,11 +38,7 @@ class SentEvent(Base):
 
 
 def check_event_name(name: str) -> str:
-    """Return the name of an event if its shape is allowed.
-
-    Raises:
-        DefinitionError: it is not.
-    """
+    """Return the name of an event if its shape is allowed."""
     if not isinstance(name, str) or not _NAME.match(name):
         raise DefinitionError(
             f"The event name {str(name)[:60]!r} is not allowed: use 1 to 200 ASCII letters, digits or _./:@- , "
@@ -53,12 +49,6 @@ def check_event_name(name: str) -> str:
 
 def new_event(name: str, data: Any = None, id: str | None = None, user_id: str | None = None) -> SentEvent:
     """Make an event of what a user gives.
-
-    Args:
-        name: what has happened.
-        data: plain values, as a JSON object.
-        id: makes it once; an own one unless given.
-        user_id: whose it is.
 
     Raises:
         DefinitionError: the name, the data or their size are not allowed.

@@ -100,11 +100,7 @@ class PostedEvent(Base):
 
 
 def check_move(session_id: str, state: str, to: NewState) -> None:
-    """See that a session may change its state.
-
-    Raises:
-        InvalidSessionState: it may not.
-    """
+    """See that a session may change its state."""
     if to not in _FOLLOWS[state]:
         after = ", ".join(_FOLLOWS[state]) or "nothing"
         raise InvalidSessionState(session_id, state, f"cannot be {_VERBS[to]}", f"what may follow is {after}")
@@ -121,21 +117,12 @@ def of_another(session_id: str, user_id: str) -> Conflict:
 
 
 def read_user(user_id: str | None) -> str | None:
-    """Check who somebody says to be.
-
-    Raises:
-        DefinitionError: it is no text of 1 to 200 characters.
-    """
+    """Check who somebody says to be."""
     return None if user_id is None else _text("user_id", user_id, 200)
 
 
 def read_metadata(metadata: Mapping[str, Any] | None) -> str | None:
-    """Write a session's metadata as they are kept.
-
-    Raises:
-        DefinitionError: they are no object, or too large.
-        Unserialisable: they hold something that has no JSON form.
-    """
+    """Write a session's metadata as they are kept."""
     if metadata is None:
         return None
     data = encode_json(_object("metadata", metadata))
@@ -157,13 +144,7 @@ def new_event(
     parent_event_id: str | None,
     user_id: str | None,
 ) -> SessionEvent:
-    """Make an event that is to be posted, without a number yet.
-
-    Raises:
-        DefinitionError: something of it is not of its kind, or it is too large.
-        InvalidId: an id has a shape that is not allowed.
-        Unserialisable: it holds something that has no JSON form.
-    """
+    """Make an event that is to be posted, without a number yet."""
     if not isinstance(content, str):
         raise DefinitionError(f"content is a {_kind(content)}; give a text, and anything else as event_data.")
     made = SessionEvent(

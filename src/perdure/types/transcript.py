@@ -164,13 +164,7 @@ class Transcript:
             run.opened(payload)
 
     def driven(self, run_id: str, said: tuple[Message, ...], seq: int | None) -> None:
-        """Take what was said in a run that ended here: its very objects, where its records would give equal ones.
-
-        Args:
-            run_id: the run.
-            said: what was given as its history, what was asked, and what was said.
-            seq: its last record, if all behind its first are its own; else what is between them is still to come.
-        """
+        """Take what was said in a run that ended here, whose last record is `seq`: its very objects, not equal ones."""
         if seq is not None and run_id in self._open:
             self.seq = seq
             self._end(run_id, said)
@@ -215,13 +209,7 @@ _OF_OTHERS = (RunStarted, CancelAsked, Answered, Unparked)
 
 
 def said_before(records: Sequence[Record], run_id: str, key: str) -> list[Message]:
-    """The conversation as it stood before an inference: ended turns, what was asked, what agents have said since.
-
-    Args:
-        records: the session's records before it.
-        run_id: the run that it belongs to.
-        key: its place.
-    """
+    """The conversation as it stood before an inference: ended turns, what was asked, what agents have said since."""
     conversation = Transcript()
     run: _Run | None = None
     begun = False

@@ -30,11 +30,7 @@ def visible(records: Sequence[Record]) -> list[Record]:
 
 
 def hidden_by(rewinds: Sequence[tuple[int, Payload | None]]) -> list[tuple[int, int]]:
-    """Say between which records (both exclusive) rewinds hide everything, in order; a hidden one hides nothing.
-
-    Args:
-        rewinds: the numbers and payloads of records, in order; what is no rewind, or was erased, counts for nothing.
-    """
+    """Say between which records (both exclusive) rewinds hide everything, in order; a hidden one hides nothing."""
     found: list[tuple[int, int]] = []
     end: int | None = None
     for seq, payload in reversed(rewinds):

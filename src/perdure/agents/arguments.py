@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NotRequired, Protocol, Required, Unpack, cast, get_args, get_origin
+from typing import Annotated, Any, NotRequired, Required, Unpack, cast, get_args, get_origin
 
 from typing_extensions import TypedDict, get_type_hints, is_typeddict
 from typing_extensions import Unpack as LaterUnpack
@@ -25,27 +26,27 @@ Check = Callable[[bytes], Any]
 _UNPACK: tuple[Any, ...] = (Unpack, LaterUnpack)
 
 
-class Arguments(Protocol):
+class Arguments(ABC):
     """A place that arguments are described in."""
 
     def defaults(self) -> Mapping[str, Any]:
         """What the function itself takes for arguments that are left out."""
-        ...
+        return {}
 
+    @abstractmethod
     def schema(self) -> Schema:
         """Describe the arguments; the top level is an object."""
-        ...
 
+    @abstractmethod
     def check(self) -> Check:
         """Make the function that reads arguments from JSON; it raises ValueErrors."""
-        ...
 
+    @abstractmethod
     def call(self, fn: Callable[..., Any], before: tuple[Any, ...], bound: Any) -> Any:
         """Call the function with checked arguments after those in `before`."""
-        ...
 
 
-class FromSignature:
+class FromSignature(Arguments):
     """Arguments as the function itself declares them.
 
     What a model leaves out is not filled in: the function's own default applies when it is called.
@@ -183,23 +184,18 @@ class FromSignature:
         return fn(*before, *placed, *extra, **named)
 
 
-class FromType:
+class FromType(Arguments):
     """Arguments as one type declares them: the function gets one instance of it."""
 
     def __init__(self, fn: Callable[..., Any], kind: type) -> None:
         self._fn = fn
         self._kind = kind
 
-    def defaults(self) -> Mapping[str, Any]:
-        """None: the type fills in its own."""
-        return {}
-
     @functools.cached_property
     def _adapter(self) -> Any:
         return adapter_of(self._kind, f"parameters= of {name_of(self._fn)}")
 
     def schema(self) -> Schema:
-        """Describe the type."""
         schema = schema_of(self._adapter, f"parameters= of {name_of(self._fn)}")
         if "$ref" in schema:
             # a model that refers to itself is only referred to at the top
@@ -218,11 +214,10 @@ class FromType:
         return lambda raw: (read(raw),)
 
     def call(self, fn: Callable[..., Any], before: tuple[Any, ...], bound: Any) -> Any:
-        """Call the function with the instance."""
         return fn(*before, *bound)
 
 
-class FromSchema:
+class FromSchema(Arguments):
     """Arguments as a JSON schema describes them: keyword arguments where the function has them, else one dict."""
 
     def __init__(self, fn: Callable[..., Any], asked: Asked, schema: Mapping[str, Any]) -> None:
@@ -250,17 +245,10 @@ class FromSchema:
             )
         self._needed = [name for name, one in keywords.items() if one.default is EMPTY] if self._by_name else []
 
-    def defaults(self) -> Mapping[str, Any]:
-        """None: what a schema says of defaults is for the model."""
-        return {}
-
     def schema(self) -> Schema:
-        """Give the schema as it was given."""
         return self._schema
 
     def check(self) -> Check:
-        """Make the check."""
-
         def read(raw: bytes) -> Any:
             value: Any = decode_json(raw)
             problems = check_json(value, self._schema)
@@ -280,7 +268,6 @@ class FromSchema:
         return read
 
     def call(self, fn: Callable[..., Any], before: tuple[Any, ...], bound: Any) -> Any:
-        """Call the function."""
         return fn(*before, *bound) if isinstance(bound, tuple) else fn(*before, **bound)
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-import msgspec
-
 from perdure.agents.result import AgentResult
 from perdure.types.base import Base
 from perdure.types.errors import DefinitionError, HistoryError, HistoryUnavailable
@@ -108,20 +106,10 @@ class HistoryAdapter:
 METHODS = ("create_thread", "ensure_thread", "get", "append_user_message", "append_results")
 
 
-class HistoryRules(msgspec.Struct, frozen=True):
-    """Which methods an adapter has."""
-
-    create_thread: bool
-    ensure_thread: bool
-    get: bool
-    append_user_message: bool
-    append_results: bool
-
-
-def rules_of(adapter: HistoryAdapter) -> HistoryRules:
+def rules_of(adapter: HistoryAdapter) -> frozenset[str]:
     """Say which methods an adapter overrides."""
     kind = type(adapter)
-    return HistoryRules(*(getattr(kind, name) is not getattr(HistoryAdapter, name) for name in METHODS))
+    return frozenset(name for name in METHODS if getattr(kind, name) is not getattr(HistoryAdapter, name))
 
 
 def check_adapter(history: Any, where: str) -> HistoryAdapter:
@@ -129,7 +117,7 @@ def check_adapter(history: Any, where: str) -> HistoryAdapter:
     if not isinstance(history, HistoryAdapter):
         made = " (give an instance)" if isinstance(history, type) and issubclass(history, HistoryAdapter) else ""
         raise DefinitionError(f"{where}: history= takes a HistoryAdapter, not {history!r}{made}.")
-    if not any(getattr(rules_of(history), name) for name in METHODS):
+    if not rules_of(history):
         raise DefinitionError(f"{where}: history={history!r} overrides none of {', '.join(METHODS)}.")
     timeout: Any = history.timeout
     if type(timeout) not in (int, float) or not timeout > 0:

@@ -11,7 +11,6 @@ from typing import Literal
 
 import msgspec
 
-from perdure.agents.history import HistoryRules
 from perdure.agents.network_loop import NetworkLoop, RunRules
 from perdure.agents.result import AgentResult
 from perdure.durable.program import Action, Do, Finish
@@ -29,7 +28,7 @@ Origin = Literal["given", "created", "new"]
 class KeptRules(RunRules, frozen=True):
     """What the loop must know of the definition and of its adapter."""
 
-    history: HistoryRules
+    history: frozenset[str]
 
 
 class Open(msgspec.Struct, frozen=True):
@@ -86,12 +85,12 @@ class HistoryLoop(NetworkLoop, eq=False):
             if self.asking_user:
                 return Do(HISTORY_USER, StoreUser())
         fresh = self.results[self.saved :]
-        if fresh and self._rules.append_results and any(one.messages for one in fresh):
+        if fresh and "append_results" in self._rules and any(one.messages for one in fresh):
             return Do(f"{SAVE}{self.saved}", Save(self.saved, self.user_unsaved))
         return None
 
     @property
-    def _rules(self) -> HistoryRules:
+    def _rules(self) -> frozenset[str]:
         assert isinstance(self.rules, KeptRules)
         return self.rules.history
 
@@ -123,12 +122,12 @@ class HistoryLoop(NetworkLoop, eq=False):
         rules = self._rules
         origin: Origin = started.options.get("thread", "given")
         self.kept = started.parent is None
-        ensure = rules.ensure_thread and origin != "created"
-        load = rules.get and origin == "given" and not started.history and not self.earlier
+        ensure = "ensure_thread" in rules and origin != "created"
+        load = "get" in rules and origin == "given" and not started.history and not self.earlier
         self.opening = Open(ensure, load) if ensure or load else None
         said = bool(started.messages)
-        self.asking_user = said and rules.append_user_message
-        self.user_unsaved = said and rules.append_results and not rules.append_user_message
+        self.asking_user = said and "append_user_message" in rules
+        self.user_unsaved = said and "append_results" in rules and "append_user_message" not in rules
 
     def _open(self, payload: Imported) -> None:
         self.opening = None

@@ -416,8 +416,6 @@ def counted(usage: Usage, model: Model, env: Env) -> Usage:
 
 def _structured(plan: Plan, loop: AgentLoop, done: InferenceDone) -> InferenceDone:
     """Check a structured answer, or say what the model must correct."""
-    import msgspec
-
     output = plan.output
     assert output is not None
     if plan.via_tool:
@@ -429,13 +427,11 @@ def _structured(plan: Plan, loop: AgentLoop, done: InferenceDone) -> InferenceDo
     except ModelRetry as problem:
         _give_up(plan, loop, problem, done)
         feedback = TextMessage("user", str(problem))
-        return msgspec.structs.replace(done, feedback=(feedback,))
-    return msgspec.structs.replace(done, has_output=True, output=value)
+        return structs.replace(done, feedback=(feedback,))
+    return structs.replace(done, has_output=True, output=value)
 
 
 def _by_tool(plan: Plan, loop: AgentLoop, done: InferenceDone) -> InferenceDone:
-    import msgspec
-
     output = plan.output
     assert output is not None
     calls = [call for one in done.messages if isinstance(one, ToolCallMessage) for call in one.tools]
@@ -443,7 +439,7 @@ def _by_tool(plan: Plan, loop: AgentLoop, done: InferenceDone) -> InferenceDone:
     if not calls:
         problem = ModelRetry(f"Give the final answer by calling the tool {ANSWER_TOOL!r}.")
         _give_up(plan, loop, problem, done)
-        return msgspec.structs.replace(done, feedback=(TextMessage("user", str(problem)),))
+        return structs.replace(done, feedback=(TextMessage("user", str(problem)),))
     found: Json = None
     has_output = False
     answered: list[ToolResultMessage] = []
@@ -459,7 +455,7 @@ def _by_tool(plan: Plan, loop: AgentLoop, done: InferenceDone) -> InferenceDone:
                 _give_up(plan, loop, problem, done)
             content = {"error": {"name": "ModelRetry", "message": str(problem)}}
         answered.append(ToolResultMessage(call, content))
-    return msgspec.structs.replace(done, has_output=has_output, output=found, answered=tuple(answered))
+    return structs.replace(done, has_output=has_output, output=found, answered=tuple(answered))
 
 
 def _give_up(plan: Plan, loop: AgentLoop, problem: ModelRetry, done: InferenceDone) -> None:

@@ -6,6 +6,8 @@ import asyncio
 from itertools import count
 from typing import Any, cast
 
+from msgspec import structs
+
 from perdure.agents.budget import UNLIMITED
 from perdure.agents.context import Context
 from perdure.agents.env import Env, resolve
@@ -82,17 +84,7 @@ class _Asking:
                 try:
                     result = self._read(done.messages)
                 except ModelRetry as problem:
-                    wrong = InferDone(
-                        done.name,
-                        str(problem),
-                        done.arguments,
-                        None,
-                        done.messages,
-                        (),
-                        done.model,
-                        done.provider,
-                        done.usage,
-                    )
+                    wrong = structs.replace(done, result=str(problem))
                     await io.keep(place, wrong)
                     if n >= CORRECTIONS:
                         raise OutputInvalid(
@@ -100,17 +92,7 @@ class _Asking:
                             f"{n + 1} attempts; the last problem: {problem}"
                         ) from problem
                 else:
-                    kept = InferDone(
-                        done.name,
-                        result,
-                        done.arguments,
-                        None,
-                        done.messages,
-                        messages,
-                        done.model,
-                        done.provider,
-                        done.usage,
-                    )
+                    kept = structs.replace(done, result=result, asked=messages)
                     await io.keep(self.key, kept)
                     return kept
             said = (*said, *_feedback(wrong))
@@ -148,9 +130,13 @@ class _Asking:
         assert finished is not None  # collect() raises without it
         usage = counted(finished.usage, model, env)
         ledger.charge(usage)
-        names = (finished.model or model.name, finished.provider or model.provider)
-        closing = self.closing
-        return InferDone(closing.name, None, closing.arguments, None, answer.assembler.messages(), (), *names, usage)
+        return structs.replace(
+            self.closing,
+            messages=answer.assembler.messages(),
+            model=finished.model or model.name,
+            provider=finished.provider or model.provider,
+            usage=usage,
+        )
 
     def _request(self, messages: tuple[Message, ...]) -> ModelRequest:
         output = self.output

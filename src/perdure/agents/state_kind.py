@@ -16,9 +16,9 @@ import msgspec
 from typing_extensions import TypedDict, get_type_hints, is_typeddict
 
 from perdure.agents.patch import Reducers
-from perdure.agents.round_trip import find_foreign, find_loss, find_not_finite, sort_sets
-from perdure.agents.state_shape import fields_of, has_sets, is_model, is_plain, reducers_of
-from perdure.types.base import Json, decode_json, encode_json
+from perdure.agents.round_trip import find_loss, find_not_finite, sort_sets
+from perdure.agents.state_shape import fields_of, has_sets, is_plain, reducers_of
+from perdure.types.base import Json, decode_json, encode_json, find_unserialisable, is_model
 from perdure.types.errors import DefinitionError, Unserialisable
 
 S = TypeVar("S")
@@ -85,7 +85,7 @@ class StateKind(Generic[S]):
         try:
             raw = _encode(value)
         except (TypeError, ValueError, NotImplementedError, RecursionError, OverflowError) as error:
-            raise Unserialisable("state", find_foreign(value, _encode) or f".: {error}") from error
+            raise Unserialisable("state", find_unserialisable(value, _encode) or f".: {error}") from error
         if b"null" in raw:
             # JSON has no NaN and no infinity; they are written as null
             found = find_not_finite(value)

@@ -17,6 +17,7 @@ import msgspec
 from typing_extensions import ReadOnly, get_type_hints, is_typeddict
 
 from perdure.agents.patch import Reducer, Reducers, join
+from perdure.types.base import is_model
 from perdure.types.errors import DefinitionError
 
 _WRAPPERS: tuple[Any, ...] = (Required, NotRequired, LaterRequired, ReadOnly)
@@ -30,11 +31,6 @@ class Found(NamedTuple):
     place: tuple[str, ...]
     hint: Any
     notes: tuple[Any, ...]
-
-
-def is_model(kind: Any) -> bool:
-    """Say whether a class is a pydantic model, without importing pydantic."""
-    return isinstance(kind, type) and hasattr(kind, "__pydantic_validator__") and hasattr(kind, "model_fields")
 
 
 def reducers_of(kind: Any) -> Reducers:

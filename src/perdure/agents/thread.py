@@ -65,13 +65,13 @@ class Thread:
 
     async def _make(self, running: Running) -> tuple[str, Origin]:
         env, started, rules = running.env, running.started, rules_of(self.adapter)
-        if rules.create_thread:
+        if "create_thread" in rules:
             state: State[Any] = State.lazy(
                 lambda: env.kind.load(started.state), started.history, lambda: tuple(env.results()), None
             )
             asked = asked_of(started, env.run_id, env.kernel.clock.now())
             ctx = HistoryContext("", said_text(started.messages), state, env.name, env.run_id, env.user_id, asked)
             return read_thread_id(self.adapter, await ask(self.adapter, "create_thread", ctx)), "created"
-        if rules.get:
+        if "get" in rules:
             return str(uuid.uuid5(_NAMESPACE, env.run_id)), "new"  # so that the same run is in the same thread
         return env.session_id, "new"

@@ -52,6 +52,12 @@ class Decoder(ABC):
 
 
 def part(piece: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Take an object out of a piece; an empty one if there is none."""
-    found = piece.get(key)
-    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    """Take an object out of a piece; an empty one if there is none.
+
+    Raises:
+        ValueError: something else is there.
+    """
+    found: Any = piece.get(key) or {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{key} is not an object: {str(found)[:200]}")  # noqa: TRY004  # no caller passed a wrong type
+    return cast("dict[str, Any]", found)

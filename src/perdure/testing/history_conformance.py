@@ -79,7 +79,7 @@ def context(
 async def store(adapter: HistoryAdapter, thread_id: str, turns: Sequence[Past]) -> None:
     """Append turns one after another, as runs would."""
     for turn in turns:
-        if isinstance(turn, Asked) and rules_of(adapter).append_user_message:
+        if isinstance(turn, Asked) and "append_user_message" in rules_of(adapter):
             await ask(adapter, "append_user_message", context(thread_id, asked=turn))
         elif isinstance(turn, AgentResult):
             await ask(adapter, "append_results", context(thread_id, results=[turn]))
@@ -109,7 +109,7 @@ class HistoryConformance:
 
     async def test_created_threads_are_new_and_empty(self, histories: MakeHistory) -> None:
         adapters = [histories() for _ in range(3)]
-        if not rules_of(adapters[0]).create_thread:
+        if "create_thread" not in rules_of(adapters[0]):
             return
         made = await asyncio.gather(*(ask(adapters[n % 3], "create_thread", context("")) for n in range(9)))
         ids = [read_thread_id(adapters[0], one) for one in made]
@@ -118,7 +118,7 @@ class HistoryConformance:
 
     async def test_a_thread_can_be_ensured_again_and_again(self, histories: MakeHistory) -> None:
         adapters = [histories() for _ in range(3)]
-        if not rules_of(adapters[0]).ensure_thread:
+        if "ensure_thread" not in rules_of(adapters[0]):
             return
         await asyncio.gather(*(ask(one, "ensure_thread", context("t-1")) for one in adapters * 2))
         await store(adapters[0], "t-1", [answer(0)])
@@ -128,7 +128,7 @@ class HistoryConformance:
     async def test_what_is_stored_is_given_back_unchanged_and_in_order(self, histories: MakeHistory) -> None:
         one, other = histories(), histories()
         turns = CONVERSATION
-        if not rules_of(one).append_user_message:
+        if "append_user_message" not in rules_of(one):
             turns = tuple(turn for turn in turns if not isinstance(turn, Asked))
         await store(one, "t-1", turns)
         expected = [message for turn in turns for message in messages_of(turn)]
@@ -165,7 +165,7 @@ class HistoryConformance:
 
     async def test_b38_get_leaves_out_the_message_that_the_run_is_about(self, histories: MakeHistory) -> None:
         adapter = histories()
-        if not rules_of(adapter).append_user_message:
+        if "append_user_message" not in rules_of(adapter):
             return
         asked = Asked("m-1", (TextMessage("user", "hi"),), 1.0)
         await store(adapter, "t-1", [answer(0), asked])
@@ -191,5 +191,5 @@ class HistoryConformance:
         await agent.run("first", session_id="t-1")
         await agent.replace(history=histories()).run("second", session_id="t-1")
         texts = [one.text for one in model.requests[1].messages if isinstance(one, TextMessage)]
-        asked_too = rules_of(histories()).append_user_message
+        asked_too = "append_user_message" in rules_of(histories())
         assert texts == (["first", "One.", "second"] if asked_too else ["One.", "second"])

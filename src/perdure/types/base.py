@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar, cast
 
 import msgspec
@@ -13,6 +14,8 @@ from perdure.types.errors import Unserialisable
 
 Json: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 T = TypeVar("T")
+ABSENT: Any = object()
+"""Stands for an attribute that a value does not have."""
 
 
 if TYPE_CHECKING:
@@ -79,32 +82,62 @@ def plain(value: Any, what: str = "value") -> Json:
         raise Unserialisable(what, find_unserialisable(value) or type(value).__qualname__) from error
 
 
-def find_unserialisable(value: object, path: str = "", depth: int = 0) -> str | None:
+def find_unserialisable(
+    value: Any, encode: Callable[[Any], bytes] = encode_json, path: str = "", depth: int = 0
+) -> str | None:
     """Say where in a value the part is that has no JSON form, as `path: type`; None if there is none."""
-    if depth > 50:
-        return f"{path[:80] or '.'}…: nested too deeply, or refers to itself"
-    if isinstance(value, Mapping):
-        items = [(f"{path}.{key}", part) for key, part in cast("Mapping[Any, Any]", value).items()]
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        items = [(f"{path}[{n}]", part) for n, part in enumerate(cast("Sequence[Any]", value))]
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in dataclasses.fields(value)]
-        items = [(f"{path}.{name}", getattr(cast("object", value), name)) for name in names]
-    elif not isinstance(value, type) and (hasattr(value, "__struct_fields__") or hasattr(value, "model_fields_set")):
-        fields: Sequence[str] = getattr(value, "__struct_fields__", None) or list(
-            getattr(type(value), "model_fields", ())
-        )
-        items = [(f"{path}.{name}", getattr(value, name)) for name in fields]
-    else:
-        items = []
-    for where, part in items:
-        found = find_unserialisable(part, where, depth + 1)
+    if depth > 200:
+        return f"{path[:60] or '.'}…: nested too deeply, or refers to itself"
+    inside = parts(value)
+    for key, part in (inside or {}).items():
+        found = None if part is ABSENT else find_unserialisable(part, encode, below(path, value, key), depth + 1)
         if found is not None:
             return found
     try:
-        encode_json(value)
-    except Exception:
-        return f"{path or '.'}: {type(cast('object', value)).__qualname__}"
+        encode(value)
+    except Exception as error:
+        # whatever it is, it is what makes the value foreign
+        what = f"{path or '.'}: {type(value).__qualname__}"
+        return what if inside is None else f"{what}: {error}"
+    return None
+
+
+def parts(value: Any) -> Mapping[Any, Any] | None:
+    """Take a value apart by key, position or field name; None if it has no parts."""
+    if isinstance(value, Mapping):
+        return cast("Mapping[Any, Any]", value)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return dict(enumerate(cast("Sequence[Any]", value)))
+    kind = cast("type[Any]", type(value))
+    names = _names(kind)
+    if names is None:
+        return None
+    extra: Mapping[str, Any] = (value.model_extra or {}) if is_model(kind) else {}
+    return {name: getattr(value, name, ABSENT) for name in (*names, *extra)}
+
+
+def below(path: str, value: Any, key: Any) -> str:
+    """Name the place of a part of a value."""
+    return f"{path}[{key}]" if isinstance(value, (list, tuple, set, frozenset)) else f"{path}.{key}"
+
+
+def is_model(kind: Any) -> bool:
+    """Say whether a class is a pydantic model, without importing pydantic."""
+    return isinstance(kind, type) and hasattr(kind, "__pydantic_validator__") and hasattr(kind, "model_fields")
+
+
+@functools.lru_cache(maxsize=4096)
+def _names(kind: type[Any]) -> tuple[str, ...] | None:
+    """The attributes that are a class's data; None if it has no such."""
+    if issubclass(kind, msgspec.Struct):
+        return kind.__struct_fields__
+    if dataclasses.is_dataclass(kind):
+        return tuple(field.name for field in dataclasses.fields(kind))
+    if is_model(kind):
+        # private attributes are not part of the data, and cached properties are not fields
+        return tuple(cast("Any", kind).model_fields)
+    if hasattr(kind, "__attrs_attrs__"):
+        return tuple(one.name for one in cast("Any", kind).__attrs_attrs__)
     return None
 
 

@@ -13,6 +13,7 @@ from perdure.agents.fingerprints import prints_of
 from perdure.agents.function_definition import FunctionDefinition
 from perdure.agents.function_program import FunctionProgram
 from perdure.agents.network_loop import RunRules
+from perdure.agents.options import NOT_FOR_FUNCTIONS
 from perdure.agents.program import AgentsProgram
 from perdure.agents.run_options import DICT_KIND, keep_options, read_state
 from perdure.agents.state_kind import StateKind
@@ -40,7 +41,7 @@ class Beginning(msgspec.Struct):
 def read_beginning(definition: Definition, input: Any, options: Mapping[str, Any], *, lasts: bool) -> Beginning:
     """Read and check what a run is given; `lasts` says that a conversation can be continued by its id."""
     if isinstance(definition, FunctionDefinition):
-        for name in _NOT_FOR_FUNCTIONS:
+        for name in NOT_FOR_FUNCTIONS:
             if options.get(name) is not None:
                 raise DefinitionError(f"{definition!r} takes no {name}=: a function has neither messages nor a state.")
         return Beginning(DICT_KIND, {}, (), (), None, given=definition.read(input))
@@ -96,6 +97,3 @@ def first_record(
         prints_of(definition, env.fallback) if kernel is not None and kernel.durable else None,
         beginning.given,
     )
-
-
-_NOT_FOR_FUNCTIONS = ("state", "messages", "session_budget", "max_iter", "tool_choice", "router")

@@ -113,13 +113,12 @@ class _Handling:
     async def perform(self) -> ToolDone | Keep:
         """Go the whole way."""
         tool, call, plan = self.tool, self.call, self.plan
-        agent = plan.agent.name
         try:
             bound = self.bound = tool.signature.bind(cast("Any", self.args))
         except ArgumentsInvalid as problem:
             if plan.agent.strict:
                 raise
-            return closed_with(agent, call, "ArgumentsInvalid", str(problem))
+            return self._closed("ArgumentsInvalid", str(problem))
         done: ToolDone | None = None
         if self.note.again is None:
             if plan.chain.before_tool:
@@ -130,7 +129,7 @@ class _Handling:
                     try:
                         bound = self.bound = tool.signature.bind(changed.input)
                     except ArgumentsInvalid as problem:
-                        return closed_with(agent, self.call, "ArgumentsInvalid", str(problem))
+                        return self._closed("ArgumentsInvalid", str(problem))
             if done is None and tool.requires_approval is not False:
                 wait = await self._approval()
                 if wait is not None:
@@ -151,7 +150,7 @@ class _Handling:
             try:
                 answer = await settle(hook(self.ctx, call))
             except ModelRetry as veto:
-                return call, closed_with(plan.agent.name, self.call, "denied", str(veto), "denied")
+                return call, self._closed("denied", str(veto), "denied")
             if isinstance(answer, ToolCall):
                 args = plain(answer.input, f"call of {call.name!r}, as the hook before_tool returned it,")
                 call = msgspec.structs.replace(call, input=args)
@@ -258,7 +257,7 @@ class _Handling:
             name = type(failure).__name__
             lost = isinstance(failure, ToolServerError) and not isinstance(failure, NotDone)
             outcome: Outcome = "unknown" if lost and self.tool.effect == "once" else "error"
-            return closed_with(self.plan.agent.name, self.call, name, str(failure) or name, outcome, self._usage())
+            return self._closed(name, str(failure) or name, outcome)
 
     def _left_out(self, attempt: int) -> str:
         """Which steps a body that was entered again has not asked for by its end."""
@@ -307,9 +306,9 @@ class _Handling:
         tool = self.tool
         message = f"The tool did not end within {tool.timeout:g} s."
         if tool.effect == "pure":
-            return closed_with(self.plan.agent.name, self.call, "timeout", message, "timeout", self._usage())
+            return self._closed("timeout", message, "timeout")
         message += " Whether it took effect is unknown; check before repeating it."
-        return closed_with(self.plan.agent.name, self.call, "timeout", message, "unknown", self._usage())
+        return self._closed("timeout", message, "unknown")
 
     def _encoded(self, value: Any) -> ToolDone:
         """Turn what a tool returned into a result; what cannot be kept is an error that says where."""
@@ -320,9 +319,7 @@ class _Handling:
         try:
             data = encode_json(value)
             if len(data) > MAX_MESSAGE_BYTES:
-                return closed_with(
-                    self.plan.agent.name,
-                    self.call,
+                return self._closed(
                     "TooLarge",
                     f"The tool returned {len(data) / 1e6:.1f} MB and at most {MAX_MESSAGE_BYTES / 1e6:.1f} MB are "
                     "accepted; ask for less.",
@@ -340,11 +337,11 @@ class _Handling:
             outcome,
             ctx.patch() if outcome == "ok" else None,
             ctx.take_scheduled() if outcome == "ok" else (),
-            self._usage(),
+            self.ctx.child_usage,
         )
 
-    def _usage(self) -> Usage:
-        return self.ctx.child_usage
+    def _closed(self, name: str, message: str, outcome: Outcome = "error") -> ToolDone:
+        return closed_with(self.plan.agent.name, self.call, name, message, outcome, self.ctx.child_usage)
 
 
 def closed_with(

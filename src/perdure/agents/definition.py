@@ -12,26 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
 from typing_extensions import TypeVar
 
-from perdure.agents.checks import (
-    check_arguments,
-    check_choice,
-    check_contexts,
-    check_enabled,
-    check_history,
-    check_limit,
-    check_model,
-    check_name,
-    check_output,
-    check_prompt,
-    check_settings,
-    check_state,
-    check_stop,
-    check_tools,
-    of_count,
-    of_function,
-    of_kind,
-    read_names,
-)
+from perdure.agents import checks
 from perdure.agents.context import Context
 from perdure.agents.hooks import Hook, Hooks, read_hooks
 from perdure.agents.state_kind import StateKind
@@ -69,10 +50,10 @@ class Definition:
     _caches: dict[str, Any]
 
     def __init__(self, name: str, **options: Any) -> None:
-        check_name(name, type(self).__name__)
+        checks.check_name(name, type(self).__name__)
         self.put(name=name, _caches={})
         where = repr(self)
-        check_arguments(options, tuple(self.OPTIONS), where)
+        checks.check_arguments(options, tuple(self.OPTIONS), where)
         self.put(**{one: check(options.get(one, default), where) for one, (default, check) in self.OPTIONS.items()})
 
     def put(self, **values: Any) -> None:
@@ -108,22 +89,22 @@ class Definition:
 
 
 _AGENT: Mapping[str, tuple[Any, Check]] = {
-    "system": (None, check_prompt),
-    "description": ("", of_kind(str, "description")),
-    "model": (None, check_model),
-    "tools": ((), check_tools),
-    "tool_choice": ("auto", of_kind(str, "tool_choice")),
-    "output_type": (str, check_output),
+    "system": (None, checks.check_prompt),
+    "description": ("", checks.of_kind(str, "description")),
+    "model": (None, checks.check_model),
+    "tools": ((), checks.check_tools),
+    "tool_choice": ("auto", checks.of_kind(str, "tool_choice")),
+    "output_type": (str, checks.check_output),
     "hooks": ((), read_hooks),
-    "history": (None, check_history),
-    "settings": (None, check_settings),
-    "prefill": (None, of_kind((str, NoneType), "prefill")),
-    "enabled": (True, check_enabled),
-    "max_iter": (25, check_limit),
-    "parallel_tools": (True, of_kind(bool, "parallel_tools")),
-    "strict": (False, of_kind(bool, "strict")),
-    "stop_when": ((), read_names),
-    "output_retries": (2, of_count("output_retries")),
+    "history": (None, checks.check_history),
+    "settings": (None, checks.check_settings),
+    "prefill": (None, checks.of_kind((str, NoneType), "prefill")),
+    "enabled": (True, checks.check_enabled),
+    "max_iter": (25, checks.check_limit),
+    "parallel_tools": (True, checks.of_kind(bool, "parallel_tools")),
+    "strict": (False, checks.of_kind(bool, "strict")),
+    "stop_when": ((), checks.read_names),
+    "output_retries": (2, checks.of_count("output_retries")),
 }
 
 
@@ -151,8 +132,8 @@ class AgentDefinition(Definition):
 
     def __init__(self, name: str, **options: Any) -> None:
         super().__init__(name, **options)
-        check_choice(self.tool_choice, self.tools, repr(self))
-        check_stop(self.stop_when, self.tools, repr(self))
+        checks.check_choice(self.tool_choice, self.tools, repr(self))
+        checks.check_stop(self.stop_when, self.tools, repr(self))
 
     def with_model(self, model: Model | str) -> Self:
         """Make a copy with another model; everything else stays."""
@@ -195,16 +176,16 @@ def check_router(router: Any, where: str) -> Any:
 
 _NETWORK: Mapping[str, tuple[Any, Check]] = {
     "agents": ((), _by_name),
-    "description": ("", of_kind(str, "description")),
+    "description": ("", checks.of_kind(str, "description")),
     "router": (None, check_router),
-    "state": (dict, check_state),
-    "model": (None, check_model),
-    "output_type": (str, check_output),
+    "state": (dict, checks.check_state),
+    "model": (None, checks.check_model),
+    "output_type": (str, checks.check_output),
     "hooks": ((), read_hooks),
-    "history": (None, check_history),
-    "max_iter": (10, check_limit),
-    "resolve": (None, of_function("resolve")),
-    "stop_when": (None, of_function("stop_when")),
+    "history": (None, checks.check_history),
+    "max_iter": (10, checks.check_limit),
+    "resolve": (None, checks.of_function("resolve")),
+    "stop_when": (None, checks.of_function("stop_when")),
 }
 
 
@@ -230,7 +211,7 @@ class NetworkDefinition(Definition):
         super().__init__(name, **options)
         self.put(kind=StateKind.of(self.state))
         for agent in self.agents.values():
-            check_contexts(agent.name, agent.tools, self.state, repr(self))
+            checks.check_contexts(agent.name, agent.tools, self.state, repr(self))
 
     def replace(self, **changes: Any) -> Self:
         """Make a copy with some arguments changed; everything else stays."""

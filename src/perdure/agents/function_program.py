@@ -15,20 +15,8 @@ from perdure.durable.program import Do, Keep
 from perdure.durable.retry import FUNCTION_BACKOFF
 from perdure.durable.run_io import RunIO
 from perdure.durable.step import Suspended, changed
+from perdure.types import errors
 from perdure.types.base import plain
-from perdure.types.errors import (
-    AmbiguousStep,
-    Conflict,
-    DefinitionError,
-    NeedsRuntime,
-    NonRetriable,
-    RetryAfter,
-    RunError,
-    StepError,
-    StepOutsideSteps,
-    UnknownName,
-    Unserialisable,
-)
 from perdure.types.events import StepStarted
 from perdure.types.ids import derive_id
 from perdure.types.records import AttemptFailed, StepDone, WaitOpened
@@ -38,17 +26,17 @@ LONG = 10.0
 """Seconds of rest before another attempt from which on the run waits by its row in the store, and no task sleeps."""
 
 _FOR_GOOD = (
-    NonRetriable,
-    StepError,  # its record would answer the next attempt in the same way
-    RunError,
-    Unserialisable,
+    errors.NonRetriable,
+    errors.StepError,  # its record would answer the next attempt in the same way
+    errors.RunError,
+    errors.Unserialisable,
     ArgumentsInvalid,
-    DefinitionError,
-    AmbiguousStep,
-    StepOutsideSteps,
-    Conflict,
-    NeedsRuntime,
-    UnknownName,
+    errors.DefinitionError,
+    errors.AmbiguousStep,
+    errors.StepOutsideSteps,
+    errors.Conflict,
+    errors.NeedsRuntime,
+    errors.UnknownName,
 )
 """What another attempt would only meet again."""
 
@@ -112,7 +100,7 @@ class FunctionProgram:
             await io.kernel.clock.sleep(left)
 
     def _wait(self, attempt: int, error: Exception, now: Callable[[], float]) -> float:
-        if isinstance(error, RetryAfter):
+        if isinstance(error, errors.RetryAfter):
             return error.seconds(now())
         jitter = int(derive_id("retry", self.env.run_id, str(attempt))[-8:], 16) / 2**32  # the same for every owner
         return FUNCTION_BACKOFF.wait(attempt, jitter=jitter)

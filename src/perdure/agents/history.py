@@ -13,13 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from perdure.agents.result import AgentResult
 from perdure.types.base import Base
 from perdure.types.errors import DefinitionError, HistoryError, HistoryUnavailable
-from perdure.types.messages import (
-    Message,
-    ReasoningMessage,
-    TextMessage,
-    ToolCallMessage,
-    ToolResultMessage,
-)
+from perdure.types.messages import Message, ReasoningMessage, TextMessage, ToolCallMessage, ToolResultMessage
 
 if TYPE_CHECKING:
     from perdure.agents.state import State

@@ -6,14 +6,7 @@ from hashlib import blake2b
 from typing import Any, cast
 
 from perdure.agents.env import Env
-from perdure.agents.history import (
-    Asked,
-    HistoryAdapter,
-    HistoryContext,
-    ask,
-    read_past,
-    said_text,
-)
+from perdure.agents.history import Asked, HistoryAdapter, HistoryContext, ask, read_past, said_text
 from perdure.agents.history_loop import ASKING, HistoryLoop, KeptRules, Open, Save
 from perdure.agents.network_loop import NetworkLoop
 from perdure.agents.program import AgentsProgram

@@ -15,18 +15,14 @@ from perdure.types.messages import Message
 S = TypeVar("S", default=Any)
 
 
-class RunOptions(TypedDict, Generic[S], total=False):
-    """What may be said about one run; all of it is optional.
+class FunctionOptions(TypedDict, total=False):
+    """What may be said about one run, also of a function; all of it is optional.
 
-    `state` is the data to start from, or a whole `State`; `messages` what was said before; `session_id` the
-    conversation to continue, `user_id` whom it serves, `run_id` makes a repetition the same run; `model` and
-    `settings` win over the agent's; `resources` are live objects for `ctx.use`; `budget` and `deadline` (seconds
-    from now) bound it, `session_budget` all runs of its session together; `on_busy` says what happens if the
-    session is at work; `max_iter`, `tool_choice` and `router` win over the definition's.
+    `session_id` is the conversation to continue, `user_id` whom it serves, `run_id` makes a repetition the same run;
+    `model` and `settings` win over the definition's; `resources` are live objects for `ctx.use`; `budget` and
+    `deadline` (seconds from now) bound it; `on_busy` says what happens if the session is at work.
     """
 
-    state: S | State[S] | None
-    messages: Sequence[Message]
     session_id: str | None
     user_id: str | None
     run_id: str | None
@@ -34,23 +30,27 @@ class RunOptions(TypedDict, Generic[S], total=False):
     settings: ModelSettings | None
     resources: Sequence[Any]
     budget: Budget | None
-    session_budget: Budget | None
     deadline: float | None
     on_busy: Literal["queue", "reject", "interrupt"]
+
+
+class RunOptions(FunctionOptions, Generic[S], total=False):
+    """What may be said about one run of an agent or a network, besides what may be said about any.
+
+    `state` is the data to start from, or a whole `State`; `messages` what was said before; `session_budget` bounds all
+    runs of its session together; `max_iter`, `tool_choice` and `router` win over the definition's.
+    """
+
+    state: S | State[S] | None
+    messages: Sequence[Message]
+    session_budget: Budget | None
     max_iter: int | None
     tool_choice: str
     router: Any
 
 
-class FunctionOptions(TypedDict, total=False):
-    """What may be said about one run of a function; each means what it means in `RunOptions`."""
+NOT_FOR_FUNCTIONS = tuple(RunOptions.__annotations__)
+"""What a function's run takes none of."""
 
-    session_id: str | None
-    user_id: str | None
-    run_id: str | None
-    model: Model | str | None
-    settings: ModelSettings | None
-    resources: Sequence[Any]
-    budget: Budget | None
-    deadline: float | None
-    on_busy: Literal["queue", "reject", "interrupt"]
+OPTIONS = frozenset((*FunctionOptions.__annotations__, *NOT_FOR_FUNCTIONS))
+"""What may be said about a run."""

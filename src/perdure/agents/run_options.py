@@ -13,6 +13,7 @@ from perdure.agents.checks import check_limit, check_model, check_settings, of_k
 from perdure.agents.definition import AgentDefinition, Definition, NetworkDefinition, check_router
 from perdure.agents.env import Env
 from perdure.agents.history import HistoryAdapter
+from perdure.agents.options import OPTIONS
 from perdure.agents.state import State
 from perdure.agents.state_kind import StateKind
 from perdure.durable.kernel import Kernel
@@ -21,30 +22,9 @@ from perdure.types.base import plain
 from perdure.types.errors import DefinitionError, NeedsRuntime
 from perdure.types.ids import check_id
 from perdure.types.messages import Message
-from perdure.types.records import (
-    RunStarted,
-)
+from perdure.types.records import RunStarted
 from perdure.types.usage import Usage
 
-OPTIONS = frozenset(
-    (
-        "state",
-        "messages",
-        "session_id",
-        "user_id",
-        "run_id",
-        "session_budget",
-        "model",
-        "settings",
-        "resources",
-        "budget",
-        "deadline",
-        "on_busy",
-        "max_iter",
-        "tool_choice",
-        "router",
-    )
-)
 BOUNDED = "bounded"
 """Kept with the options of a run that budgets above it bound; it is none of them."""
 DICT_KIND: StateKind[Any] = StateKind.of(dict)

@@ -38,14 +38,7 @@ from perdure.types.events import AnyEvent, RunResumed, Sink
 from perdure.types.ids import new_id
 from perdure.types.messages import Message
 from perdure.types.project import Projector
-from perdure.types.records import (
-    Answered,
-    Claimed,
-    Forked,
-    Record,
-    RunStarted,
-    RunStatus,
-)
+from perdure.types.records import Answered, Claimed, Forked, Record, RunStarted, RunStatus
 from perdure.types.waits import Elapsed, WaitAnswer, late
 
 if TYPE_CHECKING:

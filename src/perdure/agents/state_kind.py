@@ -6,7 +6,6 @@ field's types apart. Readers are built at first use. A document that is read giv
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from typing_extensions import TypedDict, get_type_hints, is_typeddict
 from perdure.agents.patch import Reducers
 from perdure.agents.round_trip import find_loss, find_not_finite, sort_sets
 from perdure.agents.state_shape import fields_of, has_sets, is_plain, reducers_of
-from perdure.types.base import Json, decode_json, encode_json, find_unserialisable, is_model
+from perdure.types.base import Json, decode_json, encode_json, field_names, find_unserialisable, is_model
 from perdure.types.errors import DefinitionError, Unserialisable
 
 S = TypeVar("S")
@@ -223,13 +222,7 @@ def _kind_of(factory: Callable[[], Any]) -> StateKind[Any]:
 
 
 def _can_be_kept(kind: Any) -> bool:
-    return (
-        is_typeddict(kind)
-        or issubclass(kind, (dict, msgspec.Struct))
-        or dataclasses.is_dataclass(kind)
-        or is_model(kind)
-        or hasattr(kind, "__attrs_attrs__")
-    )
+    return is_typeddict(kind) or issubclass(kind, dict) or field_names(kind) is not None
 
 
 def _returned_by(factory: Any) -> Any:

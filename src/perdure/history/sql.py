@@ -18,13 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from perdure.durable.threads import in_thread
 from perdure.history.threads import Entry, ThreadStore
-from perdure.types.errors import (
-    ConfigurationError,
-    DefinitionError,
-    HistoryError,
-    HistoryUnavailable,
-    MissingExtra,
-)
+from perdure.types.errors import ConfigurationError, DefinitionError, HistoryError, HistoryUnavailable, MissingExtra
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine, MetaData, Table

@@ -13,14 +13,7 @@ from typing import TypeAlias
 import msgspec
 
 from perdure.types.ids import derive_id
-from perdure.types.messages import (
-    Message,
-    ReasoningMessage,
-    TextMessage,
-    ToolCall,
-    ToolCallMessage,
-    ToolResultMessage,
-)
+from perdure.types.messages import Message, ReasoningMessage, TextMessage, ToolCall, ToolCallMessage, ToolResultMessage
 
 Said: TypeAlias = ReasoningMessage | TextMessage | ToolCall
 

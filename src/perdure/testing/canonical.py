@@ -42,11 +42,7 @@ def canon(records: Sequence[Record]) -> Canon:
 
 
 def closings(records: Sequence[Record]) -> dict[str, bytes]:
-    """The closing records by run and place, such as `run_7 agent/0/infer/0`; that of the run itself is `run_7 end`.
-
-    Raises:
-        ValueError: a place was closed twice.
-    """
+    """The closing records by run and place, such as `run_7 agent/0/infer/0`; that of the run itself is `run_7 end`."""
     found: dict[str, bytes] = {}
     for one in records:
         place = one.key or ("end" if isinstance(one.payload, RunFinished) else None)

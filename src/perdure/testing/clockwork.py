@@ -22,12 +22,7 @@ MOST = 30_000
 
 
 class ProcessLoop(asyncio.AbstractEventLoop):
-    """The event loop of one simulated process.
-
-    Args:
-        turns: whose virtual time it lives in.
-        ahead: how far its monotonic clock is ahead of the others.
-    """
+    """The event loop of one simulated process, whose monotonic clock is `ahead` of the others."""
 
     def __init__(self, turns: "Turns", ahead: float) -> None:
         self.turns = turns
@@ -158,12 +153,7 @@ class ProcessLoop(asyncio.AbstractEventLoop):
 
 
 class Turns:
-    """Virtual time, and whose turn it is.
-
-    Args:
-        chance: decides.
-        most: how many callbacks there may be; whoever needs more goes round in circles.
-    """
+    """Virtual time, and whose turn it is; who needs more than `most` callbacks goes round in circles."""
 
     def __init__(self, chance: Random, most: int = MOST) -> None:
         self._most = most

@@ -43,13 +43,7 @@ class ScriptedEnvironments:
 
 
 class ScriptedEnvironment:
-    """One environment of a script.
-
-    Attributes:
-        config: what it was made with.
-        warmed: how often it was warmed up.
-        disposed: how often it was disposed of.
-    """
+    """One environment of a script: what it was made with, and how often it was warmed up and disposed of."""
 
     name = "scripted"
 

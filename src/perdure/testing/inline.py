@@ -41,13 +41,7 @@ class Process(Protocol):
 
 
 class InlineWorker(Worker):
-    """The worker without its thread.
-
-    Args:
-        process: in whose event loop it works.
-        connect: makes the connection; told whether it is the first one.
-        most: how many scripts are committed together at most.
-    """
+    """The worker without its thread."""
 
     def __init__(self, process: Process, connect: Callable[[bool], Connection], most: int) -> None:
         super().__init__("inline", connect, most=most)
@@ -102,13 +96,7 @@ class InlineWorker(Worker):
 
 
 class InlineDatabase(SqliteDatabase):
-    """A file as one simulated process has it open.
-
-    Args:
-        process: the process.
-        path: the file.
-        clock: its time, in seconds since the epoch; the machine's unless given.
-    """
+    """A file as one simulated process has it open."""
 
     def __init__(self, process: Process, path: str, clock: Callable[[], float] | None = None) -> None:
         super().__init__(path, "normal", patience=0.01)

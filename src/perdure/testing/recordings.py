@@ -213,11 +213,7 @@ def recorded(path: str | Path, *, max_bytes: int = MAX_BYTES) -> Recording:
 
 
 def _check_run(run: RecordedRun, where: str) -> None:
-    """See that a run can be driven again from its records.
-
-    Raises:
-        RecordingError: it cannot.
-    """
+    """See that a run can be driven again from its records."""
     if any(isinstance(one.payload, Erased) for one in run.records):
         raise RecordingError(f"{where} was erased; nothing is left of it that could be driven again.")
     if not run.records or not isinstance(run.records[0].payload, RunStarted):

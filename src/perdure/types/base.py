@@ -109,7 +109,7 @@ def parts(value: Any) -> Mapping[Any, Any] | None:
     if isinstance(value, (list, tuple, set, frozenset)):
         return dict(enumerate(cast("Sequence[Any]", value)))
     kind = cast("type[Any]", type(value))
-    names = _names(kind)
+    names = field_names(kind)
     if names is None:
         return None
     extra: Mapping[str, Any] = (value.model_extra or {}) if is_model(kind) else {}
@@ -127,7 +127,7 @@ def is_model(kind: Any) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def _names(kind: type[Any]) -> tuple[str, ...] | None:
+def field_names(kind: type[Any]) -> tuple[str, ...] | None:
     """The attributes that are a class's data; None if it has no such."""
     if issubclass(kind, msgspec.Struct):
         return kind.__struct_fields__

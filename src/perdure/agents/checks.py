@@ -33,11 +33,46 @@ def check_name(name: object, what: str) -> None:
         raise DefinitionError(f"{what}(name={name!r}): a name is 1 to 200 characters of text without '/'.")
 
 
-def check_prompt(system: Any, where: str) -> Any:
-    """Refuse a system prompt that is neither text nor a function."""
-    if system is not None and not isinstance(system, str) and not callable(system):
-        raise DefinitionError(f"{where}: system= takes text or a function of the context, not {system!r}.")
-    return system
+def refusing(fits: Callable[[Any], bool], said: str) -> Callable[[Any, str], Any]:
+    """Make the check that refuses a value which does not fit; what is said then has a place for it."""
+
+    def check(value: Any, where: str) -> Any:
+        if fits(value):
+            return value
+        raise DefinitionError(f"{where}: {said.format(value)}")
+
+    return check
+
+
+def of_kind(kind: type, option: str) -> Callable[[Any, str], Any]:
+    """Make the check of an option that refuses values of other types."""
+    return refusing(lambda value: isinstance(value, kind), f"{option}={{!r}} must be of type {kind.__name__}.")
+
+
+def of_function(option: str) -> Callable[[Any, str], Any]:
+    """Make the check of an option that refuses what is no function, unless it is None."""
+    return refusing(lambda value: value is None or callable(value), f"{option}= takes a function, not {{!r}}.")
+
+
+check_prompt = refusing(
+    lambda value: value is None or isinstance(value, str) or callable(value),
+    "system= takes text or a function of the context, not {!r}.",
+)
+check_settings = refusing(
+    lambda value: value is None or isinstance(value, ModelSettings), "settings= takes ModelSettings, not {!r}."
+)
+check_prefill = refusing(lambda value: value is None or isinstance(value, str), "prefill={!r} must be of type str.")
+check_enabled = refusing(
+    lambda value: isinstance(value, bool) or callable(value),
+    "enabled={!r} must be True, False or a function of the context.",
+)
+check_limit = refusing(
+    lambda value: value is None or (type(value) is int and value >= 0),
+    "max_iter={!r} must be a whole number from 0, or None for no limit.",
+)
+check_retries = refusing(
+    lambda value: type(value) is int and value >= 0, "output_retries={!r} must be a whole number from 0."
+)
 
 
 def check_model(model: Any, where: str) -> Any:
@@ -84,51 +119,6 @@ def check_choice(choice: str, tools: Sequence[Any], where: str) -> None:
     )
 
 
-def of_kind(kinds: type | tuple[type, ...], option: str) -> Callable[[Any, str], Any]:
-    """Make the check of an option that refuses values of other types; True and False are no numbers."""
-    names = " or ".join(one.__name__ for one in (kinds if isinstance(kinds, tuple) else (kinds,)))
-    return _check(lambda value: isinstance(value, kinds), option, f"of type {names}")
-
-
-def of_count(option: str) -> Callable[[Any, str], Any]:
-    """Make the check of an option that refuses what is no whole number from 0."""
-    return _check(lambda value: type(value) is int and value >= 0, option, "a whole number from 0")
-
-
-def of_function(option: str) -> Callable[[Any, str], Any]:
-    """Make the check of an option that refuses what is no function, unless it is None."""
-
-    def check(value: Any, where: str) -> Any:
-        if value is None or callable(value):
-            return value
-        raise DefinitionError(f"{where}: {option}= takes a function, not {value!r}.")
-
-    return check
-
-
-def _check(fits: Callable[[Any], bool], option: str, what: str) -> Callable[[Any, str], Any]:
-    def check(value: Any, where: str) -> Any:
-        if fits(value):
-            return value
-        raise DefinitionError(f"{where}: {option}={value!r} must be {what}.")
-
-    return check
-
-
-def check_settings(settings: Any, where: str) -> Any:
-    """Refuse what is not `ModelSettings`."""
-    if settings is None or isinstance(settings, ModelSettings):
-        return settings
-    raise DefinitionError(f"{where}: settings= takes ModelSettings, not {settings!r}.")
-
-
-def check_enabled(enabled: Any, where: str) -> Any:
-    """Refuse what is neither True, False nor a function."""
-    if isinstance(enabled, bool) or callable(enabled):
-        return enabled
-    raise DefinitionError(f"{where}: enabled={enabled!r} must be True, False or a function of the context.")
-
-
 def check_history(history: Any, where: str) -> Any:
     """Refuse what is no adapter for a history."""
     if history is None:
@@ -160,13 +150,6 @@ def check_output(kind: Any, where: str) -> Any:
     if given and all(isinstance(one, type) or any(hasattr(one, mark) for mark in marks) for one in given):
         return cast("Any", kind)
     raise DefinitionError(f"{where}: output_type= takes a type or a tuple of types, not {kind!r}.")
-
-
-def check_limit(limit: int | None, where: str) -> int | None:
-    """Refuse a limit that is negative or no whole number."""
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
-        raise DefinitionError(f"{where}: max_iter={limit!r} must be a whole number from 0, or None for no limit.")
-    return limit
 
 
 def check_state(state: Any, where: str) -> Any:

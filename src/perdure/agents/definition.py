@@ -7,7 +7,6 @@ The loops and steps of a run know definitions by these classes; `Agent` and `Net
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from types import NoneType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
 from typing_extensions import TypeVar
@@ -98,13 +97,13 @@ _AGENT: Mapping[str, tuple[Any, Check]] = {
     "hooks": ((), read_hooks),
     "history": (None, checks.check_history),
     "settings": (None, checks.check_settings),
-    "prefill": (None, checks.of_kind((str, NoneType), "prefill")),
+    "prefill": (None, checks.check_prefill),
     "enabled": (True, checks.check_enabled),
     "max_iter": (25, checks.check_limit),
     "parallel_tools": (True, checks.of_kind(bool, "parallel_tools")),
     "strict": (False, checks.of_kind(bool, "strict")),
     "stop_when": ((), checks.read_names),
-    "output_retries": (2, checks.of_count("output_retries")),
+    "output_retries": (2, checks.check_retries),
 }
 
 

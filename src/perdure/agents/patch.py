@@ -33,14 +33,8 @@ class Overlap(NamedTuple):
     loser: int
 
 
-class _Missing:
-    """Stands for a value that is not there."""
-
-    def __repr__(self) -> str:
-        return "<missing>"
-
-
-MISSING: Any = _Missing()
+MISSING: Any = object()
+"""Stands for a value that is not there."""
 
 
 def same(one: Json, other: Json) -> bool:

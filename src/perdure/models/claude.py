@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal, TypeAlias
 
-from perdure.models.model import ModelSettings
+from perdure.models.model import ModelSettings, level
 from perdure.types.base import Base
 
 Body: TypeAlias = "dict[str, Any]"
@@ -84,7 +84,7 @@ def thinking_body(model: Claude, settings: ModelSettings, *, forced: bool, may_t
     if model.thinking != "budget":
         # Newer models keep their thoughts to themselves unless they are asked for them.
         thinking = {"type": "adaptive", "display": "summarized"}
-        return body | {"thinking": thinking, "output_config": {"effort": _effort(wanted)}}
+        return body | {"thinking": thinking, "output_config": {"effort": level(wanted)}}
     if not may_think:
         return body
     budget = max(_budget(wanted), _SMALLEST_BUDGET)
@@ -95,12 +95,6 @@ def thinking_body(model: Claude, settings: ModelSettings, *, forced: bool, may_t
         if budget >= settings.max_tokens:  # there is no room for a thought
             return body
     return body | {"thinking": {"type": "enabled", "budget_tokens": budget}}
-
-
-def _effort(wanted: str | int) -> str:
-    if isinstance(wanted, str):
-        return wanted
-    return "low" if wanted <= 2048 else "medium" if wanted <= 8192 else "high"
 
 
 def _budget(wanted: str | int) -> int:

@@ -11,12 +11,12 @@ import base64
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, TypeAlias, Unpack
+from typing import Any, ClassVar, TypeAlias, Unpack
 
 from perdure.models.call import ModelOptions, ProviderModel
 from perdure.models.gemini_client import GeminiClient, GeminiStream
 from perdure.models.gemini_stream import GeminiDecoder
-from perdure.models.model import Capabilities, ModelRequest, ToolSpec
+from perdure.models.model import Capabilities, ModelRequest, Reasoning, ToolSpec, level
 from perdure.models.openai_common import lay_over
 from perdure.models.prefix import GO_ON, Writer, append, split, write
 from perdure.models.schema import gemini_schema, safe_name
@@ -109,7 +109,7 @@ def encode(name: str, request: ModelRequest) -> Body:
     return lay_over(body, extra)
 
 
-def thinking(name: str, wanted: Literal["none", "low", "medium", "high"] | int | None) -> Body | None:
+def thinking(name: str, wanted: Reasoning | None) -> Body | None:
     """Write how hard to think: as a level, for older models as a budget; None leaves it to the model."""
     version = _version(name)
     if wanted is None or version < (2, 5):
@@ -123,10 +123,10 @@ def thinking(name: str, wanted: Literal["none", "low", "medium", "high"] | int |
         return {"thinkingBudget": budget} if none else {"thinkingBudget": budget, "includeThoughts": True}
     if none:
         return {"thinkingLevel": "low" if "pro" in name else "minimal"}
-    level = wanted if isinstance(wanted, str) else "low" if wanted <= 2048 else "medium" if wanted <= 8192 else "high"
-    if level == "medium" and version == (3, 0) and "pro" in name:
-        level = "high"  # it knows no other
-    return {"thinkingLevel": level, "includeThoughts": True}
+    hard = level(wanted)
+    if hard == "medium" and version == (3, 0) and "pro" in name:
+        hard = "high"  # it knows no other
+    return {"thinkingLevel": hard, "includeThoughts": True}
 
 
 def _version(name: str) -> tuple[int, int]:

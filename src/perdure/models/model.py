@@ -24,6 +24,10 @@ ToolChoice: TypeAlias = str
 """`"auto"`, `"any"` (call some tool), `"none"` (call none), or the name of the tool that must be called."""
 
 
+Reasoning: TypeAlias = Literal["none", "low", "medium", "high"] | int
+"""How hard to think: by a word, or in tokens."""
+
+
 class Capabilities(Base):
     """What a model can do natively.
 
@@ -48,7 +52,7 @@ class ModelSettings(Base):
     top_p: float | None = None
     stop: tuple[str, ...] = ()
     seed: int | None = None
-    reasoning: Literal["none", "low", "medium", "high"] | int | None = None
+    reasoning: Reasoning | None = None
     parallel_tool_calls: bool | None = None
     cache: bool = True
     timeout: float = 600.0
@@ -73,6 +77,13 @@ class ModelSettings(Base):
         }
         extra = {**self.extra, **over.extra} if over.extra else self.extra
         return msgspec.structs.replace(self, **changed, extra=extra)
+
+
+def level(reasoning: Reasoning) -> Literal["none", "low", "medium", "high"]:
+    """Say in a word how hard to think."""
+    if not isinstance(reasoning, int):
+        return reasoning
+    return "none" if reasoning <= 0 else "low" if reasoning <= 2048 else "medium" if reasoning <= 8192 else "high"
 
 
 def _number(value: Any, least: float = 0) -> bool:

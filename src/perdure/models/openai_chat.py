@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal, Unpack, cast
 
 from perdure.models.call import ModelOptions, ProviderModel, setting
-from perdure.models.model import Capabilities, ModelRequest, ToolSpec
+from perdure.models.model import Capabilities, ModelRequest, Reasoning, ToolSpec
 from perdure.models.openai_chat_stream import ChatDecoder
 from perdure.models.openai_common import address, arguments_text, connect, dialect_of, effort, is_text, lay_over, post
 from perdure.models.prefix import Writer, split, write
@@ -246,9 +246,7 @@ def encode_choice(choice: str) -> str | dict[str, Any]:
     return "required" if choice == "any" else {"type": "function", "function": {"name": safe_name(choice)}}
 
 
-def _thinking(
-    name: str, reasoning: Literal["none", "low", "medium", "high"] | int | None, dialect: Dialect
-) -> dict[str, Any]:
+def _thinking(name: str, reasoning: Reasoning | None, dialect: Dialect) -> dict[str, Any]:
     if reasoning is None:
         return {}
     hard = effort(name, reasoning)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 from perdure.models.call import CONNECT_TIMEOUT
+from perdure.models.model import Reasoning, level
 from perdure.models.object_schema import object_schema
 from perdure.models.schema import openai_strict
 from perdure.types.base import decode_json, encode_json
@@ -70,16 +71,13 @@ def arguments_text(value: Mapping[str, Any] | str) -> str:
     return value if isinstance(value, str) else encode_json(value).decode()
 
 
-def effort(name: str, reasoning: Literal["none", "low", "medium", "high"] | int) -> str:
+def effort(name: str, reasoning: Reasoning) -> str:
     """The nearest name for how hard to think; the first reasoning models cannot do without thinking at all."""
-    if isinstance(reasoning, int):
-        reasoning = (
-            "none" if reasoning <= 0 else "low" if reasoning <= 2048 else "medium" if reasoning <= 8192 else "high"
-        )
-    if reasoning == "none":
+    wanted = level(reasoning)
+    if wanted == "none":
         base = name.rsplit("/", 1)[-1]
         if base in ("gpt-5", "gpt-5-mini", "gpt-5-nano") or base.startswith("gpt-5-20"):
             return "minimal"
         if base.startswith(("o1", "o3", "o4")):
             return "low"
-    return reasoning
+    return wanted

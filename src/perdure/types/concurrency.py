@@ -3,12 +3,12 @@
 # pyright: reportUnnecessaryIsInstance=false
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from perdure.types.base import Base, encode_json
 from perdure.types.errors import DefinitionError
 from perdure.types.ids import derive_id
+from perdure.types.matching import MISSING, at
 
 
 class Concurrency(Base):
@@ -44,16 +44,6 @@ def lane_of(function: str, key: str | None, container: str, given: Any) -> str:
     """Name the runs that share a limit: all of a function, or those of one container with the same value."""
     if key is None:
         return function
-    found = _at(key, given)
-    if found is None:
-        found = _at(key, {"data": given})
+    places = (at(key, given), at(key, {"data": given}))
+    found = next((one for one in places if one is not MISSING and one is not None), None)
     return derive_id("lane", function, container, encode_json(found).decode())
-
-
-def _at(path: str, data: Any) -> Any:
-    """Look up what a dotted path leads to; None if it leads nowhere."""
-    for part in path.split("."):
-        if not isinstance(data, Mapping) or part not in data:
-            return None
-        data = cast("Mapping[str, Any]", data)[part]
-    return data

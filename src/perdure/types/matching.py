@@ -13,7 +13,9 @@ from perdure.types.errors import DefinitionError
 PROBES = 1000
 """How many places of an event's data have a mark; of larger data every wait for the name is looked at."""
 
-_missing = object()
+MISSING: Any = object()
+"""Stands for a value that is not there."""
+
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -34,8 +36,8 @@ def check_match(match: object) -> dict[str, Any]:
 def matches(match: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
     """Whether at each path the value stands that is asked for; equal as JSON, so 1 is 1.0 and is not true."""
     for path, wanted in match.items():
-        found = _at(path, data)
-        if found is _missing or _mark(found) != _mark(wanted):
+        found = at(path, data)
+        if found is MISSING or _mark(found) != _mark(wanted):
             return False
     return True
 
@@ -63,11 +65,12 @@ def probes(data: Mapping[str, Any]) -> list[str] | None:
     return found
 
 
-def _at(path: str, data: Any) -> Any:
+def at(path: str, data: Any) -> Any:
+    """Look up what a dotted path leads to; `MISSING` if it leads nowhere."""
     value = data
     for key in path.split("."):
         if not isinstance(value, dict) or key not in value:
-            return _missing
+            return MISSING
         value = cast("dict[str, Any]", value)[key]
     return value
 

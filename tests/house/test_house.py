@@ -25,6 +25,7 @@ PURE = (
     "agents/history_loop.py",
     "agents/rebuild.py",
     "agents/network_loop.py",
+    "models/decoder.py",
     "models/openai_chat.py",
     "models/openai_responses.py",
     "models/anthropic.py",

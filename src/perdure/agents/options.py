@@ -49,8 +49,8 @@ class RunOptions(FunctionOptions, Generic[S], total=False):
     router: Any
 
 
-NOT_FOR_FUNCTIONS = tuple(RunOptions.__annotations__)
-"""What a function's run takes none of."""
-
-OPTIONS = frozenset((*FunctionOptions.__annotations__, *NOT_FOR_FUNCTIONS))
+OPTIONS = frozenset(RunOptions.__annotations__)
 """What may be said about a run."""
+
+NOT_FOR_FUNCTIONS = OPTIONS - FunctionOptions.__annotations__.keys()
+"""What a function's run takes none of."""

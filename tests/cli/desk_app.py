@@ -1,5 +1,6 @@
 """An app for `perdure worker --app`, and what its runs do."""
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,12 @@ async def wait() -> str:
     """Wait for a file."""
     folder = Path(os.environ["DESK"])
     (folder / "waits").touch()
-    await until((folder / "go").exists)
+    while not (folder / "go").exists():
+        try:
+            await until((folder / "go").exists)
+        except asyncio.CancelledError:
+            if "STUBBORN" not in os.environ:
+                raise
     return "at last"
 
 

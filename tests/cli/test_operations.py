@@ -438,8 +438,29 @@ def test_a_worker_takes_runs_and_leaves_them_when_it_is_told_to_stop(how: signal
     assert worker.returncode == 0
     assert "Working on" in out
     assert "Run one of 'Billing' is driven on here" in out
-    assert f"{how.name}: ending; left for others: two." in out
+    assert f"{how.name}: ending; left for others: two. Once more ends it at once." in out
     assert states(url)["two"] == "queued"
+
+
+def test_a_worker_whose_tool_does_not_heed_its_cancel_ends_at_the_second_signal(tmp_path: Path):
+    async def begun(rt: Runtime) -> None:
+        started = rec.RunStarted("Slow", "agent", ASKED)
+        await rt.container("default").log.accept(NewRun("two", "two", "Slow"), started)
+
+    where = f"sqlite:///{tmp_path}/desk.db"
+    with_store(where, begun, definitions=[slow])
+    worker = start_worker("--app", "tests.cli.desk_app:runtime", STORE=where, DESK=str(tmp_path), STUBBORN="yes")
+    with worker:
+        try:
+            wait_for((tmp_path / "waits").exists)
+            worker.send_signal(signal.SIGTERM)
+            assert worker.stdout is not None
+            assert any(": ending" in line for line in worker.stdout)
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(timeout=60) == -signal.SIGTERM
+        finally:
+            worker.kill()
+    assert states(where)["two"] in ("running", "queued")
 
 
 def states(url: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import importlib
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -20,7 +21,7 @@ from perdure.runtime.runtime import Runtime
 
 
 def run_worker(given: argparse.Namespace) -> int:
-    """Drive runs until SIGTERM or SIGINT; what is then under way is left for others."""
+    """Drive runs until SIGTERM or SIGINT; what is then under way is left for others. A second one ends it at once."""
     painter = Painter()
     return guarded(painter, lambda: _work(painter, *_runtime(given, load(given.app))))
 
@@ -29,13 +30,16 @@ async def _work(painter: Painter, runtime: Runtime, names: str) -> int:
     stop = asyncio.Event()
     asked: list[str] = []
 
-    def end(name: str) -> None:
-        asked.append(name)
+    def end(sent: signal.Signals) -> None:
+        if asked:  # something does not heed that it is cancelled; what is kept is kept
+            signal.signal(sent, signal.SIG_DFL)
+            os.kill(os.getpid(), sent)
+        asked.append(sent.name)
         stop.set()
 
     loop = asyncio.get_running_loop()
     for one in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(one, end, one.name)
+        loop.add_signal_handler(one, end, one)
     telling = _Telling(painter)
     log = logging.getLogger("perdure")
     level = log.level
@@ -50,7 +54,7 @@ async def _work(painter: Painter, runtime: Runtime, names: str) -> int:
             await stop.wait()
             driven = runtime.live()
             left = f"; left for others: {', '.join(sorted(driven))}" if driven else ""
-            painter.line(f"{asked[0]}: ending{left}.")
+            painter.line(f"{asked[0]}: ending{left}. Once more ends it at once.")
             painter.end()
     finally:
         log.removeHandler(telling)

@@ -166,7 +166,7 @@ class MemoryLog:
             )
         closed: dict[str, bytes] = {}
         fresh: list[tuple[str, str | None, bytes, float]] = []
-        cancelled, wanted = run.cancelled, status
+        cancelled, wanted, stopped = run.cancelled, status, False
         for one in entries:
             payload, key = one.payload, one.key
             data = encode_payload(payload)
@@ -177,8 +177,8 @@ class MemoryLog:
             fresh.append((token.run_id, key, data, self._now() if one.at is None else one.at))
             if type(payload) is RunFinished:
                 status = payload.status
-            elif type(payload) is CancelAsked and stops(payload):
-                cancelled = True
+            elif type(payload) is CancelAsked:
+                stopped, cancelled = True, cancelled or stops(payload)
         if repeat or session.turn != token.run_id or not run.closed.keys().isdisjoint(closed):
             known = self._known(run, fresh)
             last = max(known.values(), default=len(session.rows))
@@ -196,6 +196,9 @@ class MemoryLog:
         run.cancelled = cancelled
         run.closed.update(closed)
         session.rows += fresh
+        head = len(session.rows)
+        if stopped or status == "failed":
+            self._cancel_below(run, detached=stopped)
         if status == "waiting" and seen is not None and run.woken > seen:
             status = None  # a wait that has ended since is about to be folded: nobody else would wake the run
         if status is not None:
@@ -203,7 +206,14 @@ class MemoryLog:
             if status in ENDED or status == "parked":
                 session.turn = session.queue[0] if session.queue else None
                 session.queue = session.queue[1:]
-        return len(session.rows)
+        return head
+
+    def _cancel_below(self, run: _Run, *, detached: bool) -> None:
+        """Ask for the end of what a run has started and that is open, when its owner stops it or it fails."""
+        for one in sorted(self._runs.values(), key=lambda one: one.new.id):
+            mine = one.new.parent == run.new.id and one.status in OPEN and not one.cancelled
+            if mine and (detached or not one.new.detached):
+                self._post(one, CancelAsked(detail="The run that had started this one is over."))
 
     @staticmethod
     def _known(run: _Run, rows: Sequence[tuple[str, str | None, bytes, float]]) -> dict[int, int]:

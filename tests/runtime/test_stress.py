@@ -60,7 +60,7 @@ def _ended() -> Script[int]:
 
 async def settle(runtime: Runtime, count: int) -> None:
     """Wait until so many runs are completed, whoever drives them."""
-    async with asyncio.timeout(100):
+    async with asyncio.timeout(400 if "SOAK" in os.environ else 100):
         while await runtime.db.read(_ended) < count:
             await runtime.worker.until(runtime.worker.listen())
 

@@ -235,7 +235,7 @@ class _Writer(_Sqlite):
         self._look_at = 0.0
 
     def _set_up(self) -> None:
-        mode = self._db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        mode = self._write_ahead()
         if mode != "wal":
             raise StoreError(
                 f"{self._path} cannot use a write-ahead log (its mode is {mode!r}): keep it on a local disk, not on a "
@@ -245,6 +245,17 @@ class _Writer(_Sqlite):
         self._db.execute("PRAGMA temp_store = MEMORY")
         self._db.execute("PRAGMA secure_delete = ON")  # what is erased is not left in the file's free space
         self._db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT}")
+
+    def _write_ahead(self) -> str:
+        """Switch to the write-ahead log; SQLite itself does not wait here for others who open the same new file."""
+        until = time.monotonic() + self._patience
+        while True:
+            try:
+                return str(self._db.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                    raise
+            time.sleep(POLL)
 
     def begin(self) -> None:
         self._execute(self._begin)

@@ -380,7 +380,8 @@ class Container(Doors, People, Forks, Searching, Upkeep):
             return await self._follow(running, run)
         except Parked as why:
             _log.error("Run %s is parked: %s", token.run_id, why)
-            return await self._follow(running, await self.log.run(token.run_id))
+            # nothing is waited for: who has resumed it since waits for this one to let go of it
+            return await self._follow(running, await self.log.run(token.run_id), ())
 
     async def _to_end(self, running: Running) -> RunResult[Any, Any]:
         """Follow a run that has waited to its end, whoever drives it on."""

@@ -343,6 +343,15 @@ def test_doctor_says_what_is_wrong(url: str, perdure: Any):
     assert found["well"] is False
 
 
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_doctor_says_that_a_server_does_not_wait_for_its_disk(url: str, perdure: Any):
+    assert "synchronous_commit" not in perdure("doctor")[1]
+    sign = "&" if "?" in url else "?"
+    code, out, _ = perdure("doctor", "--store", f"{url}{sign}options=-c%20synchronous_commit%3Doff")
+    assert code == 0
+    assert "synchronous_commit is off" in out
+
+
 async def _damage(rt: Runtime) -> None:
     def script() -> Any:
         yield Sql("DELETE FROM records WHERE session = 't-43' AND seq = 2")

@@ -1,5 +1,6 @@
 """Looking after a store: pages of runs and sessions, runs that are parked or held by a stuck owner, checks."""
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -7,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from perdure import Agent, Conflict, RunFailed, Runtime, UnknownName
+from perdure import Agent, Conflict, Context, RunFailed, Runtime, UnknownName, tool
 from perdure.log.log import Entry, NewRun
-from perdure.log.owners import Timing
-from perdure.testing import FunctionModel, ScriptedModel, say
+from perdure.log.owners import Left, Timing
+from perdure.testing import FunctionModel, ScriptedModel, call, say
 from perdure.types import records as rec
 from tests.runtime import desk
 from tests.runtime.conftest import Processes
@@ -92,6 +93,66 @@ async def test_r04_a_run_is_taken_from_an_owner_that_is_alive_only_by_force(
         await until(lambda: "output done: slow" in effects())
         assert "refused" in effects(), "the one before could write nothing any more"
         assert effects().count("charge") == 1
+
+
+async def test_r04_a_run_that_its_own_process_is_made_to_let_go_of_goes_on_there(url: str):
+    began, go = asyncio.Event(), asyncio.Event()
+
+    @tool(effect="pure")
+    async def hold() -> str:
+        """Hold on."""
+        began.set()
+        await go.wait()
+        return "held"
+
+    agent = Agent("Holder", tools=[hold], model=ScriptedModel(call("hold"), say("done")))
+    async with opened(url, agent) as rt:
+        run = await rt.start(agent, "go", run_id="job")
+        await began.wait()
+        await rt.resume("job", force=True)
+        go.set()
+        async with asyncio.timeout(30):
+            assert (await run.result()).output == "done"
+
+
+async def test_a_run_that_is_resumed_in_the_moment_it_is_parked_goes_on(url: str, monkeypatch: pytest.MonkeyPatch):
+    began, never = asyncio.Event(), asyncio.Event()
+
+    def order(changed: bool) -> Any:
+        @tool(name="order", effect="steps")
+        async def ordered(ctx: Context[Any]) -> str:
+            """Order something."""
+            number = await ctx.step.run("reserve", str.upper, "boat-2" if changed else "boat-1")
+            began.set()
+            if not changed:
+                await never.wait()
+            return number
+
+        return Agent("Buyer", tools=[ordered], model=model)
+
+    model = ScriptedModel(call("order"), say("done"))
+    agent = order(changed=False)
+    async with opened(url, agent) as rt:
+        await rt.start(agent, "go", run_id="job")
+        await began.wait()
+    agent = order(changed=True)
+    async with opened(url, agent, workers=False) as rt:
+        log = rt.container("default").log
+        append, resumed = log.append, list[str]()
+
+        async def append_and_resume(token: Any, entries: Any, status: Any = None, **more: Any) -> int:
+            seq = await append(token, entries, status, **more)
+            if status == "parked" and not resumed:
+                resumed.append(token.run_id)
+                await rt.resume(token.run_id, accept=True)
+            return seq
+
+        monkeypatch.setattr(log, "append", append_and_resume)
+        for _ in range(2):
+            await rt.container("default").take_over(Left("default", "job", None, 0, 0), {})
+        result = await rt.run(agent, "go", run_id="job")
+    assert resumed == ["job"]
+    assert (result.output, result.results[0].tool_calls[0].data) == ("done", "BOAT-1")
 
 
 async def test_a_run_that_cannot_be_revived_says_why_it_is_parked(url: str):

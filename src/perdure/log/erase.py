@@ -44,8 +44,8 @@ class Erasure(Base):
 
     `sessions` are those that were asked for, those of their child runs and their forks; `records`, `runs`, `blobs`,
     `waits`, `answers`, `events`, `texts` (of the search index) and `images` (with their folders) say how many were, and
-    `containers` in which containers it was looked for. `complete` says that the bytes are
-    gone from the store's files too; on PostgreSQL they go when it vacuums. `at` is in seconds since the epoch.
+    `containers` in which containers it was looked for. `complete` says that the bytes are gone from the store's files
+    too; on PostgreSQL they go when it vacuums. `at` is in seconds since the epoch.
     """
 
     sessions: tuple[str, ...]

@@ -107,11 +107,8 @@ def check_quota(db: Database, container: str, new: NewRun, quota: Quota) -> Scri
         if int(rows[0][0]) >= quota.open_runs:
             raise exceeded(container, "open runs", int(rows[0][0]), quota.open_runs)
     if quota.sessions is not None:
-        if (
-            yield Sql(
-                f"SELECT 1 FROM sessions s WHERE container = ? AND id = ? AND {_HAS}", (container, new.session_id)
-            )
-        ):
+        known = f"SELECT 1 FROM sessions s WHERE container = ? AND id = ? AND {_HAS}"
+        if (yield Sql(known, (container, new.session_id))):
             return
         held = yield from _sessions(container)
         if held >= quota.sessions:

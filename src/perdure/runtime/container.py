@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -284,12 +283,16 @@ class Container(Doors, People, Forks, Searching, Upkeep):
                 raise
             if taken is not None and not taken.done():
                 taken.set_result(None)
-            if accepted.known:
-                if first:
-                    del self.live[id]
-                    first = False
-                return await self._follow(running, accepted.run)
-            return await self._take_turn(running, accepted)
+            run = accepted.run
+            if not accepted.known:
+                result = await self._take_turn(running, accepted)
+                if result is not None:
+                    return result
+                run = await self._asked(lambda: self.log.run(id))
+            if first:  # it may be taken over here too, if whoever has it dies, or somebody resumes it
+                del self.live[id]
+                first = False
+            return await self._follow(running, run)
         except (Leaving, asyncio.CancelledError) as end:
             if not self.runtime.closing:
                 raise
@@ -332,7 +335,8 @@ class Container(Doors, People, Forks, Searching, Upkeep):
             elif run.status == "waiting" and await self.log.cancelled(run.id):
                 await self.take_over(Left(self.name, run.id, None, 0, run.deaths), {})
 
-    async def _take_turn(self, running: Running, accepted: Accepted) -> RunResult[Any, Any]:
+    async def _take_turn(self, running: Running, accepted: Accepted) -> RunResult[Any, Any] | None:
+        """Drive a run when its turn comes; None if it is not this process's, or not any more."""
         env, token = running.env, accepted.token
         if token is not None:
             earlier = await self._asked(lambda: self.conversations.earlier(running, accepted))
@@ -347,7 +351,7 @@ class Container(Doors, People, Forks, Searching, Upkeep):
                 if claimed is not None:
                     break
                 if (await self._asked(lambda: self.log.run(env.run_id))).status != "queued":
-                    return await self._follow(running, accepted.run)
+                    return None
                 await worker.until(turn)
                 turn.clear()
         token, head = claimed
@@ -361,8 +365,8 @@ class Container(Doors, People, Forks, Searching, Upkeep):
         token: Token,
         drive: Coroutine[Any, Any, RunResult[Any, Any]],
         accepted: Accepted | None = None,
-    ) -> RunResult[Any, Any]:
-        """Drive a run; if another owner has it since, follow that one."""
+    ) -> RunResult[Any, Any] | None:
+        """Drive a run; None if another owner has it since, or it was parked."""
         try:
             if running.session_ledger is not None:
                 try:
@@ -377,11 +381,9 @@ class Container(Doors, People, Forks, Searching, Upkeep):
             run = await self._asked(lambda: self.log.run(token.run_id))
             if run.epoch == token.epoch:
                 raise
-            return await self._follow(running, run)
         except Parked as why:
             _log.error("Run %s is parked: %s", token.run_id, why)
-            # nothing is waited for: who has resumed it since waits for this one to let go of it
-            return await self._follow(running, await self.log.run(token.run_id), ())
+        return None
 
     async def _to_end(self, running: Running) -> RunResult[Any, Any]:
         """Follow a run that has waited to its end, whoever drives it on."""
@@ -554,8 +556,7 @@ class Container(Doors, People, Forks, Searching, Upkeep):
             return
         self.live[run.id] = running
         _log.info("Run %s of %r is driven on here; %d records are known.", run.id, run.definition, len(records))
-        with suppress(RunFailed):  # parked, which is logged
-            await self._guarded(running, token, running.take_up(token, head, records, claimed))
+        await self._guarded(running, token, running.take_up(token, head, records, claimed))
 
     async def _park(self, token: Token, claimed: Claimed, why: str) -> None:
         _log.error("Run %s is parked: %s.", token.run_id, why)
